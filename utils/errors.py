@@ -1,0 +1,17 @@
+"""The one error that a user sees: everything else that escapes is a bug of ours."""
+
+
+class UserError(Exception):
+    """Something that the user can mend: names the flag or file, the value found, the remedy.
+
+    `utils.cli.run_stage` prints it in one line and exits with code 2."""
+
+    def __init__(self, where: object, found: object, remedy: str) -> None:
+        shown = found if isinstance(found, str) else repr(found)
+        # One line and no control characters, whatever a file or a library's message contains.
+        text = " ".join(f"{where}: found {shown}; {remedy}".split())
+        super().__init__("".join(c if c.isprintable() else "?" for c in text))
+
+
+class Interrupted(Exception):
+    """Work was saved and stopped on a signal; the same command continues (exit code 75)."""
