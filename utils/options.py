@@ -83,7 +83,8 @@ class DataOptions:
 
     data_path: Path = Path("../data")  # folder of the data sets
     results_path: Path = Path("results")  # folder for checkpoints, samples and logs
-    data_name: str = "cifar10"  # digits, mnist, fashionmnist, cifar10, celeba, celebahq, lsun-church, folder  # noqa: E501
+    # digits, mnist, fashionmnist, cifar10, celeba, celebahq, lsun-church or folder (any images)
+    data_name: str = "cifar10"
 
     def __post_init__(self) -> None:
         one_of(self, "data_name", DATA_NAMES)
@@ -297,5 +298,3 @@ def known_only(options_class: type, values: dict) -> dict:
     """The entries of values that options_class has; what another version added is left out."""
     names = options_class.__dataclass_fields__
     return {name: value for name, value in values.items() if name in names}
-
-

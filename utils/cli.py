@@ -1,0 +1,292 @@
+"""From a command line to a stage: flags above YAML above defaults, one line for every mistake.
+
+The only importer of simple_parsing, and the only place that exits."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import io
+import os
+import re
+import signal
+import sys
+import typing
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from utils.errors import Interrupted, UserError
+from utils.options import SECTIONS, flag, parse_ints
+
+USER_ERROR, RESUMABLE = 2, 75
+CONFIG_FLAG = "--config_path"
+# Keys that one section may take from another when neither flag nor YAML gives them.
+INHERITED = {"data_path": ("data", "data_path")}
+
+
+def run_stage(
+    main: Callable[[Any], None], stage_class: type, argv: list[str] | None = None
+) -> None:
+    """Parse argv into stage_class (a dataclass of option sections), print them, run main.
+
+    Exits with 2 on a user's mistake (one line on stderr), with 75 when stopped but resumable."""
+    arguments = sys.argv[1:] if argv is None else argv
+    # The default of SIGTERM kills at once; as an exception it lets files be cleaned up.
+    signal.signal(signal.SIGTERM, _raise_interrupted)
+    try:
+        options = parse(stage_class, arguments)
+        print_options(options)
+        main(options)
+    except UserError as error:
+        _stop(f"error: {error}", USER_ERROR)
+    except Interrupted as stopped:
+        _stop(f"stopped: {stopped}", RESUMABLE)
+    except KeyboardInterrupt:
+        _stop("stopped: run the same command again to go on", RESUMABLE)
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(USER_ERROR)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "out of memory" not in str(error):
+            raise
+        remedy = "choose a smaller batch size or network, or another --device"
+        _stop(f"error: out of memory; {remedy}", USER_ERROR)
+
+
+def _raise_interrupted(*_: object) -> None:
+    raise Interrupted("run the same command again to go on")
+
+
+def _stop(line: str, code: int) -> None:
+    print(line, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Help that fits a terminal, shows defaults, and names each flag once."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+    def start_section(self, heading: str | None) -> None:
+        """simple-parsing's "TrainOptions ['options.train']" becomes "train", as in YAML."""
+        super().start_section(re.sub(r"^.*\['options\.?(\w*)'\]$", r"\1", heading or ""))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in text.splitlines())
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        names = sorted({name.replace("_", "-") for name in action.option_strings})
+        if action.dest == "config_path":
+            names = [CONFIG_FLAG]
+        shown = [name for name in names if not name.startswith("--no")] or names
+        return f"{shown[-1]} {_kind(action)}"
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = (action.help or "").replace("(default: %(default)s)", "").strip()
+        default = action.default
+        if action.nargs == 0 or action.dest == "config_path" or default in (None, ()):
+            return text
+        if isinstance(default, (list, tuple)):
+            default = ",".join(map(str, default))
+        return f"{text} [{str(default).replace('%', '%%')}]"
+
+
+def _kind(action: argparse.Action) -> str:
+    if isinstance(action.default, bool):
+        return "BOOL"
+    kind = getattr(action.type, "__name__", "") or ""
+    for mark, name in (("ints", "N,N"), ("int", "N"), ("float", "X"), ("Path", "PATH")):
+        if mark in kind or isinstance(action.default, {"N": int, "X": float}.get(name, ())):
+            return name
+    return "PATH" if "path" in action.dest or "weights" in action.dest else _guess(action)
+
+
+def _guess(action: argparse.Action) -> str:
+    return "NAME" if isinstance(action.default, str) else "N"
+
+
+def _exposed(stage_class: type) -> dict[str, type]:
+    """The sections of a stage whose fields are its flags; the others come from YAML alone."""
+    fields = dataclasses.fields(stage_class)
+    return {f.name: SECTIONS[f.name] for f in fields if f.metadata.get("flags", True)}
+
+
+def parse(stage_class: type, arguments: list[str]) -> Any:
+    """An instance of stage_class from flags, then YAML, then defaults. Raises UserError."""
+    from simple_parsing import ArgumentParser, DashVariant, NestedMode
+
+    given = _read_configs(arguments, stage_class)
+    exposed = _exposed(stage_class)
+    # Built again on each call: simple-parsing changes what it is given.
+    root = dataclasses.make_dataclass(
+        stage_class.__name__,
+        [
+            (name, kind, dataclasses.field(default_factory=_default(kind, given.get(name, {}))))
+            for name, kind in exposed.items()
+        ],
+    )
+    root.__doc__ = " "
+    parser = ArgumentParser(
+        usage=f"%(prog)s [{CONFIG_FLAG} FILE.yaml] [flags below; they are keys of the YAML too]",
+        description=_description(stage_class),
+        nested_mode=NestedMode.WITHOUT_ROOT,
+        add_option_string_dash_variants=DashVariant.UNDERSCORE_AND_DASH,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    parser.error = _refuse  # type: ignore[method-assign]
+    parser.add_argument(
+        CONFIG_FLAG, nargs="*", type=Path, help="YAML files; the last wins, a flag beats them all"
+    )
+    parser.add_arguments(root, dest="options")
+    complaint = io.StringIO()
+    try:
+        # simple-parsing prints to stdout and exits with 0 after `--noflag False`.
+        with redirect_stdout(complaint):
+            parsed = parser.parse_args(arguments).options
+    except SystemExit:
+        if {"-h", "--help"} & set(arguments):
+            print(complaint.getvalue(), end="")
+            raise
+        raise UserError("command line", complaint.getvalue(), "see --help") from None
+    values = {name: getattr(parsed, name) for name in exposed}
+    for field in dataclasses.fields(stage_class):
+        if field.name not in values:
+            values[field.name] = _default(SECTIONS[field.name], given.get(field.name, {}))()
+    options = stage_class(**values)
+    options.config_keys = {(section, key) for section, keys in given.items() for key in keys}
+    return options
+
+
+def _default(kind: type, values: dict) -> Callable[[], Any]:
+    return lambda: kind(**values)
+
+
+def _description(stage_class: type) -> str:
+    """The script's own docstring: what it does and the commands to run."""
+    return (inspect.getmodule(stage_class).__doc__ or "").strip().replace("%", "%%")
+
+
+def _refuse(message: str) -> None:
+    unknown = message.removeprefix("unrecognized arguments: ")
+    if unknown != message:
+        raise UserError("command line", unknown, "see --help for the flags")
+    raise UserError("command line", message, "see --help for what it takes")
+
+
+def _read_configs(arguments: list[str], stage_class: type) -> dict[str, dict[str, Any]]:
+    """Values of the YAML files named on the command line, checked, by section and key."""
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument(CONFIG_FLAG, nargs="*", default=[], action="extend", type=Path)
+    paths = before.parse_known_args(arguments)[0].config_path
+    given: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        for section, values in _read_config(path, stage_class).items():
+            given.setdefault(section, {}).update(values)
+    for section, kind in SECTIONS.items():
+        for key, (other, other_key) in INHERITED.items():
+            if section != other and key in kind.__dataclass_fields__:
+                value = given.get(other, {}).get(other_key)
+                if value is not None:
+                    given.setdefault(section, {}).setdefault(key, value)
+    return given
+
+
+def _read_config(path: Path, stage_class: type) -> dict[str, dict[str, Any]]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UserError(f"{CONFIG_FLAG} {path}", reason, "check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where else ""
+        raise UserError(path, f"no YAML{line}", "mend the file") from error
+    if content is None:
+        raise UserError(path, "an empty file", "give sections as in configs/digits.yaml")
+    if not isinstance(content, dict):
+        raise UserError(path, type(content).__name__, "give sections as in configs/digits.yaml")
+    result: dict[str, dict[str, Any]] = {}
+    for name, values in content.items():
+        section, values = _section(path, name, values, stage_class)
+        for key, value in values.items():
+            if key not in SECTIONS[section].__dataclass_fields__:
+                known = ", ".join(SECTIONS[section].__dataclass_fields__)
+                raise UserError(f"{path}: {section}", f"the key {key!r}", f"known are {known}")
+            where = f"{path}: {section}: {key}"
+            result.setdefault(section, {})[key] = _converted(section, key, value, where)
+    return result
+
+
+def _section(path: Path, name: Any, values: Any, stage_class: type) -> tuple[str, dict]:
+    """A section, or a single key at the top level, which belongs to the stage's own sections."""
+    if name in SECTIONS:
+        if values is None:
+            values = {}
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: {name}", values, "give keys below it, as `key: value`")
+        return name, values
+    own = list(_exposed(stage_class))
+    for section in own + [other for other in SECTIONS if other not in own]:
+        if name in SECTIONS[section].__dataclass_fields__:
+            return section, {name: values}
+    remedy = "known are " + ", ".join(SECTIONS)
+    raise UserError(path, f"the section {name!r}", remedy)
+
+
+def _converted(section: str, key: str, value: Any, where: str) -> Any:
+    """A YAML value in the type of its option; what would be silently wrong is refused."""
+    kind = typing.get_type_hints(SECTIONS[section])[key]
+    choices = typing.get_args(kind)
+    if value is None and type(None) in choices:
+        return None
+    if type(None) in choices:
+        kind = next(choice for choice in choices if choice is not type(None))
+    try:
+        if typing.get_origin(kind) is tuple:
+            if isinstance(value, str):
+                return parse_ints(value)
+            items = value if isinstance(value, (list, tuple)) else [value]
+            if any(isinstance(item, bool) or int(item) != item for item in items):
+                raise ValueError
+            return tuple(int(item) for item in items)
+        if kind is bool and isinstance(value, bool):
+            return value
+        if kind is int and not isinstance(value, bool) and int(value) == float(value):
+            return int(value)
+        if kind is float and not isinstance(value, bool):
+            return float(value)  # YAML reads 2e-4 as a word: it wants a point
+        if kind is str and isinstance(value, (str, int)) and not isinstance(value, bool):
+            return str(value)
+        if kind is Path and isinstance(value, str):
+            return Path(value)
+    except (ValueError, TypeError, OverflowError):
+        pass
+    names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
+    raise UserError(where, value, f"give {names.get(kind, 'a word' if kind is str else 'numbers')}")
+
+
+def required(section: Any, name: str) -> Any:
+    """The value of an option that has no default. Raises UserError where it was not given."""
+    value = getattr(section, name)
+    if value in (None, ()):
+        raise UserError(flag(name), "nothing", "give it on the command line or in the YAML file")
+    return value
+
+
+def print_options(options: Any) -> None:
+    """The resolved options, one line a section."""
+    for field in dataclasses.fields(options):
+        if not field.metadata.get("flags", True):
+            continue
+        values = dataclasses.asdict(getattr(options, field.name))
+        shown = " ".join(f"{key}={value}" for key, value in values.items() if value is not None)
+        print(f"{field.name}: {shown}")

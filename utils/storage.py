@@ -1,0 +1,296 @@
+"""Files that are whole or absent: atomic writes, reads that never execute, claims of a target."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+import numpy as np
+
+from utils.errors import UserError
+
+PART = ".part"  # ending of a file that is being written
+CLAIM = ".claim"  # ending of the mark of a target that somebody works on
+STALE_SECONDS = 120.0  # a claim whose heartbeat is older belongs to a dead process
+BEAT_SECONDS = 10.0
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary file that appears under `path` whole, or not at all.
+
+    Raises UserError where the folder cannot be written or the disk is full."""
+    path = Path(path)
+    make_folder(path.parent)
+    part = path.with_name(f".{path.name}.{uuid4().hex}{PART}")  # same folder: a rename is no copy
+    try:
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(path, _reason(error), _write_remedy(error)) from error
+    except RuntimeError as error:  # torch.save wraps a failed write in its own error
+        if "write" not in str(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise UserError(path, "a write that failed", "free space or check the quota") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _write_remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free space or raise the quota, then run the same command again"
+    return "choose a folder that you may write"
+
+
+def make_folder(folder: Path) -> None:
+    """Create folder and its parents. Raises UserError where that is not possible."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(folder, _reason(error), "choose a folder that you may write") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Complain before work starts if nothing can be written below folder (made when absent)."""
+    make_folder(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(folder, _reason(error), _write_remedy(error)) from error
+
+
+def remove_leftovers(folder: Path, older_than: float = STALE_SECONDS) -> None:
+    """Delete parts that a killed process left in folder (untouched for older_than seconds)."""
+    for part in Path(folder).glob(f".*{PART}"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > older_than:
+                part.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError where path is missing or is no JSON."""
+    try:
+        return json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(path, _reason(error), "check the path") from error
+    except ValueError as error:
+        raise UserError(path, "a file that is no JSON", "delete it and run again") from error
+
+
+def save_npz(path: Path, **arrays: Any) -> None:
+    """Write arrays under their keys, whole or not at all; the bytes depend on them alone.
+
+    Raises UserError (full disk, unwritable folder), ValueError (object arrays)."""
+    plain = {key: np.asanyarray(array) for key, array in arrays.items()}
+    if any(array.dtype.hasobject for array in plain.values()):
+        raise ValueError(f"{path}: an object array would be pickled")
+    with atomic_write(path) as file:
+        np.savez(file, **plain)
+
+
+def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file (those of `keys`, or all). Nothing in it is executed.
+
+    `args` of the original toolkit, a pickled object, comes back as JSON text like ours.
+    Raises UserError where the file is missing, cut short, no .npz, or lacks a key."""
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {Path(n).stem: n for n in archive.namelist() if n.endswith(".npy")}
+            wanted = list(names) if keys is None else list(keys)
+            missing = [key for key in wanted if key not in names]
+            if missing:
+                found = f"no {missing[0]!r} (it holds: {', '.join(sorted(names)) or 'nothing'})"
+                raise UserError(path, found, "give a file that the stage before this one wrote")
+            return {key: _read_member(archive, names[key], path, key) for key in wanted}
+    except OSError as error:
+        raise UserError(path, _reason(error), "check the path") from error
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, KeyError) as error:
+        remedy = "copy it again or delete it and rerun the stage that wrote it"
+        raise UserError(path, f"no readable .npz file ({error})", remedy) from error
+    except MemoryError as error:
+        raise UserError(path, "arrays larger than the memory", "use a smaller file") from error
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, path: Path, key: str) -> np.ndarray:
+    from utils.original_files import read_object_array
+
+    info = archive.getinfo(name)
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read_header is None:
+            raise ValueError(f"{key}: .npy version {version}")
+        shape, _, dtype = read_header(member)
+        header = member.tell()
+        if dtype.hasobject:
+            if key != "args":
+                remedy = "use a file of this toolkit or of the original one"
+                raise UserError(path, f"pickled objects under {key!r}", remedy)
+            return np.array(json.dumps(read_object_array(member.read(), path), default=str))
+        # A header may claim any size: believe it only where the bytes are there.
+        size = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
+        if size != info.file_size - header:
+            raise ValueError(f"{key}: the header claims {size} bytes, {info.file_size - header}")
+        member.seek(0)
+        return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """One .npy array. Raises UserError where it is missing, cut short or would be unpickled."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise UserError(path, _reason(error), "check the path") from error
+    except (ValueError, EOFError) as error:
+        raise UserError(path, f"no readable .npy array ({error})", "copy it again") from error
+
+
+def save_torch(path: Path, value: Any) -> None:
+    """Write tensors and plain values; equal values give equal bytes.
+
+    torch.save gets a memory file: given a path it writes the file's name into the bytes."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    with atomic_write(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def load_torch(path: Path) -> Any:
+    """Tensors and plain values of a .pt file, on the CPU; no code in it is executed.
+
+    Raises UserError where the file is missing, cut short, or holds anything else."""
+    import pickle
+
+    import torch
+
+    from utils.original_files import allowed_in_checkpoints
+
+    path = Path(path)
+    try:
+        with path.open("rb") as file, allowed_in_checkpoints():
+            if not zipfile.is_zipfile(file) and path.suffix == ".pt":
+                raise UserError(path, "no whole .pt file", "copy or train it again")
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(path, _reason(error), "check the path") from error
+    except pickle.UnpicklingError as error:
+        found = "content that is not allowed (" + _refused_name(str(error)) + ")"
+        raise UserError(path, found, "use only files that you trust, as our stages write") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(path, "no whole .pt file", "copy or train it again") from error
+
+
+def _refused_name(message: str) -> str:
+    """The global that torch refused, out of its long message; else the message's first words."""
+    for mark in ("Unsupported global: GLOBAL ", "Trying to load unsupported GLOBAL "):
+        if mark in message:
+            return message.split(mark, 1)[1].split()[0]
+    return " ".join(message.split())[:80]
+
+
+@contextmanager
+def claim(target: Path) -> Iterator[bool]:
+    """Yield whether this process may work on target; while it works, nobody else may.
+
+    A claim names its owner and host and has a heartbeat (the mark's modification time). It is
+    taken over where the owner is dead on this host, or silent for STALE_SECONDS."""
+    mark = Path(target).with_name(f".{Path(target).name}{CLAIM}")
+    make_folder(mark.parent)
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "id": uuid4().hex}
+    if not _take(mark, owner):
+        yield False
+        return
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(BEAT_SECONDS):
+            with suppress(OSError):
+                os.utime(mark)
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield True
+    finally:
+        stop.set()
+        with suppress(OSError, ValueError):
+            if json.loads(mark.read_text()).get("id") == owner["id"]:
+                mark.unlink()
+
+
+def _take(mark: Path, owner: dict) -> bool:
+    for _ in range(2):
+        try:
+            # A link makes name and content appear together: no reader meets an empty mark.
+            part = mark.with_name(f"{mark.name}.{owner['id']}{PART}")
+            part.write_text(json.dumps(owner))
+            try:
+                os.link(part, mark)
+                return True
+            finally:
+                part.unlink(missing_ok=True)
+        except FileExistsError:
+            if not _is_stale(mark):
+                return False
+            # A rename succeeds for one taker alone.
+            with suppress(OSError):
+                grave = mark.with_name(f"{mark.name}.{owner['id']}.stale{PART}")
+                os.rename(mark, grave)
+                grave.unlink()
+        except OSError as error:
+            raise UserError(mark.parent, _reason(error), _write_remedy(error)) from error
+    return False
+
+
+def _is_stale(mark: Path) -> bool:
+    try:
+        silent = time.time() - mark.stat().st_mtime
+        other = json.loads(mark.read_text())
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    if other.get("host") == socket.gethostname():
+        try:
+            os.kill(int(other.get("pid", -1)), 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, ValueError):
+            return silent > STALE_SECONDS
+    return silent > STALE_SECONDS
