@@ -6,19 +6,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import io
 import os
 import re
-import signal
 import sys
 import typing
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from utils.errors import Interrupted, UserError
+from utils.interrupts import GO_ON, stop_at_once
 from utils.options import SECTIONS, flag, parse_ints
 
 USER_ERROR, RESUMABLE = 2, 75
@@ -28,16 +27,15 @@ INHERITED = {"data_path": ("data", "data_path")}
 
 
 def run_stage(
-    main: Callable[[Any], None], stage_class: type, argv: list[str] | None = None
+    main: Callable[[Any], None], stage_class: type, doc: str, argv: list[str] | None = None
 ) -> None:
     """Parse argv into stage_class (a dataclass of option sections), print them, run main.
 
     Exits with 2 on a user's mistake (one line on stderr), with 75 when stopped but resumable."""
     arguments = sys.argv[1:] if argv is None else argv
-    # The default of SIGTERM kills at once; as an exception it lets files be cleaned up.
-    signal.signal(signal.SIGTERM, _raise_interrupted)
+    stop_at_once()
     try:
-        options = parse(stage_class, arguments)
+        options = parse(stage_class, arguments, doc)
         print_options(options)
         main(options)
     except UserError as error:
@@ -45,7 +43,7 @@ def run_stage(
     except Interrupted as stopped:
         _stop(f"stopped: {stopped}", RESUMABLE)
     except KeyboardInterrupt:
-        _stop("stopped: run the same command again to go on", RESUMABLE)
+        _stop(f"stopped: {GO_ON}", RESUMABLE)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(USER_ERROR)
@@ -54,10 +52,6 @@ def run_stage(
             raise
         remedy = "choose a smaller batch size or network, or another --device"
         _stop(f"error: out of memory; {remedy}", USER_ERROR)
-
-
-def _raise_interrupted(*_: object) -> None:
-    raise Interrupted("run the same command again to go on")
 
 
 def _stop(line: str, code: int) -> None:
@@ -74,6 +68,10 @@ class _Formatter(argparse.HelpFormatter):
     def start_section(self, heading: str | None) -> None:
         """simple-parsing's "TrainOptions ['options.train']" becomes "train", as in YAML."""
         super().start_section(re.sub(r"^.*\['options\.?(\w*)'\]$", r"\1", heading or ""))
+
+    def add_text(self, text: str | None) -> None:
+        if text and text.strip():
+            super().add_text(text)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(indent + line for line in text.splitlines())
@@ -117,7 +115,7 @@ def _exposed(stage_class: type) -> dict[str, type]:
     return {f.name: SECTIONS[f.name] for f in fields if f.metadata.get("flags", True)}
 
 
-def parse(stage_class: type, arguments: list[str]) -> Any:
+def parse(stage_class: type, arguments: list[str], doc: str = "") -> Any:
     """An instance of stage_class from flags, then YAML, then defaults. Raises UserError."""
     from simple_parsing import ArgumentParser, DashVariant, NestedMode
 
@@ -134,7 +132,7 @@ def parse(stage_class: type, arguments: list[str]) -> Any:
     root.__doc__ = " "
     parser = ArgumentParser(
         usage=f"%(prog)s [{CONFIG_FLAG} FILE.yaml] [flags below; they are keys of the YAML too]",
-        description=_description(stage_class),
+        description=doc.strip().replace("%", "%%"),
         nested_mode=NestedMode.WITHOUT_ROOT,
         add_option_string_dash_variants=DashVariant.UNDERSCORE_AND_DASH,
         formatter_class=_Formatter,
@@ -147,8 +145,8 @@ def parse(stage_class: type, arguments: list[str]) -> Any:
     parser.add_arguments(root, dest="options")
     complaint = io.StringIO()
     try:
-        # simple-parsing prints to stdout and exits with 0 after `--noflag False`.
-        with redirect_stdout(complaint):
+        # simple-parsing prints its complaint of `--noflag False` and exits with 0.
+        with redirect_stdout(complaint), redirect_stderr(complaint):
             parsed = parser.parse_args(arguments).options
     except SystemExit:
         if {"-h", "--help"} & set(arguments):
@@ -166,11 +164,6 @@ def parse(stage_class: type, arguments: list[str]) -> Any:
 
 def _default(kind: type, values: dict) -> Callable[[], Any]:
     return lambda: kind(**values)
-
-
-def _description(stage_class: type) -> str:
-    """The script's own docstring: what it does and the commands to run."""
-    return (inspect.getmodule(stage_class).__doc__ or "").strip().replace("%", "%%")
 
 
 def _refuse(message: str) -> None:

@@ -5,8 +5,9 @@ simple-parsing calls it twice."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from utils.errors import UserError
 
@@ -278,6 +279,54 @@ class PipelineOptions:
             raise UserError("--sizes", self.sizes, "name each K once")
         one_of(self, "metric", ("l2", *NETWORKS))
         one_of(self, "criterion", ("calibrated", "delta", "ratio"))
+
+
+def from_yaml_only() -> Any:
+    """A section that a stage reads from the YAML file and does not offer as flags."""
+    return field(metadata={"flags": False})
+
+
+@dataclass
+class TrainStage:
+    data: DataOptions
+    train: TrainOptions
+    model: ModelOptions
+    run: RunOptions
+
+
+@dataclass
+class GenerateStage:
+    generate: GenerateOptions
+    run: RunOptions
+    data: DataOptions = from_yaml_only()
+    train: TrainOptions = from_yaml_only()
+    model: ModelOptions = from_yaml_only()
+
+
+@dataclass
+class DistancesStage:
+    distances: DistancesOptions
+    slice: SliceOptions
+    run: RunOptions
+
+
+@dataclass
+class ClassifyStage:
+    classify: ClassifyOptions
+    slice: SliceOptions
+    run: RunOptions
+
+
+@dataclass
+class PipelineStage:
+    pipeline: PipelineOptions
+    data: DataOptions
+    train: TrainOptions
+    model: ModelOptions
+    run: RunOptions
+    generate: GenerateOptions = from_yaml_only()
+    distances: DistancesOptions = from_yaml_only()
+    classify: ClassifyOptions = from_yaml_only()
 
 
 # The sections of a YAML file. One file serves every stage, so each stage knows all of them.

@@ -97,6 +97,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
+def save_png(path: Path, image: np.ndarray) -> None:
+    """Write a picture, uint8 [H, W, 3]."""
+    from PIL import Image
+
+    with atomic_write(path) as file:
+        Image.fromarray(image).save(file, format="png")
+
+
 def read_json(path: Path) -> Any:
     """Raises UserError where path is missing or is no JSON."""
     try:

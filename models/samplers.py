@@ -1,0 +1,101 @@
+"""Samplers: from noise to images. One function an algorithm, and one for a step of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from models.denoiser import Denoiser
+from models.schedule import add_noise, predict_eps
+
+
+@torch.no_grad()
+def ddpm(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int) -> Tensor:
+    """Ancestral sampling with x_0 clipped to [-1, 1]; `steps` calls, T for the published sampler.
+
+    noise() gives standard normal [B, C, H, W]: x_T first, then one for each step but the last.
+    Returns images [B, C, H, W] in [-1, 1].
+    Source: Ho et al. 2020, arXiv 2006.11239, algorithm 2."""
+    x = noise().to(denoiser.device)
+    for t, s in _pairs(denoiser.schedule.times(steps)):
+        x_0 = denoiser.x_0(x, t).clamp(-1, 1)
+        if s < 0:
+            return x_0
+        alpha_bar_t, alpha_bar_s = denoiser.schedule.alpha_bar_at([t, s])
+        x = ddpm_step(x, x_0, alpha_bar_t, alpha_bar_s, noise().to(x))
+    raise AssertionError("times end with -1")
+
+
+@torch.no_grad()
+def ddim(
+    denoiser: Denoiser, noise: Callable[[], Tensor], steps: int, eta: float = 0.0, clip: bool = True
+) -> Tensor:
+    """DDIM with `steps` calls; eta 0 is deterministic, 1 ancestral. clip keeps x_0 in [-1, 1].
+
+    noise() as for `ddpm`; with eta 0 only x_T is drawn. Returns images [B, C, H, W].
+    Source: Song et al. 2021, arXiv 2010.02502, eq. 12."""
+    x = noise().to(denoiser.device)
+    for t, s in _pairs(denoiser.schedule.times(steps)):
+        x_0 = denoiser.x_0(x, t)
+        x_0 = x_0.clamp(-1, 1) if clip else x_0
+        if s < 0:
+            return x_0
+        alpha_bar_t, alpha_bar_s = denoiser.schedule.alpha_bar_at([t, s])
+        z = noise().to(x) if eta else None
+        x = ddim_step(x, x_0, alpha_bar_t, alpha_bar_s, z, eta)
+    raise AssertionError("times end with -1")
+
+
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
+
+
+def _pairs(times: list[int]) -> list[tuple[int, int]]:
+    """Each time with the next one; -1, no noise, comes last."""
+    return list(zip(times, [*times[1:], -1], strict=True))
+
+
+def ddim_step(
+    x_t: Tensor,
+    x_0: Tensor,
+    alpha_bar_t: Tensor,
+    alpha_bar_s: Tensor,
+    noise: Tensor | None = None,
+    eta: float = 0.0,
+) -> Tensor:
+    """One DDIM step from time t to an earlier time s.
+
+        x_s = sqrt(alpha_bar_s) x_0 + sqrt(1 - alpha_bar_s - sigma^2) eps + sigma z
+        eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t)
+        sigma^2 = eta^2 (1 - alpha_bar_s) / (1 - alpha_bar_t) (1 - alpha_bar_t / alpha_bar_s)
+
+    x_t, x_0, noise z: [B, ...]; 0 < alpha_bar_t < alpha_bar_s <= 1, float64 scalars; with eta 0
+    z is not read. Returns x_s like x_t.
+    Source: Song et al. 2021, arXiv 2010.02502, eq. 12 and 16."""
+    eps = predict_eps(x_t, x_0, alpha_bar_t)
+    if eta == 0:
+        return add_noise(x_0, eps, alpha_bar_s)
+    variance = eta**2 * (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)
+    direction = (1 - alpha_bar_s - variance).clamp(min=0).sqrt()
+    return alpha_bar_s.sqrt().item() * x_0 + direction.item() * eps + variance.sqrt().item() * noise
+
+
+def ddpm_step(
+    x_t: Tensor, x_0: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor, noise: Tensor
+) -> Tensor:
+    """One ancestral DDPM step from time t to an earlier time s, with the posterior variance.
+
+        x_s = c_0 x_0 + c_t x_t + sigma z,   alpha = alpha_bar_t / alpha_bar_s
+        c_0 = sqrt(alpha_bar_s) (1 - alpha) / (1 - alpha_bar_t)
+        c_t = sqrt(alpha) (1 - alpha_bar_s) / (1 - alpha_bar_t)
+        sigma^2 = (1 - alpha) (1 - alpha_bar_s) / (1 - alpha_bar_t)
+
+    x_t, x_0, noise z: [B, ...]; 0 < alpha_bar_t < alpha_bar_s <= 1, float64 scalars (s need not
+    be t - 1). Returns x_s like x_t.
+    Source: Ho et al. 2020, arXiv 2006.11239, eq. 6 and 7."""
+    alpha = alpha_bar_t / alpha_bar_s
+    c_0 = alpha_bar_s.sqrt() * (1 - alpha) / (1 - alpha_bar_t)
+    c_t = alpha.sqrt() * (1 - alpha_bar_s) / (1 - alpha_bar_t)
+    sigma = ((1 - alpha) * (1 - alpha_bar_s) / (1 - alpha_bar_t)).sqrt()
+    return c_0.item() * x_0 + c_t.item() * x_t + sigma.item() * noise

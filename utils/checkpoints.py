@@ -1,0 +1,116 @@
+"""Checkpoints: save, load, resume, and turn one into a denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.denoiser import NetworkDenoiser
+from models.schedule import Schedule
+from models.unet import UNet
+from utils.devices import pick_dtype
+from utils.errors import UserError
+from utils.formats import digest, resolve_args
+from utils.k_folders import k_of
+from utils.original_files import plain
+from utils.storage import load_torch, save_torch
+
+FORMAT_VERSION = 1
+NETWORK_OPTIONS = (
+    *("image_size", "in_channels", "dim", "dim_mults", "attn_resolutions", "num_res_blocks"),
+    *("dropout", "conditional", "resamp_with_conv", "nonlinearity"),
+)
+
+
+@dataclass
+class Checkpoint:
+    """The content of checkpoints/ITER.pt and K.pt (docs/formats.md)."""
+
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    opt: dict[str, Any]
+    args: dict[str, Any]
+    iterations: int
+    rng: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def k(self) -> int:
+        return self.args["train"]["train_size"]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that stand for the averaged weights."""
+        return digest(*(self.ema[name].numpy() for name in sorted(self.ema)))
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    save_torch(path, {**vars(checkpoint), "format_version": FORMAT_VERSION})
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint of ours or of the original toolkit, on the CPU.
+
+    Raises UserError where it is missing, cut short, holds NaN, or its K is not its name's."""
+    path = Path(path)
+    content = load_torch(path)
+    wanted = ("ema", "args")
+    missing = [key for key in wanted if not isinstance(content, Mapping) or key not in content]
+    if missing:
+        raise UserError(path, f"no {missing[0]!r}", "give a checkpoint of train_unet.py")
+    args = resolve_args(plain(content["args"]), path)
+    weights = {name: _weights(content.get(name), path) for name in ("model", "ema")}
+    checkpoint = Checkpoint(
+        model=weights["model"] or weights["ema"],
+        ema=weights["ema"],
+        opt=content.get("opt", {}),
+        args=args,
+        iterations=int(content.get("iterations", 0)),
+        rng=dict(content.get("rng", {})),
+    )
+    k = k_of(path)
+    if k is not None and path.parent.name != "checkpoints" and k != checkpoint.k:
+        remedy = f"name it {checkpoint.k}.pt"
+        raise UserError(path, f"a model of K = {checkpoint.k}", remedy)
+    return checkpoint
+
+
+def _weights(state: Any, path: Path) -> dict[str, Tensor]:
+    if state is None:
+        return {}
+    tensors = isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())
+    if not tensors or not state:
+        raise UserError(path, "weights that are no state dict", "train the model again")
+    if not all(torch.isfinite(value).all() for value in state.values()):
+        raise UserError(path, "NaN or infinite weights", "use an earlier checkpoint")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def build_network(model_options: Mapping) -> UNet:
+    """The network of resolved `model` options."""
+    return UNet(**{name: model_options[name] for name in NETWORK_OPTIONS})
+
+
+def denoiser_of(
+    checkpoint: Checkpoint, path: Path, device: torch.device, precision: str = "auto"
+) -> NetworkDenoiser:
+    """The averaged weights of a checkpoint as a denoiser. Raises UserError where they misfit."""
+    model, train = checkpoint.args["model"], checkpoint.args["train"]
+    try:
+        network = build_network(model)
+        network.load_state_dict(checkpoint.ema)
+    except (RuntimeError, ValueError) as error:
+        found = f"weights that do not fit its options ({str(error).splitlines()[-1].strip()[:90]})"
+        raise UserError(path, found, "train the model again") from error
+    return NetworkDenoiser(
+        network.to(device),
+        Schedule(train["timesteps"]),
+        (model["in_channels"], model["image_size"], model["image_size"]),
+        train["prediction_type"],
+        model["scale_by_sigma"],
+        pick_dtype(precision, device),
+    )

@@ -1,0 +1,52 @@
+"""Where to compute and in which number format."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from utils.errors import UserError
+from utils.options import RunOptions
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of `--device`: auto takes CUDA, then MPS, then the CPU.
+
+    Raises UserError where the device is not here."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    here = {"cpu": True, "cuda": count > (device.index or 0)}
+    if not here.get(device.type, torch.backends.mps.is_available()):
+        raise UserError("--device", name, "choose a device of this machine, or auto")
+    return device
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The format that networks multiply in: auto takes bfloat16 where the hardware has it.
+
+    On a CPU that is AMX alone: with AVX-512 the small networks here were slower in bfloat16
+    than in float32 (docs/log.md)."""
+    if precision != "auto":
+        return getattr(torch, precision)
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
+    else:
+        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def prepare(run: RunOptions) -> torch.device:
+    """The device of a stage, with the number format and determinism that were asked for."""
+    device = pick_device(run.device)
+    if run.deterministic and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    elif device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    return device

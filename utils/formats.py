@@ -1,0 +1,260 @@
+"""The files between the stages: docs/formats.md in code. Each kind has one save_ and one load_."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.k_folders import k_of
+from utils.options import SECTIONS, known_only
+from utils.storage import read_npz, save_npz
+
+# Options that change the speed, or where things lie, but not what a file holds.
+EXEMPT = {
+    *("iterations", "log_every", "ckpt_every", "keep_checkpoints", "num_workers", "compile"),
+    *("batch_size", "eval_batch_size", "ref_batch_size", "memory", "num_files"),
+    *("data_path", "results_path", "result_path", "model_path", "ckpt_path", "synth_path"),
+    *("dist_path", "eval_path", "lpips_weights", "valid_size"),
+}
+SIDE_LIMIT = 1 + 1e-3  # images lie in [-1, 1]; rounding may pass it by a hair
+
+
+def to_plain(options: Any) -> dict[str, Any]:
+    """An option section as plain values: paths as strings, tuples as lists."""
+    return json.loads(json.dumps(dataclasses.asdict(options), default=str))
+
+
+def resolve_args(args: Any, path: Path) -> dict[str, Any]:
+    """The args of a file with every known option of data, train and model filled in.
+
+    Raises UserError where they have no such sections or impossible values."""
+    if not isinstance(args, Mapping) or not isinstance(args.get("train"), Mapping):
+        raise UserError(path, "no options of a training run in args", "use a file of these stages")
+    result = dict(args)
+    for name in ("data", "train", "model"):
+        values = args.get(name, {})
+        kind = SECTIONS[name]
+        try:
+            values = known_only(kind, dict(values))
+            for key in ("dim_mults", "attn_resolutions"):
+                if isinstance(values.get(key), str):  # as the original's command line left it
+                    values[key] = [int(n) for n in values[key].split(",")]
+            result[name] = to_plain(kind(**values))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: args: {name}", str(error), "use another file") from error
+        except UserError as error:
+            raise UserError(f"{path}: args: {name}", str(error), "use another file") from error
+    return result
+
+
+def parse_args(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Any]:
+    """The resolved args of a .npz file. Raises UserError where they are no JSON of ours."""
+    try:
+        args = json.loads(str(arrays["args"][()]))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: args", "no JSON", "use a file of these stages") from error
+    args = resolve_args(args, path)
+    k, named = k_of(path), args["train"]["train_size"]
+    if k is not None and k != named:
+        raise UserError(path, f"args of K = {named}", f"name it {named}{path.suffix}")
+    return args
+
+
+def digest(*arrays: Any) -> str:
+    """16 hex digits that stand for the content of arrays (sha256)."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        sha.update(f"{array.dtype}{array.shape}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()[:16]
+
+
+def difference(stored: Mapping, wanted: Mapping) -> str | None:
+    """The first option, other than the exempt, on which a finished file and a run differ."""
+    for key, value in wanted.items():
+        if key not in EXEMPT and stored.get(key) != value:
+            return f"{key.replace('_', '-')} {stored.get(key)!r} (now {value!r})"
+    return None
+
+
+def is_finished(path: Path, args: Mapping, stages: Iterable[str], keys: Iterable[str]) -> bool:
+    """Whether path holds the result of the same options; absent is False.
+
+    Raises UserError where it was made with others, or is a file of another stage."""
+    if not path.exists():
+        return False
+    arrays = read_npz(path, [*keys, "args"])
+    check_same(path, parse_args(arrays, path), args, stages)
+    return True
+
+
+def check_same(path: Path, stored: Mapping, wanted: Mapping, stages: Iterable[str]) -> None:
+    """Raises UserError where path was made with other options that change its content."""
+    for stage in stages:
+        told = difference(stored.get(stage, {}), wanted.get(stage, {}))
+        if told:
+            remedy = "redo it with --overwrite, or choose another folder"
+            raise UserError(path, f"a file made with {stage}: {told}", remedy)
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Images [N, C, H, W] float32 in [-1, 1], and the args that tell where they come from."""
+
+    samples: np.ndarray
+    args: dict[str, Any]
+
+    @property
+    def k(self) -> int:
+        return self.args["train"]["train_size"]
+
+
+def save_synthetics(path: Path, samples: np.ndarray, args: Mapping) -> None:
+    """synthetics/K.npz."""
+    save_npz(path, samples=samples.astype(np.float32, copy=False), args=json.dumps(args))
+
+
+def load_synthetics(path: Path) -> SampleSet:
+    """synthetics/K.npz, checked. Raises UserError naming what is wrong with it."""
+    arrays = read_npz(path, ["samples", "args"])
+    args = parse_args(arrays, path)
+    return SampleSet(check_images(arrays["samples"], args, path), args)
+
+
+def check_images(images: np.ndarray, args: Mapping, path: Path) -> np.ndarray:
+    """Images as float32, refused where they are empty, of another shape, or not in [-1, 1]."""
+    side, channels = args["model"]["image_size"], args["model"]["in_channels"]
+    if images.dtype.kind != "f" or images.shape[1:] != (channels, side, side):
+        found = f"samples {images.dtype} {list(images.shape)}"
+        remedy = f"give float images [N, {channels}, {side}, {side}]"
+        raise UserError(path, found, remedy)
+    if not len(images):
+        raise UserError(path, "no samples", "generate some")
+    images = images.astype(np.float32, copy=False)
+    if not np.isfinite(images).all():
+        raise UserError(path, "NaN or infinite samples", "draw them again from a sound model")
+    if np.abs(images).max() > SIDE_LIMIT:
+        found = f"samples from {images.min():.3g} to {images.max():.3g}"
+        raise UserError(path, found, "scale them to [-1, 1]")
+    return images
+
+
+def save_shard(path: Path, samples: np.ndarray, seeds: np.ndarray, args: Mapping) -> None:
+    """generations/K/shard-FIRSTSEED.npz."""
+    save_npz(path, samples=samples, seeds=np.asarray(seeds, np.int64), args=json.dumps(args))
+
+
+def load_shard(path: Path) -> tuple[SampleSet, np.ndarray]:
+    """A shard's images and their seeds [B]."""
+    arrays = read_npz(path, ["samples", "seeds", "args"])
+    args = parse_args(arrays, path)
+    samples = check_images(arrays["samples"], args, path)
+    if arrays["seeds"].shape != (len(samples),) or arrays["seeds"].dtype.kind != "i":
+        raise UserError(path, "seeds that do not match samples", "delete it and run again")
+    return SampleSet(samples, args), arrays["seeds"]
+
+
+DISTANCE_KEYS = ("data-dists", "data-indices", "synth-dists", "synth-indices")
+
+
+@dataclass(frozen=True)
+class Distances:
+    """dists/K.npz: distances float32 [N, k] ascending and the neighbours' indices int64 [N, k].
+
+    `metric` is l2 or lpips, `network` that of lpips, `subset` the training subset's fingerprint."""
+
+    arrays: dict[str, np.ndarray]
+    metric: str
+    network: str
+    subset: str
+    args: dict[str, Any]
+
+    @property
+    def metric_name(self) -> str:
+        """l2, alex, vgg or squeeze."""
+        return "l2" if self.metric == "l2" else self.network
+
+
+def save_dists(path: Path, distances: Distances) -> None:
+    save_npz(
+        path,
+        **distances.arrays,
+        args=json.dumps(distances.args),
+        metric=distances.metric,
+        network=distances.network,
+        subset=distances.subset,
+    )
+
+
+def load_dists(path: Path) -> Distances:
+    """dists/K.npz, checked. Raises UserError naming what is wrong with it."""
+    arrays = read_npz(path)
+    wanted = (*DISTANCE_KEYS, "args", "metric", "network", "subset")
+    missing = [key for key in wanted if key not in arrays]
+    if missing:
+        raise UserError(path, f"no {missing[0]!r}", "give the folder that run_distances.py wrote")
+    values = {key: arrays[key] for key in DISTANCE_KEYS}
+    n = len(values["data-dists"]) if values["data-dists"].ndim else 0
+    for kind in ("data", "synth"):
+        dists, indices = values[f"{kind}-dists"], values[f"{kind}-indices"]
+        sound = dists.ndim == 2 and dists.shape == indices.shape and len(dists) == n > 0
+        if not sound or dists.dtype.kind != "f" or indices.dtype.kind != "i":
+            raise UserError(path, f"{kind}-dists of a wrong shape or type", "make it again")
+        if not (np.isfinite(dists).all() and (dists >= 0).all() and (indices >= 0).all()):
+            raise UserError(path, f"{kind}-dists with NaN or negative values", "make it again")
+    words = {key: str(arrays[key][()]) for key in ("metric", "network", "subset")}
+    return Distances(values, **words, args=parse_args(arrays, path))
+
+
+@dataclass(frozen=True)
+class Identified:
+    """identified/CLASS/K.npz: stored samples of one class with their neighbours' images."""
+
+    samples: np.ndarray  # [n, C, H, W]
+    train_nns: np.ndarray  # [n, k, C, H, W]
+    synth_nns: np.ndarray  # [n, k, C, H, W]
+    k: int
+    sizes: tuple[int, int]  # how many are of the most typical, how many of the least
+    indices: np.ndarray  # [n], positions in synthetics/K.npz
+    args: dict[str, Any]
+
+
+def save_identified(path: Path, found: Identified) -> None:
+    save_npz(
+        path,
+        samples=found.samples,
+        k=found.k,
+        sizes=np.array(found.sizes, np.int64),
+        indices=found.indices.astype(np.int64),
+        args=json.dumps(found.args),
+        **{"train-nns": found.train_nns, "synth-nns": found.synth_nns},
+    )
+
+
+def load_identified(path: Path) -> Identified:
+    """identified/CLASS/K.npz, checked. Raises UserError naming what is wrong with it."""
+    keys = ("samples", "train-nns", "synth-nns", "k", "sizes", "indices", "args")
+    arrays = read_npz(path, keys)
+    args = parse_args(arrays, path)
+    samples = check_images(arrays["samples"], args, path)
+    if arrays["sizes"].shape != (2,) or arrays["k"].shape != ():
+        raise UserError(path, "sizes or k of a wrong shape", "run run_classify.py again")
+    top, least = (int(n) for n in arrays["sizes"])
+    return Identified(
+        samples,
+        arrays["train-nns"],
+        arrays["synth-nns"],
+        int(arrays["k"]),
+        (top, least),
+        arrays["indices"],
+        args,
+    )

@@ -1,0 +1,215 @@
+"""The work of run_generate.py: sample i from seed + i, in shards, merged into one set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from models.dense_am import ExactDenoiser
+from models.denoiser import Denoiser
+from models.samplers import SAMPLERS
+from models.schedule import Schedule
+from utils.checkpoints import Checkpoint, denoiser_of, load_checkpoint
+from utils.cli import required
+from utils.datasets import to_float, training_subset
+from utils.devices import prepare
+from utils.errors import UserError
+from utils.figures import image_grid
+from utils.formats import (
+    check_same,
+    is_finished,
+    load_shard,
+    save_shard,
+    save_synthetics,
+    to_plain,
+)
+from utils.k_folders import Job, work_through
+from utils.options import GenerateStage
+from utils.progress import progress
+from utils.seeding import SeededNoise
+from utils.storage import check_writable, save_png
+
+DEFAULT_STEPS = {"ddim": 50}  # ddpm takes all T
+GRID_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do: known, and refused, before work starts."""
+
+    folder: Path
+    merged: Path | None  # synthetics/K.npz
+    seeds: range
+    batch_size: int
+    args: dict[str, Any]
+    overwrite: bool
+
+    @property
+    def k(self) -> int:
+        return self.args["train"]["train_size"]
+
+
+def run(options: GenerateStage) -> None:
+    """Draw the missing seeds of one model into shards; with --synth-path merge them."""
+    device = prepare(options.run)
+    source = exact_source(options) if options.generate.exact else trained_source(options)
+    plan = plan_shards(options, source)
+    if options.run.dry_run:
+        todo = len(missing_seeds(plan)) if not plan.overwrite else len(plan.seeds)
+        print(f"would draw {todo} of {len(plan.seeds)} images of K = {plan.k} into {plan.folder}")
+        return
+    for folder in filter(None, (plan.folder, plan.merged and plan.merged.parent)):
+        check_writable(folder)
+    redone: list[int] = []
+
+    def done(job: Job) -> bool:
+        return not (plan.overwrite and not redone) and is_complete(plan)
+
+    for _ in work_through([Job(plan.k, plan.folder, plan.folder / "shards")], done):
+        redone.append(plan.k)
+        if plan.overwrite:
+            for path in shard_files(plan.folder):
+                path.unlink()
+        todo = missing_seeds(plan)
+        if len(todo):
+            denoiser = open_denoiser(source, options, device)
+            draw(denoiser, plan, todo)
+        if plan.merged:
+            merge(plan)
+    save_grid(plan)
+    if plan.merged:
+        print(f"K = {plan.k}: {len(plan.seeds)} images in {plan.merged}")
+    else:
+        print(f"K = {plan.k}: shards in {plan.folder}; to merge them add --synth-path FOLDER")
+
+
+def trained_source(options: GenerateStage) -> Checkpoint:
+    return load_checkpoint(Path(required(options.generate, "ckpt_path")))
+
+
+def exact_source(options: GenerateStage) -> dict[str, Any]:
+    """The args of the K training images that the exact model remembers."""
+    given = options.generate
+    args = {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
+    if given.train_size:
+        args["train"]["train_size"] = given.train_size
+    if given.data_path:
+        args["data"]["data_path"] = str(given.data_path)
+    return args
+
+
+def plan_shards(options: GenerateStage, source: Checkpoint | dict[str, Any]) -> Plan:
+    given = options.generate
+    trained = isinstance(source, Checkpoint)
+    origin = source.args if trained else source
+    timesteps = origin["train"]["timesteps"]
+    steps = given.steps or min(DEFAULT_STEPS.get(given.sampler, timesteps), timesteps)
+    if steps > timesteps:
+        raise UserError("--steps", steps, f"choose {timesteps} or less, the model's timesteps")
+    count = given.num_samples or given.num_files * given.batch_size
+    own = {**to_plain(given), "steps": steps, "num_samples": count}
+    own["checkpoint"] = source.fingerprint if trained else "exact"
+    del own["train_size"]  # told by args.train
+    args = {**origin, "generate": own}
+    folder = Path(required(given, "result_path"))
+    k = args["train"]["train_size"]
+    merged = Path(given.synth_path) / f"{k}.npz" if given.synth_path else None
+    seeds = range(given.seed, given.seed + count)
+    return Plan(folder, merged, seeds, given.batch_size, args, options.run.overwrite)
+
+
+def open_denoiser(
+    source: Checkpoint | dict[str, Any], options: GenerateStage, device: Any
+) -> Denoiser:
+    if isinstance(source, Checkpoint):
+        path = Path(options.generate.ckpt_path)
+        return denoiser_of(source, path, device, options.run.precision)
+    images = to_float(training_subset(source).images).to(device)
+    return ExactDenoiser(images, Schedule(source["train"]["timesteps"]))
+
+
+def generate(
+    denoiser: Denoiser, seeds: range | np.ndarray, sampler: str, steps: int, batch_size: int
+) -> Iterator[Tensor]:
+    """Yield images [b, C, H, W] in [-1, 1] on the CPU, b <= batch_size, in the order of seeds.
+
+    An image depends on its seed alone, beyond rounding. sampler: ddpm or ddim."""
+    for start in range(0, len(seeds), batch_size):
+        noise = SeededNoise(seeds[start : start + batch_size], denoiser.shape)
+        yield SAMPLERS[sampler](denoiser, noise.draw, steps).cpu()
+
+
+def shard_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("shard-*.npz"))
+
+
+def finished_shards(plan: Plan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Images and seeds of each shard. Raises UserError where one was made with other options."""
+    for path in shard_files(plan.folder):
+        found, seeds = load_shard(path)
+        # A longer or shorter run over the same seeds may use what is there.
+        wanted = {**plan.args, "generate": {**plan.args["generate"]}}
+        for name in ("num_samples", "seed"):
+            wanted["generate"].pop(name)
+        check_same(path, found.args, wanted, ("data", "train", "model", "generate"))
+        yield found.samples, seeds
+
+
+def missing_seeds(plan: Plan) -> np.ndarray:
+    there = [seeds for _, seeds in finished_shards(plan)]
+    return np.setdiff1d(np.array(plan.seeds), np.concatenate(there) if there else [])
+
+
+def is_complete(plan: Plan) -> bool:
+    """Whether the merged set, or else every shard, is there."""
+    if plan.merged:
+        stages = ("data", "train", "model", "generate")
+        return is_finished(plan.merged, plan.args, stages, ["samples"])
+    return not len(missing_seeds(plan))
+
+
+def draw(denoiser: Denoiser, plan: Plan, todo: np.ndarray) -> None:
+    """Write a shard for each batch of the seeds in todo."""
+    own = plan.args["generate"]
+    batches = generate(denoiser, todo, own["sampler"], own["steps"], plan.batch_size)
+    first = 0
+    with progress(total=len(todo), unit="image", desc=f"K = {plan.k}") as bar:
+        for images in batches:
+            seeds = todo[first : first + len(images)]
+            path = plan.folder / f"shard-{seeds[0]}.npz"
+            save_shard(path, finite(images, plan), seeds, plan.args)
+            first += len(images)
+            bar.update(len(images))
+
+
+def finite(images: Tensor, plan: Plan) -> np.ndarray:
+    if not images.isfinite().all():
+        remedy = "use an earlier checkpoint, or --precision float32"
+        raise UserError(f"model of K = {plan.k}", "NaN in its samples", remedy)
+    return images.numpy()
+
+
+def merge(plan: Plan) -> None:
+    """All shards, in the order of their seeds, as synthetics/K.npz."""
+    save_synthetics(plan.merged, merged_images(plan), plan.args)
+
+
+def merged_images(plan: Plan, count: int | None = None) -> np.ndarray:
+    """The images of the first `count` seeds (all of them), [N, C, H, W], from the shards."""
+    wanted = plan.seeds[:count]
+    side, channels = plan.args["model"]["image_size"], plan.args["model"]["in_channels"]
+    result = np.empty((len(wanted), channels, side, side), np.float32)
+    for images, seeds in finished_shards(plan):
+        ours = (seeds >= wanted.start) & (seeds < wanted.stop)
+        result[seeds[ours] - wanted.start] = images[ours]
+    return result
+
+
+def save_grid(plan: Plan) -> None:
+    if not len(missing_seeds(plan)):
+        save_png(plan.folder / "grid.png", image_grid(merged_images(plan, GRID_IMAGES)))

@@ -1,0 +1,85 @@
+"""Folders of K-named files: list, slice, and work through them beside other jobs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.options import SliceOptions
+from utils.storage import claim, remove_leftovers
+
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One K of a stage: what it reads and what it writes."""
+
+    k: int
+    source: Path
+    target: Path
+
+
+def k_of(path: Path) -> int | None:
+    """The K of a K-named file: `k_of(Path("models/16.pt")) == 16`; None for other names."""
+    stem = path.stem
+    return int(stem) if stem.isascii() and stem.isdecimal() and int(stem) > 0 else None
+
+
+def k_files(folder: Path, suffix: str, flag: str, remedy: str) -> dict[int, Path]:
+    """The K-named files of folder, by K. Raises UserError (naming flag) where there are none."""
+    folder = Path(folder)
+    where = f"{flag} {folder}"
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "no such folder"
+        raise UserError(where, found, remedy)
+    try:
+        found_files = {k_of(p): p for p in sorted(folder.glob(f"*{suffix}"))}
+    except OSError as error:
+        raise UserError(where, str(error), "choose a folder that you may read") from error
+    files = {k: found_files[k] for k in sorted(k for k in found_files if k is not None)}
+    if not files:
+        raise UserError(where, f"no K{suffix}", remedy)
+    return files
+
+
+def plan_jobs(files: dict[int, Path], target: Path, part: SliceOptions) -> list[Job]:
+    """One job for each file of the slice, by K; past the last file there are none (one line).
+
+    The last task of an array may have nothing left to do; that is no error."""
+    ks = list(files)
+    end = len(ks) if part.final_idx < 0 else part.final_idx
+    chosen = ks[part.start_idx : end]
+    if not chosen:
+        print(f"--start-idx {part.start_idx}: nothing to do, there are {len(ks)} files")
+    return [Job(k, files[k], Path(target) / f"{k}.npz") for k in chosen]
+
+
+def work_through(jobs: list[Job], done: Callable[[Job], bool]) -> Iterator[Job]:
+    """Yield the jobs that are not done, each claimed while it is worked on.
+
+    Other processes may go through the same list: what they hold is left for later, and waited
+    for at the end, so that whoever returns finds everything done."""
+    for folder in {job.target.parent for job in jobs}:
+        remove_leftovers(folder)
+    pending, told = list(jobs), False
+    while pending:
+        held = []
+        for job in pending:
+            if done(job):
+                print(f"K = {job.k}: {job.target} is finished", flush=True)
+                continue
+            with claim(job.target) as mine:
+                if not mine:
+                    held.append(job)
+                elif not done(job):  # it may have been finished just before the claim
+                    yield job
+        if held and not told:
+            print(f"waiting for another job that works on {held[0].target}", flush=True)
+            told = True
+        if held:
+            time.sleep(POLL_SECONDS)
+        pending = held

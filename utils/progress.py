@@ -1,0 +1,26 @@
+"""Progress with the time left, on stderr, so that stdout keeps the results."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+QUIET = "M2G_QUIET"  # set in the workers of run_pipeline.py, whose bars would overwrite each other
+
+
+def progress(items: Iterable | None = None, **options: Any) -> Any:
+    """tqdm over items, with what all stages share; quiet in a worker of the pipeline.
+
+    In a log file a bar is one line each 30 s instead of ten a second."""
+    from tqdm import tqdm
+
+    to_terminal = sys.stderr.isatty()
+    return tqdm(
+        items,
+        dynamic_ncols=to_terminal,
+        mininterval=0.1 if to_terminal else 30,
+        disable=bool(os.environ.get(QUIET)),
+        **options,
+    )

@@ -1,0 +1,369 @@
+"""The work of train_unet.py: a DDPM U-Net on the K-subset, resumable at any step."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.denoiser import NetworkDenoiser, predict
+from models.samplers import ddim
+from models.schedule import Schedule, add_noise
+from utils.checkpoints import Checkpoint, build_network, load_checkpoint, save_checkpoint
+from utils.datasets import load_image_set, to_float, training_subset, validation_subset
+from utils.devices import pick_dtype, prepare
+from utils.distributed import refuse_several_ranks
+from utils.errors import Interrupted, UserError
+from utils.figures import image_grid
+from utils.formats import check_same, to_plain
+from utils.interrupts import GO_ON, stop_request
+from utils.k_folders import Job, k_of, work_through
+from utils.options import TrainStage
+from utils.progress import progress
+from utils.seeding import SeededNoise, batch_indices, mix
+from utils.storage import check_writable, save_png, write_text
+
+GRID_IMAGES, GRID_STEPS = 64, 50
+VALID_IMAGES = 512  # of the held-out images, at most, for each validation loss
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do: known, and refused, before work starts."""
+
+    options: TrainStage
+    args: dict[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+    start: Checkpoint | None  # where an earlier run stopped
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.options.data.results_path)
+
+    @property
+    def model_file(self) -> Path | None:
+        folder, k = self.options.train.model_path, self.options.train.train_size
+        return Path(folder) / f"{k}.pt" if folder else None
+
+    def checkpoint_file(self, step: int) -> Path:
+        return self.folder / "checkpoints" / f"{step}.pt"
+
+
+def run(options: TrainStage) -> None:
+    """Train K = train_size images to the asked number of steps, or go on where that stopped."""
+    refuse_several_ranks()
+    device = prepare(options.run)
+    args = {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
+    check_sizes(options)
+    k, folder = options.train.train_size, Path(options.data.results_path)
+    if options.run.dry_run:
+        newest = newest_checkpoint(folder, args, options.run.overwrite)
+        done = newest.iterations if newest else 0
+        print(f"would train K = {k} from step {done} to {options.train.iterations} in {folder}")
+        return
+    for target in filter(None, (folder, options.train.model_path)):
+        check_writable(target)
+    redone: list[int] = []
+
+    def done(job: Job) -> bool:
+        return not (options.run.overwrite and not redone) and is_trained(options, args)
+
+    for _ in work_through([Job(k, folder, folder / "checkpoints")], done):
+        redone.append(k)
+        fresh = options.run.overwrite
+        if fresh:
+            forget(folder)
+        start = None if fresh else newest_checkpoint(folder, args)
+        dtype = pick_dtype(options.run.precision, device)
+        Trainer(Plan(options, args, device, dtype, start)).train()
+
+
+def check_sizes(options: TrainStage) -> None:
+    """Raises UserError where the data set is absent, misfits, or has fewer than K images."""
+    images = load_image_set(
+        options.data.data_name,
+        options.data.data_path,
+        options.model.image_size,
+        options.model.in_channels,
+        options.train.centercrop,
+    )
+    k, n = options.train.train_size, len(images)
+    if k > n:
+        remedy = f"choose {n} or less, the size of {options.data.data_name}"
+        raise UserError("--train-size", k, remedy)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a results folder, the newest first."""
+    found = [p for p in (folder / "checkpoints").glob("*.pt") if k_of(p)]
+    return sorted(found, key=lambda p: int(p.stem), reverse=True)
+
+
+def newest_checkpoint(folder: Path, args: dict, overwrite: bool = False) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None where there is none.
+
+    Raises UserError where it was trained with other options."""
+    for path in [] if overwrite else checkpoints_in(folder):
+        try:
+            checkpoint = load_checkpoint(path)
+        except UserError as error:
+            print(f"left out: {error}", flush=True)
+            continue
+        check_same(path, checkpoint.args, args, ("data", "train", "model"))
+        return checkpoint
+    return None
+
+
+def is_trained(options: TrainStage, args: dict) -> bool:
+    """Whether the asked steps are done; then K.pt is written too, if it is not there yet."""
+    folder, wanted = Path(options.data.results_path), options.train.iterations
+    newest = newest_checkpoint(folder, args)
+    if newest is None or newest.iterations < wanted:
+        return False
+    publish(options, newest)
+    return True
+
+
+def publish(options: TrainStage, checkpoint: Checkpoint) -> None:
+    """Write K.pt into --model-path, unless it already holds this training."""
+    if options.train.model_path is None:
+        return
+    path = Path(options.train.model_path) / f"{options.train.train_size}.pt"
+    if path.exists() and not options.run.overwrite:
+        other = load_checkpoint(path)
+        check_same(path, other.args, checkpoint.args, ("data", "train", "model"))
+        if other.iterations >= checkpoint.iterations:
+            return
+    save_checkpoint(path, checkpoint)
+
+
+def forget(folder: Path) -> None:
+    """Remove what an earlier training left (--overwrite)."""
+    for path in checkpoints_in(folder):
+        path.unlink()
+    (folder / "logs" / "stats.jsonl").unlink(missing_ok=True)
+
+
+class Trainer:
+    """A network, its average and its optimizer, on their way to the last step.
+
+    A step's images, noise and dropout depend on (seed, step) alone, so that a resumed run equals
+    an uninterrupted one bit for bit on the same device with the same number of threads."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.train_options = plan, plan.options.train
+        self.seed, self.device = self.train_options.global_seed, plan.device
+        self.images = training_subset(plan.args).images.to(plan.device)  # uint8 [K, C, H, W]
+        self.held_out = validation_subset(plan.args)[:VALID_IMAGES].to(plan.device)
+        self.schedule = Schedule(self.train_options.timesteps)
+        torch.manual_seed(mix(self.seed, "weights"))
+        self.network = build_network(plan.args["model"]).to(plan.device)
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        # one kernel for all parameters; what MPS lacks falls back to the usual one
+        fused = {"fused": True} if plan.device.type in ("cpu", "cuda") else {}
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=self.train_options.lr, **fused
+        )
+        self.step = 0
+        if plan.start is not None:
+            self._resume(plan.start)
+        self.forward = self._compiled()
+
+    def _resume(self, start: Checkpoint) -> None:
+        try:
+            self.network.load_state_dict(start.model)
+            self.average.load_state_dict(start.ema)
+            self.optimizer.load_state_dict(start.opt)
+        except (RuntimeError, ValueError, KeyError) as error:
+            path = self.plan.checkpoint_file(start.iterations)
+            raise UserError(path, "a state that does not fit", "train with --overwrite") from error
+        self.step = start.iterations
+        now = self._rng()
+        for name, before in start.rng.items():
+            if before != now.get(name):
+                print(f"{name}: {before} before, {now.get(name)} now; rounding may differ")
+
+    def _compiled(self) -> nn.Module | Any:
+        wanted = self.train_options.compile
+        on = wanted == "on" or (wanted == "auto" and self.device.type == "cuda")
+        return torch.compile(self.network) if on else self.network
+
+    def _rng(self) -> dict[str, Any]:
+        """What rounding depends on: with these equal, a resumed run is bit-equal."""
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 0
+        dtype = str(self.plan.dtype).removeprefix("torch.")
+        return {
+            "device": self.device.type,
+            "threads": threads,
+            "precision": dtype,
+            "torch": torch.__version__,
+        }
+
+    def train(self) -> None:
+        """Train to the last step; log, sample and save on the way.
+
+        Raises UserError where the loss is no longer finite, Interrupted on a signal."""
+        options, log = self.train_options, Log(self.plan.folder, self.step)
+        bar = progress(
+            total=options.iterations, initial=self.step, unit="step", desc=f"K = {len(self.images)}"
+        )
+        losses, norms, since = [], [], time.perf_counter()
+        with stop_request() as stop, bar:
+            while self.step < options.iterations:
+                loss, norm = self.train_step()
+                losses.append(loss)
+                norms.append(norm)
+                bar.update()
+                last = self.step == options.iterations
+                save = last or stop.asked or self.step % options.ckpt_every == 0
+                if save or self.step % options.log_every == 0:
+                    # The only place where the device is waited for.
+                    loss = torch.stack(losses).mean().item()
+                    self.check_finite(loss)
+                    rate = len(losses) / (time.perf_counter() - since)
+                    left = (options.iterations - self.step) / rate
+                    log.write(
+                        step=self.step,
+                        loss=loss,
+                        valid_loss=self.validation_loss(),
+                        grad_norm=torch.stack(norms).mean().item(),
+                        images_per_second=rate * options.global_batch_size,
+                        seconds_left=left,
+                    )
+                    losses, norms = [], []
+                if save:
+                    self.save(last)
+                    if stop.asked and not last:
+                        raise Interrupted(f"saved at step {self.step}; {GO_ON}")
+                if not losses:
+                    since = time.perf_counter()
+
+    def train_step(self) -> tuple[Tensor, Tensor]:
+        """One step of Adam on |prediction - target|^2; returns loss and gradient norm, 0-d.
+
+        Source: Ho et al. 2020, arXiv 2006.11239, algorithm 1."""
+        options = self.train_options
+        index = batch_indices(len(self.images), options.global_batch_size, self.step, self.seed)
+        torch.manual_seed(mix(self.seed, "step", self.step))
+        loss = self.loss(self.network_output, self.images[index.to(self.device)])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = 1.0 if options.clip_grad else math.inf
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        self.optimizer.step()
+        self.step += 1
+        self.update_average()
+        return loss.detach(), norm
+
+    def network_output(self, x_t: Tensor, t: Tensor) -> Tensor:
+        scale = self.plan.options.model.scale_by_sigma
+        return predict(self.forward, x_t, t, self.schedule, scale, self.plan.dtype)
+
+    def loss(self, output: Any, images: Tensor) -> Tensor:
+        """Mean squared error of the prediction at uniform times; images: uint8 [B, C, H, W]."""
+        x_0 = to_float(images)
+        t = torch.randint(self.schedule.timesteps, (len(x_0),))
+        eps = torch.randn_like(x_0)
+        x_t = add_noise(x_0, eps, self.schedule.alpha_bar_at(t))
+        target = eps if self.train_options.prediction_type == "epsilon" else x_0
+        return F.mse_loss(output(x_t, t.to(x_0.device)), target)
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """ema <- d ema + (1 - d) weights, d = min(decay, (1 + n) / (10 + n)) with a warm-up."""
+        decay, n = self.train_options.ema_decay, self.step
+        if self.train_options.ema_warmup:
+            decay = min(decay, (1 + n) / (10 + n))
+        averages, weights = list(self.average.parameters()), list(self.network.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+    @torch.no_grad()
+    def validation_loss(self) -> float | None:
+        """The averaged network's loss on held-out images, always on the same noise."""
+        if not len(self.held_out):
+            return None
+        torch.manual_seed(mix(self.seed, "validation"))
+        denoiser = self.denoiser()
+        network, dtype = denoiser.network, self.plan.dtype
+        scale = denoiser.scale_by_sigma
+        output = lambda x, t: predict(network, x, t, self.schedule, scale, dtype)  # noqa: E731
+        return self.loss(output, self.held_out).item()
+
+    def denoiser(self) -> NetworkDenoiser:
+        return NetworkDenoiser(
+            self.average,
+            self.schedule,
+            tuple(self.images.shape[1:]),
+            self.train_options.prediction_type,
+            self.plan.options.model.scale_by_sigma,
+            self.plan.dtype,
+        )
+
+    def check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            kept = checkpoints_in(self.plan.folder)
+            last = f"{kept[0]} is the last good checkpoint" if kept else "there is no checkpoint"
+            remedy = f"{last}; try a smaller --lr or --precision float32"
+            raise UserError(f"loss at step {self.step}", loss, remedy)
+
+    def save(self, last: bool) -> None:
+        """Write the checkpoint and a grid of samples; the last one also as K.pt."""
+        checkpoint = Checkpoint(
+            model=self.network.state_dict(),
+            ema=self.average.state_dict(),
+            opt=self.optimizer.state_dict(),
+            args=self.plan.args,
+            iterations=self.step,
+            rng=self._rng(),
+        )
+        save_checkpoint(self.plan.checkpoint_file(self.step), checkpoint)
+        noise = SeededNoise(range(GRID_IMAGES), self.images.shape[1:])
+        images = ddim(self.denoiser(), noise.draw, min(GRID_STEPS, self.schedule.timesteps))
+        grid = image_grid(images.cpu().numpy())
+        save_png(self.plan.folder / "samples" / f"{self.step}.png", grid)
+        if last:
+            publish(self.plan.options, checkpoint)
+        keep = self.train_options.keep_checkpoints
+        for old in checkpoints_in(self.plan.folder)[keep:] if keep else []:
+            old.unlink()
+
+
+class Log:
+    """A line for people in logs/train.txt and one for machines in logs/stats.jsonl."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.people, self.machine = folder / "logs" / "train.txt", folder / "logs" / "stats.jsonl"
+        kept = [row for row in read_stats(folder) if row["step"] <= step]
+        write_text(self.machine, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write(self, **row: float | None) -> None:
+        with self.machine.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        valid = "" if row["valid_loss"] is None else f"  validation {row['valid_loss']:.4f}"
+        line = (
+            f"step {row['step']:>7}  loss {row['loss']:.4f}{valid}  gradient {row['grad_norm']:.3f}"
+            f"  {row['images_per_second']:.0f} images/s  {row['seconds_left'] / 60:.1f} min left"
+        )
+        with self.people.open("a") as file:
+            file.write(line + "\n")
+
+
+def read_stats(folder: Path) -> list[dict[str, Any]]:
+    """The rows of logs/stats.jsonl; a line that a kill cut short ends them."""
+    path = Path(folder) / "logs" / "stats.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
