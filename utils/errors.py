@@ -11,6 +11,11 @@ class UserError(Exception):
         # One line and no control characters, whatever a file or a library's message contains.
         text = " ".join(f"{where}: found {shown}; {remedy}".split())
         super().__init__("".join(c if c.isprintable() else "?" for c in text))
+        self._parts = (str(where), shown, remedy)
+
+    def __reduce__(self) -> tuple:
+        """So that a worker's error reaches the parent process whole."""
+        return type(self), self._parts
 
 
 class Interrupted(Exception):

@@ -68,6 +68,18 @@ def parse_args(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Any]:
     return args
 
 
+def read_args(path: Path) -> dict[str, Any]:
+    """The resolved args of a .npz file, without its arrays."""
+    return parse_args(read_npz(path, ["args"]), path)
+
+
+def with_data_path(args: Mapping, data_path: Path | None) -> dict[str, Any]:
+    """args with the data set looked for in data_path, where that is given."""
+    if data_path is None:
+        return dict(args)
+    return {**args, "data": {**args["data"], "data_path": str(data_path)}}
+
+
 def digest(*arrays: Any) -> str:
     """16 hex digits that stand for the content of arrays (sha256)."""
     sha = hashlib.sha256()

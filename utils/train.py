@@ -205,7 +205,7 @@ class Trainer:
             "device": self.device.type,
             "threads": threads,
             "precision": dtype,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a TorchVersion would be pickled
         }
 
     def train(self) -> None:

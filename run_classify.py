@@ -1,0 +1,22 @@
+"""Sort synthetic images into memorized, spurious and generalized, by their distances.
+
+    python run_classify.py --dist-path dists --eval-path synthetics --result-path identified \\
+        --delta-m 0.03 --delta-s 0.02
+    python run_classify.py --dist-path dists --eval-path synthetics --result-path identified \\
+        --criterion calibrated --false-positive-rate 0.01
+
+Reads dists/K.npz, synthetics/K.npz and the data set; writes memorized/, spurious/ and
+generalized/K.npz, summary.csv and figures/ into --result-path (docs/formats.md)."""
+
+from utils.cli import run_stage
+from utils.options import ClassifyStage
+
+
+def main(options: ClassifyStage) -> None:
+    from utils.classify import run
+
+    run(options)
+
+
+if __name__ == "__main__":
+    run_stage(main, ClassifyStage, __doc__)

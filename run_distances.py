@@ -1,0 +1,20 @@
+"""Find the nearest training images, and the nearest other samples, of each synthetic image.
+
+    python run_distances.py --synth-path synthetics --result-path dists --k 5
+    python run_distances.py --synth-path synthetics --result-path dists --use-lpips --network alex
+
+Without --use-lpips the distance is Euclidean (L2). Reads synthetics/K.npz and the data set that
+its args name; writes dists/K.npz (docs/formats.md). Run it again to continue."""
+
+from utils.cli import run_stage
+from utils.options import DistancesStage
+
+
+def main(options: DistancesStage) -> None:
+    from utils.distances import run
+
+    run(options)
+
+
+if __name__ == "__main__":
+    run_stage(main, DistancesStage, __doc__)

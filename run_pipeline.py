@@ -1,0 +1,22 @@
+"""Run every stage for every training-set size K: train, generate, distances, classify.
+
+    python run_pipeline.py --config_path configs/digits.yaml
+    python run_pipeline.py --config_path configs/mnist.yaml --sizes 2,64,1024 --samples 512 \\
+        --metric alex --root results/mnist
+
+One YAML file serves all stages; flags beat it. Writes models/, training/, generations/,
+synthetics/, dists/ and identified/ below --root, and ends with a table and the paths of the
+figures. Run it again to continue: finished work is found and skipped."""
+
+from utils.cli import run_stage
+from utils.options import PipelineStage
+
+
+def main(options: PipelineStage) -> None:
+    from utils.pipeline import run
+
+    run(options)
+
+
+if __name__ == "__main__":
+    run_stage(main, PipelineStage, __doc__)

@@ -1,0 +1,96 @@
+"""The work of run_distances.py: each sample's nearest training and synthetic images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.cli import required
+from utils.datasets import training_subset
+from utils.devices import prepare
+from utils.embeddings import Embedder, load_metric, nearest, parse_memory
+from utils.formats import (
+    Distances,
+    digest,
+    is_finished,
+    load_synthetics,
+    save_dists,
+    with_data_path,
+)
+from utils.k_folders import Job, k_files, plan_jobs, work_through
+from utils.options import DistancesOptions, DistancesStage
+from utils.progress import progress
+from utils.storage import check_writable
+
+STAGES = ("data", "train", "model", "generate", "distances")
+
+
+def run(options: DistancesStage) -> None:
+    """Write dists/K.npz for each synthetic set of the slice."""
+    given = options.distances
+    device = prepare(options.run)
+    synth, result = Path(required(given, "synth_path")), Path(required(given, "result_path"))
+    files = k_files(synth, ".npz", "--synth-path", "give the folder of synthetic sets, K.npz")
+    jobs = plan_jobs(files, result, options.slice)
+    args = {job.k: wanted_args(job, given) for job in jobs}
+    memory = parse_memory(given.memory) if given.memory else None
+    if options.run.dry_run:
+        for job in jobs:
+            state = "redo" if options.run.overwrite else "skip"
+            print(f"K = {job.k}: {state if job.target.exists() else 'write'} {job.target}")
+        return
+    if not jobs:
+        return
+    check_writable(result)
+    metric = "l2" if not given.use_lpips else given.network
+    embedder = load_metric(metric, given.lpips_weights, device)
+    redone: set[int] = set()
+
+    def done(job: Job) -> bool:
+        if options.run.overwrite and job.k not in redone:
+            return False
+        return is_finished(job.target, args[job.k], STAGES, ["data-dists", "synth-dists"])
+
+    with progress(total=len(jobs), unit="K", desc="distances") as bar:
+        for job in work_through(jobs, done):
+            redone.add(job.k)
+            save_dists(job.target, distances(job, embedder, given, args[job.k], memory))
+            bar.update()
+
+
+def wanted_args(job: Job, given: DistancesOptions) -> dict[str, Any]:
+    """The args that the result will carry; the set's content is a part of them."""
+    synthetics = load_synthetics(job.source)
+    own = {
+        "metric": "lpips" if given.use_lpips else "l2",
+        "network": given.network if given.use_lpips else "",
+        "k": given.k,
+        "samples": digest(synthetics.samples),
+    }
+    return {**with_data_path(synthetics.args, given.data_path), "distances": own}
+
+
+def distances(
+    job: Job,
+    embedder: Embedder,
+    given: DistancesOptions,
+    args: dict[str, Any],
+    memory: int | None,
+) -> Distances:
+    """The content of dists/K.npz for one synthetic set."""
+    samples = load_synthetics(job.source).samples
+    subset = training_subset(args)
+    batches = {
+        "query_batch": given.eval_batch_size,
+        "reference_batch": given.ref_batch_size or given.eval_batch_size,
+        "memory_bytes": memory,
+    }
+    arrays: dict[str, np.ndarray] = {}
+    found = nearest(embedder, samples, subset.images, given.k, **batches)
+    arrays["data-dists"], arrays["data-indices"] = found
+    found = nearest(embedder, samples, samples, given.k, exclude_self=True, **batches)
+    arrays["synth-dists"], arrays["synth-indices"] = found
+    own = args["distances"]
+    return Distances(arrays, own["metric"], own["network"], subset.fingerprint, args)

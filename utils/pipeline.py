@@ -1,0 +1,169 @@
+"""The work of run_pipeline.py: every stage for every K, through the functions of the scripts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from utils import classify, distances, generate, train
+from utils.cli import required
+from utils.errors import Interrupted
+from utils.figures import loss_figure, sample_sheet_figure, save_figure
+from utils.formats import load_synthetics
+from utils.options import (
+    ClassifyStage,
+    DistancesStage,
+    GenerateStage,
+    PipelineStage,
+    SliceOptions,
+    TrainStage,
+)
+from utils.progress import QUIET, progress
+from utils.storage import check_writable
+
+POLL_SECONDS = 0.5
+
+
+def run(options: PipelineStage) -> None:
+    """Train and generate for each K (--jobs of them side by side), then judge them together."""
+    sizes = sorted(required(options.pipeline, "sizes"))
+    root = Path(options.pipeline.root)
+    plans = [(train_stage(options, k), generate_stage(options, k)) for k in sizes]
+    for training, _ in plans:
+        train.check_sizes(training)
+    if options.run.dry_run:
+        for training, _ in plans:
+            train.run(training)
+        print(f"would draw {options.pipeline.samples} images of each, and judge them, in {root}")
+        return
+    check_writable(root)
+    train_and_generate_all(plans, options.pipeline.jobs)
+    distances.run(distances_stage(options))
+    judged = classify_stage(options)
+    rows = classify.run(judged)
+    figures = draw_overview(root, sizes)
+    print()
+    print(classify.table(rows))
+    print()
+    for path in [*classify.figure_files(judged), *figures]:
+        print(path)
+
+
+def train_stage(options: PipelineStage, k: int) -> TrainStage:
+    root = Path(options.pipeline.root)
+    return TrainStage(
+        data=replace(options.data, results_path=root / "training" / str(k)),
+        train=replace(options.train, train_size=k, model_path=root / "models"),
+        model=options.model,
+        run=options.run,
+    )
+
+
+def generate_stage(options: PipelineStage, k: int) -> GenerateStage:
+    root = Path(options.pipeline.root)
+    own = replace(
+        options.generate,
+        ckpt_path=root / "models" / f"{k}.pt",
+        result_path=root / "generations" / str(k),
+        synth_path=root / "synthetics",
+        num_samples=options.pipeline.samples,
+    )
+    return GenerateStage(own, options.run, options.data, options.train, options.model)
+
+
+def distances_stage(options: PipelineStage) -> DistancesStage:
+    root, metric = Path(options.pipeline.root), options.pipeline.metric
+    own = replace(
+        options.distances,
+        synth_path=root / "synthetics",
+        result_path=root / "dists",
+        use_lpips=metric != "l2",
+        network=options.distances.network if metric == "l2" else metric,
+    )
+    return DistancesStage(own, SliceOptions(), options.run)
+
+
+def classify_stage(options: PipelineStage) -> ClassifyStage:
+    root = Path(options.pipeline.root)
+    own = replace(
+        options.classify,
+        dist_path=root / "dists",
+        eval_path=root / "synthetics",
+        result_path=root / "identified",
+        criterion=options.pipeline.criterion,
+        lpips_weights=options.classify.lpips_weights or options.distances.lpips_weights,
+    )
+    return ClassifyStage(own, SliceOptions(), options.run)
+
+
+def train_and_generate(plan: tuple[TrainStage, GenerateStage]) -> None:
+    """The stages that each K goes through alone."""
+    train.run(plan[0])
+    generate.run(plan[1])
+
+
+def train_and_generate_all(plans: list[tuple[TrainStage, GenerateStage]], jobs: int) -> None:
+    """All K, `jobs` processes at a time, each with its share of the processors."""
+    if jobs == 1:
+        for plan in plans:
+            train_and_generate(plan)
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    pool = ProcessPoolExecutor(
+        max_workers=min(jobs, len(plans)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=prepare_worker,
+        initargs=(threads,),
+    )
+    try:
+        # The largest K first: a sweep may give it more steps, and nothing should wait for it.
+        futures = [pool.submit(train_and_generate, plan) for plan in reversed(plans)]
+        watch(futures, [plan[0] for plan in plans])
+    except (KeyboardInterrupt, Interrupted):
+        for worker in multiprocessing.active_children():
+            worker.terminate()  # they save and stop
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def prepare_worker(threads: int) -> None:
+    os.environ[QUIET] = "1"
+    torch.set_num_threads(threads)
+
+
+def watch(futures: list[Future], trainings: list[TrainStage]) -> None:
+    """A bar over the steps of all K, until every future is done. Raises what one raised."""
+    total = sum(training.train.iterations for training in trainings)
+    with progress(total=total, unit="step", desc=f"{len(trainings)} models") as bar:
+        while True:
+            ended = [future for future in futures if future.done()]
+            for future in ended:
+                future.result()
+            if len(ended) == len(futures):
+                bar.update(total - bar.n)
+                return
+            bar.update(sum(steps_done(training) for training in trainings) - bar.n)
+            time.sleep(POLL_SECONDS)
+
+
+def steps_done(training: TrainStage) -> int:
+    rows = train.read_stats(Path(training.data.results_path))
+    return min(rows[-1]["step"], training.train.iterations) if rows else 0
+
+
+def draw_overview(root: Path, sizes: list[int]) -> list[Path]:
+    """Samples of each K, and the losses, side by side."""
+    folder = root / "identified" / "figures"
+    sheet, losses = folder / "samples.png", folder / "losses.png"
+    images = {k: load_synthetics(root / "synthetics" / f"{k}.npz").samples for k in sizes}
+    save_figure(sample_sheet_figure(images), sheet)
+    stats = {k: train.read_stats(root / "training" / str(k)) for k in sizes}
+    save_figure(loss_figure(stats), losses)
+    return [sheet, losses]
