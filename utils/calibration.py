@@ -1,0 +1,79 @@
+"""Thresholds from real images: how near is near, when nothing was memorized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from utils.datasets import ImageSet, load_image_set, permutation
+from utils.embeddings import Embedder, nearest
+from utils.errors import UserError
+from utils.verdicts import calibrated_thresholds
+
+DRAWS_OF = 4096  # real images that delta_s is taken from, where the data set has as many
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One pair of thresholds for a sweep, and what they were taken from."""
+
+    delta_m: float
+    delta_s: float
+    pool: int  # P, real images taken as known
+    held_out: int  # real images that were compared with the pool
+    n: int  # real images compared with each other, as many as samples are judged
+
+
+def calibrate(
+    args: Mapping, embedder: Embedder, rate: float, pool: int, n: int, batch: int = 256
+) -> Calibration:
+    """Thresholds at which a share `rate` of real images would be misjudged.
+
+    perm runs over all N images of the data set; the pool is perm[:P]. delta_m is the
+    rate-quantile of the distance from held-out images (perm[P:], or the official test split
+    where P = N) to the pool: a really new image is called memorized with probability `rate`
+    at K = P and at most that below it. delta_s is the rate-quantile of the nearest-neighbour
+    distance within n real images: that distance shrinks as n grows, so n is the number of
+    samples that are judged. Raises UserError where there are too few real images."""
+    images = open_set(args)
+    size = len(images)
+    pool = min(pool, size)  # published checkpoints with K > N hold the whole data set
+    if n > size:
+        remedy = f"judge {size} samples or less, or choose another --criterion"
+        raise UserError("--criterion calibrated", f"{n} samples, {size} real images", remedy)
+    perm = permutation(size, args["train"]["global_seed"])
+    held_out = held_out_images(args, images, perm[pool:])
+    batches = {"query_batch": batch, "reference_batch": batch}
+    to_pool, _ = nearest(embedder, held_out, images.read(perm[:pool]), 1, **batches)
+    within = []
+    # One draw of n images says little of a rate near 1 / n: several, disjoint, say more.
+    for first in range(0, max(1, min(size, DRAWS_OF) // n) * n, n):
+        real = images.read(perm[first : first + n])
+        within.append(nearest(embedder, real, real, 1, exclude_self=True, **batches)[0])
+    if not within[0].size:
+        raise UserError("--criterion calibrated", f"{n} sample", "judge 2 samples or more")
+    delta_m, delta_s = calibrated_thresholds(to_pool, np.stack(within), rate)
+    return Calibration(delta_m, delta_s, pool, len(held_out), n)
+
+
+def held_out_images(args: Mapping, images: ImageSet, rest: Tensor) -> Tensor:
+    """The images outside the pool, or the official test split where the pool is everything."""
+    if len(rest):
+        return images.read(rest)
+    test = open_set(args, "test")
+    return test.read(range(len(test)))
+
+
+def open_set(args: Mapping, split: str = "train") -> ImageSet:
+    """The data set that args name."""
+    return load_image_set(
+        args["data"]["data_name"],
+        args["data"]["data_path"],
+        args["model"]["image_size"],
+        args["model"]["in_channels"],
+        args["train"]["centercrop"],
+        split,
+    )

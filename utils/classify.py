@@ -1,0 +1,263 @@
+"""The work of run_classify.py: memorized, spurious or generalized, with pictures and a summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.calibration import calibrate
+from utils.cli import required
+from utils.datasets import to_float, training_subset
+from utils.devices import prepare
+from utils.embeddings import load_metric
+from utils.errors import UserError
+from utils.figures import histogram_figure, neighbour_panel, save_figure, transition_figure
+from utils.formats import (
+    Distances,
+    Identified,
+    check_same,
+    digest,
+    load_dists,
+    load_synthetics,
+    save_identified,
+    with_data_path,
+)
+from utils.k_folders import Job, k_files, k_of, plan_jobs, work_through
+from utils.options import ClassifyOptions, ClassifyStage
+from utils.progress import progress
+from utils.storage import check_writable, read_json, write_json, write_text
+from utils.verdicts import (
+    CLASSES,
+    SUMMARY_COLUMNS,
+    classify_by_distance,
+    classify_by_ratio,
+    judge_row,
+    select,
+    typicality_order,
+)
+
+STAGES = ("data", "train", "model", "generate", "distances", "classify")
+PANEL_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do: known, and refused, before work starts."""
+
+    jobs: list[Job]
+    args: dict[int, dict[str, Any]]  # what each K's files will carry
+    given: ClassifyOptions
+
+    @property
+    def result(self) -> Path:
+        return Path(self.given.result_path)
+
+
+def run(options: ClassifyStage) -> list[dict[str, Any]]:
+    """Write identified/ for each K of the slice; returns the rows of summary.csv."""
+    plan = plan_classes(options)
+    if options.run.dry_run or not plan.jobs:
+        for job in plan.jobs:
+            state = "redo" if options.run.overwrite else "skip"
+            print(f"K = {job.k}: {state if job.target.exists() else 'write'} {job.target}")
+        return []
+    check_writable(plan.result)
+    redone: set[int] = set()
+
+    def done(job: Job) -> bool:
+        if options.run.overwrite and job.k not in redone:
+            return False
+        return is_judged(job, plan.args[job.k])
+
+    with progress(total=len(plan.jobs), unit="K", desc="classes") as bar:
+        for job in work_through(plan.jobs, done):
+            redone.add(job.k)
+            judge(job, plan)
+            bar.update()
+    rows = write_summary(plan.result)
+    save_figure(transition_figure(rows), plan.result / "figures" / "transition.png")
+    return rows
+
+
+def plan_classes(options: ClassifyStage) -> Plan:
+    """The jobs and, for `calibrated`, the one pair of thresholds. Raises UserError."""
+    given = options.classify
+    remedy = "give the folder that run_distances.py wrote"
+    files = k_files(Path(required(given, "dist_path")), ".npz", "--dist-path", remedy)
+    synth = Path(required(given, "eval_path"))
+    target = Path(required(given, "result_path")) / "summary"
+    jobs = [
+        Job(job.k, job.source, target / f"{job.k}.json")
+        for job in plan_jobs(files, target, options.slice)
+    ]
+    found = {job.k: load_dists(job.source) for job in jobs}
+    for job in jobs:
+        check_inputs(job, found[job.k], given, synth / f"{job.k}.npz")
+    args = {}
+    calibrations: dict[tuple, dict[str, Any]] = {}
+    for k, dists in found.items():
+        own: dict[str, Any] = {"criterion": given.criterion, "k": given.k}
+        own |= {"top_size": given.top_size, "least_size": given.least_size}
+        if given.criterion == "calibrated":
+            n = len(dists.arrays["data-dists"])
+            if n not in calibrations:
+                calibrations[n] = thresholds(options, dists, max(files), n)
+            own |= calibrations[n]
+        else:
+            ratio = given.criterion == "ratio"
+            own |= {"delta_m": None if ratio else given.delta_m, "delta_s": given.delta_s}
+        args[k] = {**with_data_path(dists.args, given.data_path), "classify": own}
+    return Plan(jobs, args, given)
+
+
+def check_inputs(job: Job, dists: Distances, given: ClassifyOptions, samples: Path) -> None:
+    """Raises UserError where distances and samples are not of one run, or misfit the criterion."""
+    if not samples.is_file():
+        remedy = "give the folder of the sets that the distances were measured on"
+        raise UserError(f"--eval-path {samples}", "no such file", remedy)
+    if dists.args.get("distances", {}).get("samples") != digest(load_synthetics(samples).samples):
+        found = f"other samples than those of {job.source}"
+        raise UserError(f"--eval-path {samples}", found, "run run_distances.py on this set")
+    if given.criterion == "ratio":
+        if dists.metric != "l2":
+            remedy = "run run_distances.py without --use-lpips, or choose another --criterion"
+            raise UserError(f"--criterion ratio: {job.source}", "LPIPS distances", remedy)
+        if dists.arrays["data-dists"].shape[1] < 2:
+            remedy = "it compares two neighbours: run run_distances.py with --k 2 or more"
+            raise UserError(f"--criterion ratio: {job.source}", "one neighbour", remedy)
+
+
+def thresholds(options: ClassifyStage, dists: Distances, largest: int, n: int) -> dict[str, Any]:
+    given = options.classify
+    pool = given.pool_size or largest
+    if pool < largest:
+        remedy = f"choose {largest}, the largest K of --dist-path, or more"
+        raise UserError("--pool-size", pool, remedy)
+    args = with_data_path(dists.args, given.data_path)
+    device = prepare(options.run)
+    embedder = load_metric(dists.metric_name, given.lpips_weights, device)
+    rate = given.false_positive_rate
+    found = calibrate(args, embedder, rate, pool, n, given.eval_batch_size)
+    return {"false_positive_rate": rate, **asdict(found)}
+
+
+def is_judged(job: Job, args: dict[str, Any]) -> bool:
+    """Whether the K's summary is there. Raises UserError where its options were others."""
+    if not job.target.exists():
+        return False
+    stored = read_json(job.target)
+    if not isinstance(stored, dict) or not {"row", "args"} <= set(stored):
+        raise UserError(job.target, "no summary of run_classify.py", "delete it and run again")
+    check_same(job.target, stored["args"], args, STAGES)
+    return True
+
+
+def judge(job: Job, plan: Plan) -> None:
+    """Judge the samples of one K and write its files; the summary, written last, says done."""
+    given, args = plan.given, plan.args[job.k]
+    dists = load_dists(job.source)
+    images = load_synthetics(Path(given.eval_path) / f"{job.k}.npz").samples
+    other = Path(given.synth_path or given.eval_path) / f"{job.k}.npz"
+    synthetic = images if given.synth_path is None else load_synthetics(other).samples
+    subset = training_subset(args)
+    if subset.fingerprint != dists.subset:
+        found = f"{subset.fingerprint}, distances of {dists.subset}"
+        raise UserError(f"{job.source}: subset", found, "give the same data set, or measure again")
+    real = to_float(subset.images).numpy()
+    own, arrays = args["classify"], dists.arrays
+    d_train, d_synth = nearest_column(arrays["data-dists"]), nearest_column(arrays["synth-dists"])
+    if own["criterion"] == "ratio":
+        labels = classify_by_ratio(d_train, arrays["data-dists"][:, 1], d_synth, own["delta_s"])
+    else:
+        labels = classify_by_distance(d_train, d_synth, own["delta_m"], own["delta_s"])
+    figures = plan.result / "figures"
+    for name in CLASSES:
+        path, panel = plan.result / name / f"{job.k}.npz", figures / f"{name}-{job.k}.png"
+        order = typicality_order(name, labels, d_train, d_synth)
+        chosen, sizes = select(order, given.top_size, given.least_size)
+        if not len(chosen):
+            for stale in (path, panel):
+                stale.unlink(missing_ok=True)
+            continue
+        found = Identified(
+            samples=images[chosen],
+            train_nns=real[arrays["data-indices"][chosen, : given.k]],
+            synth_nns=synthetic[arrays["synth-indices"][chosen, : given.k]],
+            k=given.k,
+            sizes=sizes,
+            indices=chosen,
+            args=args,
+        )
+        save_identified(path, found)
+        shown = chosen[:PANEL_ROWS]
+        picture = neighbour_panel(
+            job.k,
+            name,
+            found.samples[:PANEL_ROWS],
+            found.train_nns[:PANEL_ROWS],
+            found.synth_nns[:PANEL_ROWS],
+            arrays["data-dists"][shown, : given.k],
+            arrays["synth-dists"][shown, : given.k],
+        )
+        save_figure(picture, panel)
+    limits = own["delta_m"], own["delta_s"]
+    histogram = histogram_figure(job.k, d_train, d_synth, *limits, dists.metric_name)
+    save_figure(histogram, figures / f"distances-{job.k}.png")
+    row = judge_row(job.k, labels, *limits, own["criterion"], dists.metric_name)
+    write_json(job.target, {"row": row, "args": args})
+
+
+def nearest_column(dists: np.ndarray) -> np.ndarray:
+    """The distance to the nearest; infinite where there is no other image."""
+    return dists[:, 0] if dists.shape[1] else np.full(len(dists), np.inf)
+
+
+def write_summary(result: Path) -> list[dict[str, Any]]:
+    """Rebuild summary.csv from summary/K.json; returns its rows by K.
+
+    Jobs of a slice may end together: whoever writes looks again whether more rows came."""
+    written: list[Path] | None = None
+    rows: list[dict[str, Any]] = []
+    while written != (there := summaries(result)):
+        rows = [read_json(path)["row"] for path in there]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, SUMMARY_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(result / "summary.csv", text.getvalue())
+        written = there
+    return rows
+
+
+def summaries(result: Path) -> list[Path]:
+    found = [path for path in (result / "summary").glob("*.json") if k_of(path)]
+    return sorted(found, key=lambda path: int(path.stem))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows for a terminal: shares in percent with their 95 % intervals."""
+    lines = [f"{'K':>6} {'N':>6}  " + "  ".join(f"{name:>22}" for name in CLASSES)]
+    for row in rows:
+        cells = (
+            f"{100 * row[f'{name}_share']:5.1f} % ({100 * row[f'{name}_low']:5.1f} to "
+            f"{100 * row[f'{name}_high']:5.1f})"
+            for name in CLASSES
+        )
+        lines.append(f"{row['K']:>6} {row['N']:>6}  " + "  ".join(f"{c:>22}" for c in cells))
+    first = rows[0]
+    known = [name for name in ("delta_m", "delta_s") if first[name] is not None]
+    limits = ", ".join(f"{name} {first[name]:.4g}" for name in known)
+    lines.append(f"{first['criterion']}, {first['metric']}: {limits}; in brackets 95 % intervals")
+    return "\n".join(lines)
+
+
+def figure_files(options: ClassifyStage) -> list[Path]:
+    """The pictures that a run has written, the transition first."""
+    folder = Path(options.classify.result_path) / "figures"
+    others = sorted(p for p in folder.glob("*.png") if p.stem != "transition")
+    return [folder / "transition.png", *others]
