@@ -13,7 +13,7 @@ from torch import Tensor
 from models.lpips_embedding import full_float32
 
 UNIT = 2.0**-24  # largest relative error of one rounding to float32
-LARGEST = torch.finfo(torch.float32).max / 16  # of |a|^2; below it no sum here overflows
+LARGEST = torch.finfo(torch.float32).max / 64  # of |a|^2; below it no sum here overflows
 INDEX_BITS = 32
 # A neighbour is one integer, its squared distance's bits above its index: float32 numbers >= 0
 # are ordered as their bits, so integers are ordered by distance and then by index.
@@ -34,7 +34,7 @@ class NearestNeighbours:
     queries: [N, D] float32, on any device. k >= 1. exclude_self: reference i is no neighbour of
     query i; first_query is the index of queries[0]. block_bytes: bound of temporary memory
     (beyond it only where one pair alone needs more).
-    Raises ValueError for NaN, infinite or huge values (|a|^2 > 2e37), and other shapes."""
+    Raises ValueError for NaN, infinite or huge values (|a|^2 > 5e36), and other shapes."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class NearestNeighbours:
         if block_bytes < 1:
             raise ValueError(f"block_bytes: found {block_bytes}; choose 1 or more")
         check_vectors(queries, "queries")
-        self._queries, self._k = queries, k
+        self._queries, self._k = queries.detach(), k
         self._exclude_self, self._first_query = exclude_self, first_query
         # Of the memory: a quarter each for a tile of queries, of references (float32 centred,
         # float64 for differences), of pairs (bound, mask, keys), and of gathered differences.
@@ -58,7 +58,9 @@ class NearestNeighbours:
         self._tile = max(1, min(block_bytes // (64 * dim), isqrt(block_bytes // 256)))
         self._gather = max(1, block_bytes // (96 * dim))
         # Any centre gives the same distances; a near one makes the bound tight.
-        self._centre = queries.mean(0) if len(queries) else queries.new_zeros(queries.shape[1])
+        self._centre = (
+            self._queries.mean(0) if len(queries) else queries.new_zeros(queries.shape[1])
+        )
         # MPS cannot sort 64-bit integers on every macOS.
         home = torch.device("cpu") if queries.device.type == "mps" else queries.device
         self._keys = torch.full((len(queries), k), EMPTY, dtype=torch.int64, device=home)
@@ -118,20 +120,17 @@ class NearestNeighbours:
         counts = pairs.sum(1)  # [n]
         many = counts * 8 > len(b)
         for rows, dense in ((many, True), ((counts > 0) & ~many, False)):
-            rows = rows.nonzero().flatten()
+            rows = rows.nonzero().flatten()  # [r]
             if not len(rows):
                 continue
             wanted = pairs[rows]  # [r, m]
             squares = torch.full(wanted.shape, torch.inf, device=a.device)
             if dense:
-                whole = squared_distances(a[rows, None], b[None], self._gather)
-                squares[wanted] = whole[wanted]
+                squares = torch.where(wanted, all_distances(a[rows], b, self._gather), squares)
             else:
-                i, j = wanted.nonzero(as_tuple=True)
-                for part in range(0, len(i), self._gather):
-                    p = slice(part, part + self._gather)
-                    found = squared_distances(a[rows[i[p]], None], b[j[p], None], self._gather)
-                    squares[i[p], j[p]] = found.flatten()
+                i, j = wanted.nonzero(as_tuple=True)  # [P]
+                for part in zip(i.split(self._gather), j.split(self._gather), strict=True):
+                    squares[part] = pair_distances(a[rows[part[0]]], b[part[1]])
             rows = rows.to(keys.device)
             both = torch.cat([keys[rows], to_keys(squares.to(keys.device), first)], dim=1)
             keys[rows] = both.topk(keys.shape[1], largest=False, sorted=True).values
@@ -201,33 +200,35 @@ def squared_norms(x: Tensor, chunk: int) -> Tensor:
     return torch.stack(pieces).sum(0) if pieces else x.new_zeros(len(x))
 
 
-def squared_distances(a: Tensor, b: Tensor, gather: int = 2**20) -> Tensor:
-    """sum (a - b)^2 as differences, float32: a [n, 1, D] with b [1, m, D] -> [n, m],
-    or with b [n, 1, D] -> [n, 1]. Right to one rounding where the device has float64."""
-    if a.device.type != "mps":
-        # The same kernel for every pair, so that blocks of any size give the same bits.
-        if b.shape[0] == 1:
-            a, b = a.transpose(0, 1), b  # [1, n, D], [1, m, D]
-            return _cdist(a, b)[0].square().float()
-        return _cdist(a, b)[:, 0].square().float()  # [n, 1]
-    return _float32_distances(a, b, gather)
+def pair_distances(a: Tensor, b: Tensor) -> Tensor:
+    """sum (a - b)^2 [P] of the rows of a [P, D] and b [P, D], as differences.
+
+    Right to one rounding to float32 where the device has float64."""
+    if a.device.type == "mps":
+        return _sum_pieces(a - b)
+    return _cdist(a[:, None], b[:, None]).flatten()
+
+
+def all_distances(a: Tensor, b: Tensor, at_once: int) -> Tensor:
+    """`pair_distances` of every row of a [n, D] to every row of b [m, D]: [n, m].
+
+    at_once: pairs held in memory, on a device without float64."""
+    if a.device.type == "mps":
+        rows = max(1, at_once // len(b))
+        return torch.cat([_sum_pieces(part[:, None] - b) for part in a.split(rows)])
+    return _cdist(a[None], b[None])[0]
 
 
 def _cdist(a: Tensor, b: Tensor) -> Tensor:
+    # The same kernel for one pair and for all: blocks of any size give the same bits.
     mode = "donot_use_mm_for_euclid_dist"
-    return torch.cdist(a.double(), b.double(), compute_mode=mode)
+    return torch.cdist(a.double(), b.double(), compute_mode=mode).square().float()
 
 
-def _float32_distances(a: Tensor, b: Tensor, gather: int) -> Tensor:
-    """The same without float64: sums of pieces keep the error at a few roundings."""
-    width = max(1, gather // max(1, b.shape[1]))  # rows at once
-    results = []
-    for start in range(0, len(a), width):
-        rows = slice(start, start + width)
-        difference = a[rows] - (b if len(b) == 1 else b[rows])  # [w, m, D]
-        pieces = [part.square().sum(-1) for part in difference.split(chunk_size(a.shape[-1]), -1)]
-        results.append(torch.stack(pieces).sum(0))
-    return torch.cat(results)
+def _sum_pieces(difference: Tensor) -> Tensor:
+    """Sum of squares over the last axis in float32; pieces keep the error at a few roundings."""
+    pieces = difference.split(chunk_size(difference.shape[-1]), dim=-1)
+    return torch.stack([piece.square().sum(-1) for piece in pieces]).sum(0)
 
 
 def to_keys(squares: Tensor, first: int) -> Tensor:

@@ -42,7 +42,6 @@ from utils.verdicts import (
 )
 
 STAGES = ("data", "train", "model", "generate", "distances", "classify")
-PANEL_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -194,19 +193,19 @@ def judge(job: Job, plan: Plan) -> None:
             args=args,
         )
         save_identified(path, found)
-        shown = chosen[:PANEL_ROWS]
         picture = neighbour_panel(
             job.k,
             name,
-            found.samples[:PANEL_ROWS],
-            found.train_nns[:PANEL_ROWS],
-            found.synth_nns[:PANEL_ROWS],
-            arrays["data-dists"][shown, : given.k],
-            arrays["synth-dists"][shown, : given.k],
+            found.samples,
+            found.train_nns,
+            found.synth_nns,
+            arrays["data-dists"][chosen, : given.k],
+            arrays["synth-dists"][chosen, : given.k],
+            metric=dists.metric_name,
         )
         save_figure(picture, panel)
     limits = own["delta_m"], own["delta_s"]
-    histogram = histogram_figure(job.k, d_train, d_synth, *limits, dists.metric_name)
+    histogram = histogram_figure(job.k, d_train, d_synth, *limits, dists.metric_name, labels)
     save_figure(histogram, figures / f"distances-{job.k}.png")
     row = judge_row(job.k, labels, *limits, own["criterion"], dists.metric_name)
     write_json(job.target, {"row": row, "args": args})

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
 from utils.cli import required
 from utils.datasets import training_subset
 from utils.devices import prepare
-from utils.embeddings import Embedder, load_metric, nearest, parse_memory
+from utils.embeddings import Embedder, load_metric, nearest_images, parse_memory
 from utils.formats import (
     Distances,
     digest,
@@ -53,11 +53,9 @@ def run(options: DistancesStage) -> None:
             return False
         return is_finished(job.target, args[job.k], STAGES, ["data-dists", "synth-dists"])
 
-    with progress(total=len(jobs), unit="K", desc="distances") as bar:
-        for job in work_through(jobs, done):
-            redone.add(job.k)
-            save_dists(job.target, distances(job, embedder, given, args[job.k], memory))
-            bar.update()
+    for job in work_through(jobs, done):
+        redone.add(job.k)
+        save_dists(job.target, distances(job, embedder, given, args[job.k], memory))
 
 
 def wanted_args(job: Job, given: DistancesOptions) -> dict[str, Any]:
@@ -82,15 +80,18 @@ def distances(
     """The content of dists/K.npz for one synthetic set."""
     samples = load_synthetics(job.source).samples
     subset = training_subset(args)
-    batches = {
-        "query_batch": given.eval_batch_size,
-        "reference_batch": given.ref_batch_size or given.eval_batch_size,
-        "memory_bytes": memory,
-    }
-    arrays: dict[str, np.ndarray] = {}
-    found = nearest(embedder, samples, subset.images, given.k, **batches)
-    arrays["data-dists"], arrays["data-indices"] = found
-    found = nearest(embedder, samples, samples, given.k, exclude_self=True, **batches)
-    arrays["synth-dists"], arrays["synth-indices"] = found
+    with progress(
+        total=len(samples) + len(subset.images), unit="image", desc=f"K = {job.k}"
+    ) as bar:
+        arrays = nearest_images(
+            embedder,
+            torch.from_numpy(samples),
+            subset.images,
+            given.k,
+            sample_batch=given.eval_batch_size,
+            train_batch=given.ref_batch_size or given.eval_batch_size,
+            memory_bytes=memory,
+            progress=bar.update,
+        )
     own = args["distances"]
     return Distances(arrays, own["metric"], own["network"], subset.fingerprint, args)

@@ -97,6 +97,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the bytes of source, whole or not at all."""
+    with atomic_write(target) as file:
+        file.write(Path(source).read_bytes())
+
+
 def save_png(path: Path, image: np.ndarray) -> None:
     """Write a picture, uint8 [H, W, 3]."""
     from PIL import Image

@@ -29,7 +29,7 @@ from utils.k_folders import Job, k_of, work_through
 from utils.options import TrainStage
 from utils.progress import progress
 from utils.seeding import SeededNoise, batch_indices, mix
-from utils.storage import check_writable, save_png, write_text
+from utils.storage import check_writable, copy_file, save_png, write_text
 
 GRID_IMAGES, GRID_STEPS = 64, 50
 VALID_IMAGES = 512  # of the held-out images, at most, for each validation loss
@@ -48,11 +48,6 @@ class Plan:
     @property
     def folder(self) -> Path:
         return Path(self.options.data.results_path)
-
-    @property
-    def model_file(self) -> Path | None:
-        folder, k = self.options.train.model_path, self.options.train.train_size
-        return Path(folder) / f"{k}.pt" if folder else None
 
     def checkpoint_file(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"{step}.pt"
@@ -129,21 +124,21 @@ def is_trained(options: TrainStage, args: dict) -> bool:
     newest = newest_checkpoint(folder, args)
     if newest is None or newest.iterations < wanted:
         return False
-    publish(options, newest)
+    publish(options, folder / "checkpoints" / f"{newest.iterations}.pt")
     return True
 
 
-def publish(options: TrainStage, checkpoint: Checkpoint) -> None:
-    """Write K.pt into --model-path, unless it already holds this training."""
+def publish(options: TrainStage, path: Path) -> None:
+    """Copy the last checkpoint to K.pt in --model-path, unless this training is there already."""
     if options.train.model_path is None:
         return
-    path = Path(options.train.model_path) / f"{options.train.train_size}.pt"
-    if path.exists() and not options.run.overwrite:
-        other = load_checkpoint(path)
-        check_same(path, other.args, checkpoint.args, ("data", "train", "model"))
-        if other.iterations >= checkpoint.iterations:
+    target = Path(options.train.model_path) / f"{options.train.train_size}.pt"
+    if target.exists() and not options.run.overwrite:
+        there, ours = load_checkpoint(target), load_checkpoint(path)
+        check_same(target, there.args, ours.args, ("data", "train", "model"))
+        if there.iterations >= ours.iterations:
             return
-    save_checkpoint(path, checkpoint)
+    copy_file(path, target)
 
 
 def forget(folder: Path) -> None:
@@ -325,13 +320,14 @@ class Trainer:
             iterations=self.step,
             rng=self._rng(),
         )
-        save_checkpoint(self.plan.checkpoint_file(self.step), checkpoint)
+        path = self.plan.checkpoint_file(self.step)
+        save_checkpoint(path, checkpoint)
         noise = SeededNoise(range(GRID_IMAGES), self.images.shape[1:])
         images = ddim(self.denoiser(), noise.draw, min(GRID_STEPS, self.schedule.timesteps))
         grid = image_grid(images.cpu().numpy())
         save_png(self.plan.folder / "samples" / f"{self.step}.png", grid)
         if last:
-            publish(self.plan.options, checkpoint)
+            publish(self.plan.options, path)
         keep = self.train_options.keep_checkpoints
         for old in checkpoints_in(self.plan.folder)[keep:] if keep else []:
             old.unlink()

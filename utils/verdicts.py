@@ -137,7 +137,7 @@ def calibrated_thresholds(
     several draws of n images may be given together. Any shapes, 0 < q < 1. Raises UserError where
     they are too few (below 1 / q) to tell a share q. Source: `quantile_threshold`."""
     _refuse_too_few(held_out_to_pool, q, "held-out images", "choose a smaller --pool-size")
-    _refuse_too_few(real_nearest, q, "real images as neighbours", "judge more samples")
+    _refuse_too_few(real_nearest, q, "real images as neighbours", "use a larger data set")
     return quantile_threshold(held_out_to_pool, q), quantile_threshold(real_nearest, q)
 
 

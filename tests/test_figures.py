@@ -1,0 +1,310 @@
+"""What the pictures show: their numbers, names and pixels, and that nothing is cut off."""
+
+import io
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex, to_rgb
+
+from utils import figures
+from utils.errors import UserError
+from utils.figure_style import LOOKS, distance_label, three_digits
+from utils.figures import (
+    histogram_figure,
+    image_grid,
+    loss_figure,
+    neighbour_panel,
+    sample_sheet_figure,
+    save_figure,
+    transition_figure,
+)
+from utils.verdicts import CLASSES, judge_row
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Real digits, [32, 1, 8, 8] in [-1, 1]."""
+    from sklearn.datasets import load_digits
+
+    return (load_digits().images[:32, None] / 8 - 1).astype(np.float32)
+
+
+def sweep(*sizes, total=64):
+    """One row for each K, the share of generalized samples growing with K."""
+    rows = []
+    for i, k in enumerate(sizes):
+        many = round(total * i / max(1, len(sizes) - 1))
+        labels = np.array([0] * (total - many) + [2] * many, np.int8)
+        rows.append(judge_row(k, labels, 1.0, 1.0, "calibrated", "l2"))
+    return rows
+
+
+def texts(fig):
+    return [text.get_text() for text in fig.findobj(matplotlib.text.Text) if text.get_text()]
+
+
+def assert_nothing_is_cut_off(fig):
+    """Everything that is drawn lies within the figure."""
+    fig.draw_without_rendering()
+    drawn, (width, height) = fig.get_tightbbox(), fig.get_size_inches()
+    assert min(drawn.x0, drawn.y0) >= -0.01
+    assert max(drawn.x1 - width, drawn.y1 - height) <= 0.01
+
+
+def panel(digits, n, k, k_synth, **options):
+    train_nns = np.broadcast_to(digits[None, :k], (n, k, *digits.shape[1:]))
+    synth_nns = np.broadcast_to(digits[None, :k_synth], (n, k_synth, *digits.shape[1:]))
+    d_train, d_synth = np.ones((n, 1)) * np.arange(k), np.ones((n, 1)) * np.arange(k_synth) + 10
+    return neighbour_panel(
+        16, "spurious", digits[:n], train_nns, synth_nns, d_train, d_synth, **options
+    )
+
+
+def test_colours_are_told_apart_in_grey():
+    lightness = sorted(
+        np.dot(to_rgb(look.colour), (0.299, 0.587, 0.114)) for look in LOOKS.values()
+    )
+    assert min(np.diff(lightness)) > 0.15 and lightness[-1] < 0.75
+    for part in zip(*LOOKS.values(), strict=True):
+        assert len(set(part)) == 3  # colour, marker, line and hatch each tell the class
+    assert tuple(LOOKS) == CLASSES
+
+
+def test_transition_shows_shares_and_intervals_in_percent():
+    rows = sweep(2, 16, 128, 1500)
+    fig = transition_figure(rows[::-1])
+    (ax,) = fig.axes
+    assert ax.get_xscale() == "log"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["2", "16", "128", "1500"]
+    assert ax.get_ylabel() == "Share of samples (%)"
+    assert [bars.get_label() for bars in ax.containers] == list(CLASSES)
+    for name, bars in zip(CLASSES, ax.containers, strict=True):
+        line, _, (segments,) = bars.lines
+        np.testing.assert_array_equal(line.get_xdata(), [2, 16, 128, 1500])
+        np.testing.assert_allclose(line.get_ydata(), [100 * row[f"{name}_share"] for row in rows])
+        drawn = np.array(segments.get_segments())[:, :, 1]
+        stored = [[100 * row[f"{name}_{end}"] for end in ("low", "high")] for row in rows]
+        np.testing.assert_allclose(drawn, stored, atol=1e-9)
+        assert to_hex(line.get_color()).upper() == LOOKS[name].colour
+        assert line.get_marker() == LOOKS[name].marker
+    assert_nothing_is_cut_off(fig)
+
+
+def test_transition_reads_rows_of_a_csv_file():
+    rows = [{key: str(value) for key, value in row.items()} for row in sweep(100, 20, 3)]
+    line = transition_figure(rows).axes[0].containers[0].lines[0]
+    np.testing.assert_array_equal(line.get_xdata(), [3, 20, 100])
+
+
+@pytest.mark.parametrize("sizes", [(7,), (2, 3), (64, 65, 66, 50_000), tuple(range(1, 60))])
+def test_labels_of_K_do_not_overlap(sizes):
+    fig = transition_figure(sweep(*sizes))
+    assert_nothing_is_cut_off(fig)
+    labels = [label for label in fig.axes[0].get_xticklabels() if label.get_text()]
+    assert labels and len(fig.axes[0].get_xticks()) == len(sizes)
+    boxes = [label.get_window_extent() for label in labels]
+    if labels[0].get_rotation() == 0:
+        assert all(a.x1 <= b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
+    else:  # turned by 45 degrees, they are apart where their middles are a line's height apart
+        apart = np.diff([(box.x0 + box.x1) / 2 for box in boxes])
+        assert apart.min() >= labels[0].get_fontsize() * fig.dpi / 72
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(ValueError, match="rows: found none"):
+        transition_figure([])
+
+
+def test_histogram_counts_every_sample_in_its_class():
+    rng = np.random.default_rng(0)
+    d_train, d_synth = rng.uniform(0, 3, (2, 200))
+    fig = histogram_figure(128, d_train, d_synth, 1.0, 1.5, "alex")
+    counts = {
+        "memorized": np.sum(d_train <= 1),
+        "spurious": np.sum((d_train > 1) & (d_synth <= 1.5)),
+        "generalized": np.sum((d_train > 1) & (d_synth > 1.5)),
+    }
+    for ax, delta in zip(fig.axes, (1.0, 1.5), strict=True):
+        assert ax.get_xlabel() == "LPIPS (alex)"
+        for name, bars in zip(CLASSES, ax.containers, strict=True):
+            assert sum(bar.get_height() for bar in bars) == counts[name]
+            assert to_hex(bars[0].get_facecolor()).upper() == LOOKS[name].colour
+            assert (bars[0].get_hatch() or "") == LOOKS[name].hatch
+        (line,) = ax.lines
+        assert line.get_xdata()[0] == delta
+    assert r"$\delta_m$ = 1 (dashed)" in fig.axes[0].get_title()
+    assert_nothing_is_cut_off(fig)
+
+
+def test_histogram_of_the_ratio_criterion_has_labels_and_no_delta_m():
+    labels = np.array([0, 1, 2])
+    fig = histogram_figure(4, np.ones(3), np.ones(3), None, 0.5, "l2", labels=labels)
+    assert not fig.axes[0].lines and len(fig.axes[1].lines) == 1
+    assert [sum(bar.get_height() for bar in bars) for bars in fig.axes[0].containers] == [1, 1, 1]
+    with pytest.raises(ValueError, match="labels: found None without delta_m"):
+        histogram_figure(4, np.ones(3), np.ones(3), None, 0.5, "l2")
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e6])
+def test_histogram_of_one_sample_without_another(delta):
+    fig = histogram_figure(1, np.array([0.5]), np.array([np.inf]), delta, delta, "l2")
+    assert fig.axes[0].get_xlim()[1] < 1  # a far threshold does not squeeze the bars
+    assert not sum(bar.get_height() for bars in fig.axes[1].containers for bar in bars)
+    assert_nothing_is_cut_off(fig)
+
+
+@pytest.mark.parametrize(("n", "k", "k_synth"), [(12, 5, 5), (3, 2, 0), (1, 1, 1), (2, 1, 0)])
+def test_panel_shows_each_neighbour_with_its_distance(digits, n, k, k_synth):
+    fig = panel(digits, n, k, k_synth, metric="vgg")
+    rows = min(n, 8)
+    (ax,) = fig.axes
+    assert len(ax.images) == rows * (1 + k + k_synth)
+    words = [" ".join(text.split()) for text in texts(fig)]
+    assert {"K = 16: spurious", "Sample", "LPIPS (vgg)"} <= set(words)
+    assert words.count("0.00") == rows and words.count("10.0") == rows * (k_synth > 0)
+    plural = "s" if k > 1 else ""
+    assert f"Nearest training image{plural}" in words
+    assert any("synthetic" in word for word in words) == (k_synth > 0)
+    edges = [to_hex(patch.get_edgecolor()).upper() for patch in ax.patches]
+    assert edges.count(LOOKS["spurious"].colour) == rows
+    assert_nothing_is_cut_off(fig)
+    # Every tile lies within the figure, and none on another.
+    boxes = sorted(tuple(image.get_extent()) for image in ax.images)
+    assert len({(round(box[0], 6), round(box[3], 6)) for box in boxes}) == len(boxes)
+    assert all(0 < b[0] < b[1] < ax.get_xlim()[1] and b[2] < ax.get_ylim()[0] for b in boxes)
+
+
+def test_panel_names_no_metric_that_it_was_not_told(digits):
+    assert not any("distance" in text or "LPIPS" in text for text in texts(panel(digits, 2, 2, 2)))
+
+
+def test_headings_do_not_run_into_each_other(digits):
+    for k in (1, 2, 3, 5):
+        fig = panel(digits, 1, k, k)
+        fig.draw_without_rendering()
+        heads = [t for t in fig.axes[0].texts if t.get_text().startswith(("Sample", "Nearest"))]
+        boxes = [head.get_window_extent() for head in heads]
+        assert len(boxes) == 3 and all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
+
+
+def test_panel_of_colour_images_and_of_none():
+    colour = np.zeros((1, 3, 4, 4), np.float32)
+    colour[:, 0], one = 1, np.ones((1, 1))
+    fig = neighbour_panel(2, "memorized", colour, colour[:, None], colour[:, None], one, one)
+    assert all((image.get_array() == (255, 128, 128)).all() for image in fig.axes[0].images)
+    with pytest.raises(ValueError, match="samples: found none"):
+        neighbour_panel(2, "memorized", colour[:0], colour, colour, [], [])
+
+
+def test_sheet_has_a_row_for_each_K(digits):
+    fig = sample_sheet_figure({1500: digits[:3], 2: digits}, columns=5)
+    assert [text for text in texts(fig)] == ["K = 2", "K = 1500"]
+    assert len(fig.axes[0].images) == 5 + 3
+    assert_nothing_is_cut_off(fig)
+
+
+def test_losses_one_line_a_K():
+    rows = [{"step": s, "loss": 1 / s, "valid_loss": None if s < 3 else 2 / s} for s in range(1, 9)]
+    fig = loss_figure({64: rows, 2: rows[:1], 3: []})
+    left, right = fig.axes
+    assert [line.get_label() for line in left.lines] == ["K = 2", "K = 64"]
+    np.testing.assert_allclose(left.lines[1].get_ydata(), [1 / s for s in range(1, 9)])
+    np.testing.assert_array_equal(right.lines[1].get_xdata(), range(3, 9))
+    assert left.get_yscale() == right.get_yscale() == "log"
+    assert_nothing_is_cut_off(fig)
+    assert_nothing_is_cut_off(loss_figure({}))
+
+
+def test_grid_pixels():
+    """Three 2 x 2 images: two columns, white lines, every pixel 16 times as long and wide."""
+    images = np.stack([np.full((1, 2, 2), level, np.float32) for level in (-1, 0, 1)])
+    images[0, 0, 0, 1] = 1
+    w = 255
+    small = np.array(
+        [
+            [w, w, w, w, w, w, w],
+            [w, 0, w, w, 128, 128, w],
+            [w, 0, 0, w, 128, 128, w],
+            [w, w, w, w, w, w, w],
+            [w, w, w, w, w, w, w],
+            [w, w, w, w, w, w, w],
+            [w, w, w, w, w, w, w],
+        ]
+    )
+    grid = image_grid(images)
+    assert grid.dtype == np.uint8 and grid.shape == (7 * 16, 7 * 16, 3)
+    np.testing.assert_array_equal(grid[::16, ::16], np.repeat(small[:, :, None], 3, axis=2))
+    np.testing.assert_array_equal(grid[15::16, 15::16], grid[::16, ::16])
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((64, 1, 8, 8), (73 * 4, 73 * 4)),
+        ((5, 3, 32, 32), (67, 100)),
+        ((1, 1, 28, 28), (60, 60)),
+        ((2, 3, 64, 48), (66, 99)),
+    ],
+)
+def test_grid_size(shape, size):
+    assert image_grid(np.zeros(shape)).shape == (*size, 3)
+
+
+def test_grid_keeps_colours_and_bears_broken_samples():
+    image = np.full((1, 3, 32, 32), np.nan, np.float32)
+    image[0, 1], image[0, 2] = np.inf, -7
+    assert (image_grid(image)[1:-1, 1:-1] == (0, 255, 0)).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 8, 8), (1, 2, 8, 8), (1, 8, 8), (8, 8)])
+def test_grid_refuses_what_are_no_images(shape):
+    with pytest.raises(ValueError, match="images: found shape"):
+        image_grid(np.zeros(shape))
+
+
+def test_numbers_of_a_table():
+    values = (0, 0.7, 1.005, 12.34, 99.99, 1234.4, 2.5e7, 1.2e-5)
+    shown = ["0.00", "0.700", "1.00", "12.3", "100", "1234", "2.50e+07", "1.20e-05"]
+    assert [three_digits(value) for value in values] == shown
+    assert distance_label("l2") == "Euclidean distance (L2)"
+
+
+@pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])
+def test_saved_whole(tmp_path, ending, magic):
+    path = tmp_path / "new" / f"transition.{ending}"
+    save_figure(transition_figure(sweep(2, 16)), path)
+    assert path.read_bytes().startswith(magic)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_saved_nowhere(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="choose a folder that you may write"):
+        save_figure(loss_figure({}), tmp_path / "file" / "loss.png")
+
+
+def test_the_users_matplotlib_style_stays_as_it_was_and_out():
+    """Same bytes under another style, which is untouched afterwards."""
+
+    def picture():
+        file = io.BytesIO()
+        figures.styled(lambda fig: fig.savefig(file))(transition_figure(sweep(2, 16)))
+        return file.getvalue()
+
+    plain = picture()
+    with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9}):
+        assert picture() == plain
+        assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_a_grid_needs_neither_matplotlib_nor_torch():
+    code = (
+        "import sys, numpy; from utils.figures import image_grid; "
+        "image_grid(numpy.zeros((1, 1, 8, 8))); "
+        "print([m for m in ('matplotlib', 'torch') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

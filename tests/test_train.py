@@ -1,0 +1,205 @@
+"""Training: resumed = straight, randomness from (seed, step) alone, and a loss that falls."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.tiny import DIGITS, ROOT, SMALL, assert_one_line, run_script, train_options
+from utils import train
+from utils.checkpoints import load_checkpoint
+from utils.errors import UserError
+from utils.seeding import batch_indices
+
+
+LONG = ("--timesteps", 1000)
+
+
+def straight(folder, *flags):
+    train.run(train_options(folder, *flags))
+    return (folder / "models" / "8.pt").read_bytes()
+
+
+@pytest.mark.parametrize("flags", [(), ("--dropout", "0.2"), ("--prediction-type", "sample")])
+def test_resumed_equals_straight_bit_for_bit(tmp_path, monkeypatch, flags):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    # Paths lie in args: both runs are told the same ones.
+    monkeypatch.chdir(tmp_path / "a")
+    whole = straight(type(tmp_path)("."), *flags)
+    monkeypatch.chdir(tmp_path / "b")
+    straight(type(tmp_path)("."), *flags, "--iterations", 2)
+    (type(tmp_path)("models") / "8.pt").unlink()
+    resumed = straight(type(tmp_path)("."), *flags)
+    assert load_checkpoint(tmp_path / "b" / "models" / "8.pt").iterations == 4
+    first = load_checkpoint(tmp_path / "a" / "models" / "8.pt")
+    second = load_checkpoint(tmp_path / "b" / "models" / "8.pt")
+    for name in first.model:
+        assert torch.equal(first.model[name], second.model[name]), name
+        assert torch.equal(first.ema[name], second.ema[name]), name
+    assert whole == resumed
+
+
+def test_a_finished_training_is_skipped(tmp_path, capsys):
+    straight(tmp_path)
+    before = (tmp_path / "models" / "8.pt").stat().st_mtime_ns
+    train.run(train_options(tmp_path))
+    assert "is finished" in capsys.readouterr().out
+    assert (tmp_path / "models" / "8.pt").stat().st_mtime_ns == before
+
+
+def test_a_lost_model_is_written_again_from_its_checkpoint(tmp_path):
+    whole = straight(tmp_path)
+    (tmp_path / "models" / "8.pt").unlink()
+    assert straight(tmp_path) == whole
+
+
+def test_other_options_are_refused_and_overwrite_redoes(tmp_path):
+    whole = straight(tmp_path)
+    with pytest.raises(UserError, match=r"train: lr 0.001 \(now 0.5\); redo it with --overwrite"):
+        train.run(train_options(tmp_path, "--lr", 0.5))
+    assert (tmp_path / "models" / "8.pt").read_bytes() == whole
+    assert straight(tmp_path, "--lr", 0.5, "--overwrite", "True") != whole
+
+
+def test_more_iterations_go_on(tmp_path):
+    straight(tmp_path)
+    straight(tmp_path, "--iterations", 6)
+    assert load_checkpoint(tmp_path / "models" / "8.pt").iterations == 6
+
+
+def test_a_truncated_checkpoint_is_left_out(tmp_path, capsys):
+    whole = straight(tmp_path)
+    newest = tmp_path / "run" / "checkpoints" / "4.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    (tmp_path / "models" / "8.pt").unlink()
+    assert straight(tmp_path) == whole
+    assert "left out" in capsys.readouterr().out
+
+
+def test_the_seed_decides(tmp_path):
+    runs = [straight(tmp_path / name, "--global-seed", seed) for name, seed in (("a", 1), ("b", 2))]
+    assert runs[0] != runs[1]
+
+
+def test_what_is_written(tmp_path):
+    straight(tmp_path)
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    run = {f"run/{name}" for name in ("logs/stats.jsonl", "logs/train.txt")}
+    run |= {f"run/checkpoints/{i}.pt" for i in (2, 4)} | {f"run/samples/{i}.png" for i in (2, 4)}
+    assert files == run | {"models/8.pt"}
+    rows = [json.loads(x) for x in (tmp_path / "run/logs/stats.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4]
+    assert set(rows[0]) == {
+        *("step", "loss", "valid_loss", "grad_norm", "images_per_second", "seconds_left")
+    }
+
+
+def test_old_checkpoints_are_removed_when_asked(tmp_path):
+    straight(tmp_path, "--keep-checkpoints", 1)
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["4.pt"]
+
+
+def test_the_loss_falls_below_that_of_silence(tmp_path):
+    """Predicting eps = 0 costs 1."""
+    straight(
+        tmp_path, "--iterations", 60, "--log-every", 20, "--ckpt-every", 60, "--lr", 3e-3, *LONG
+    )
+    rows = train.read_stats(tmp_path / "run")
+    assert rows[-1]["loss"] < 0.6 * rows[0]["loss"] < 0.6
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
+    straight(tmp_path, "--iterations", 2)
+    kept = (tmp_path / "run" / "checkpoints" / "2.pt").read_bytes()
+    options = train_options(tmp_path, "--iterations", 6)
+    plan_of = train.Trainer.loss
+    train.Trainer.loss = lambda self, output, images: plan_of(self, output, images) * float("nan")
+    try:
+        with pytest.raises(UserError, match=r"loss at step 4: found nan; .*2\.pt is the last good"):
+            train.run(options)
+    finally:
+        train.Trainer.loss = plan_of
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["2.pt"]
+    assert (tmp_path / "run" / "checkpoints" / "2.pt").read_bytes() == kept
+
+
+def test_k_above_the_data_set_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--train-size: found 1798; choose 1797 or less"):
+        train.run(train_options(tmp_path, "--train-size", 1798))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_writes_nothing(tmp_path, capsys):
+    train.run(train_options(tmp_path, "--dry-run"))
+    assert "would train K = 8 from step 0 to 4" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 64])
+def test_every_image_is_drawn_equally_often(size):
+    drawn = torch.cat([batch_indices(size, 8, step, seed=0) for step in range(size)])
+    assert torch.equal(drawn.bincount(minlength=size), torch.full((size,), 8))
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    later = batch_indices(100, 16, 37, seed=3)
+    for step in range(37):
+        batch_indices(100, 16, step, seed=4)
+    assert torch.equal(batch_indices(100, 16, 37, seed=3), later)
+    assert not torch.equal(batch_indices(100, 16, 38, seed=3), later)
+
+
+def test_the_average_equals_its_formula(tmp_path):
+    options = train_options(tmp_path, "--ema-decay", 0.9, "--ema-warmup", "True")
+    device = torch.device("cpu")
+    args = {n: train.to_plain(getattr(options, n)) for n in ("data", "train", "model")}
+    trainer = train.Trainer(train.Plan(options, args, device, torch.float32, None))
+    expected = [p.detach().double() for p in trainer.network.parameters()]
+    for n in range(1, 4):
+        trainer.train_step()
+        decay = min(0.9, (1 + n) / (10 + n))
+        weights = [p.detach().double() for p in trainer.network.parameters()]
+        expected = [decay * e + (1 - decay) * w for e, w in zip(expected, weights)]
+    for mine, wanted in zip(trainer.average.parameters(), expected):
+        torch.testing.assert_close(mine.double(), wanted, rtol=1e-5, atol=1e-7)
+
+
+LONGER = [*SMALL, "--iterations", "40", "--train-size", "8", "--ckpt-every", "8"]
+COMMAND = [sys.executable, str(ROOT / "train_unet.py"), "--config_path", DIGITS, *LONGER]
+COMMAND += ["--results-path", "run", "--model-path", "models"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run(COMMAND, cwd=folder, check=True, capture_output=True)
+    return (folder / "models" / "8.pt").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1])
+def test_killed_and_started_again_equals_undisturbed(tmp_path, undisturbed, sign):
+    pipes = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(COMMAND, **pipes)
+    stats = tmp_path / "run" / "logs" / "stats.jsonl"
+    deadline = time.time() + 60
+    while time.time() < deadline and not (stats.exists() and stats.stat().st_size > 500):
+        time.sleep(0.01)
+    process.send_signal(sign)
+    process.communicate(timeout=60)
+    assert process.returncode == (-sign if sign == signal.SIGKILL else 75)
+    model = tmp_path / "models" / "8.pt"
+    assert not model.exists()
+    subprocess.run(COMMAND, cwd=tmp_path, check=True, capture_output=True)
+    assert model.read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_several_ranks_are_refused_for_now(name):
+    done = run_script("train_unet.py", "--config_path", DIGITS, "--dry-run", **{name: "2"})
+    assert_one_line(done, name, "2")

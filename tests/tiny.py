@@ -1,0 +1,54 @@
+"""Small real runs for tests: the scripts' own functions on 8 x 8 digits, in a second or two."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from utils.cli import parse
+from utils.options import SECTIONS, TrainStage
+
+ROOT = Path(__file__).parents[1]
+DIGITS = str(ROOT / "configs" / "digits.yaml")
+SMALL = [
+    *("--dim-mults", "1", "--image-size", "8", "--attn-resolutions", "4", "--valid-size", "8"),
+    *("--global-batch-size", "4", "--log-every", "2", "--ckpt-every", "2"),
+    *("--keep-checkpoints", "0", "--device", "cpu", "--timesteps", "20"),
+]
+
+
+def train_options(folder: Path, *flags: str) -> TrainStage:
+    """Options of a tiny training below folder: 4 steps on K = 8 digits unless flags say else."""
+    paths = ["--results-path", str(folder / "run"), "--model-path", str(folder / "models")]
+    own = ["--iterations", "4", "--train-size", "8"]
+    return parse(TrainStage, ["--config_path", DIGITS, *SMALL, *paths, *own, *map(str, flags)])
+
+
+def with_options(stage: type, **values: dict):
+    """A stage's options from dicts, one a section: `with_options(Stage, run={"device": "cpu"})`."""
+    names = stage.__dataclass_fields__
+    return stage(**{name: SECTIONS[name](**values.get(name, {})) for name in names})
+
+
+def run_script(script: str, *flags: object, cwd: Path = ROOT, **environment: str):
+    """A script as a user runs it; returns the finished process with its text."""
+    env = {**os.environ, "PYTHONHASHSEED": "0", "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / script) if script != "-c" else script, *map(str, flags)],
+        cwd=cwd,
+        env={**env, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def assert_one_line(done: subprocess.CompletedProcess, *words: str) -> None:
+    """The user's error: exit code 2, one line on stderr that holds each of words."""
+    lines = [line for line in done.stderr.splitlines() if "%|" not in line and line.strip()]
+    assert done.returncode == 2, done.stderr or done.stdout
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    for word in words:
+        assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
