@@ -11,8 +11,9 @@ from matplotlib.colors import to_hex, to_rgb
 
 from utils import figures
 from utils.errors import UserError
-from utils.figure_style import LOOKS, distance_label, three_digits
+from utils.figure_style import distance_label, three_digits
 from utils.figures import (
+    LOOKS,
     histogram_figure,
     image_grid,
     loss_figure,
@@ -55,22 +56,18 @@ def assert_nothing_is_cut_off(fig):
 
 
 def panel(digits, n, k, k_synth, **options):
-    train_nns = np.broadcast_to(digits[None, :k], (n, k, *digits.shape[1:]))
-    synth_nns = np.broadcast_to(digits[None, :k_synth], (n, k_synth, *digits.shape[1:]))
-    d_train, d_synth = np.ones((n, 1)) * np.arange(k), np.ones((n, 1)) * np.arange(k_synth) + 10
-    return neighbour_panel(
-        16, "spurious", digits[:n], train_nns, synth_nns, d_train, d_synth, **options
-    )
+    """A panel of n digits, their neighbours at distances 0, 1, ... and 10, 11, ..."""
+    train, synth = (np.repeat(digits[None, :count], n, axis=0) for count in (k, k_synth))
+    d_train, d_synth = np.tile(np.arange(k), (n, 1)), np.tile(np.arange(10, 10 + k_synth), (n, 1))
+    return neighbour_panel(16, "spurious", digits[:n], train, synth, d_train, d_synth, **options)
 
 
 def test_colours_are_told_apart_in_grey():
-    lightness = sorted(
-        np.dot(to_rgb(look.colour), (0.299, 0.587, 0.114)) for look in LOOKS.values()
-    )
+    weights = (0.299, 0.587, 0.114)
+    lightness = sorted(np.dot(to_rgb(look.colour), weights) for look in LOOKS.values())
     assert min(np.diff(lightness)) > 0.15 and lightness[-1] < 0.75
     for part in zip(*LOOKS.values(), strict=True):
         assert len(set(part)) == 3  # colour, marker, line and hatch each tell the class
-    assert tuple(LOOKS) == CLASSES
 
 
 def test_transition_shows_shares_and_intervals_in_percent():
@@ -222,18 +219,8 @@ def test_grid_pixels():
     """Three 2 x 2 images: two columns, white lines, every pixel 16 times as long and wide."""
     images = np.stack([np.full((1, 2, 2), level, np.float32) for level in (-1, 0, 1)])
     images[0, 0, 0, 1] = 1
-    w = 255
-    small = np.array(
-        [
-            [w, w, w, w, w, w, w],
-            [w, 0, w, w, 128, 128, w],
-            [w, 0, 0, w, 128, 128, w],
-            [w, w, w, w, w, w, w],
-            [w, w, w, w, w, w, w],
-            [w, w, w, w, w, w, w],
-            [w, w, w, w, w, w, w],
-        ]
-    )
+    small = np.full((7, 7), 255)  # the third image and the empty place are white as the lines
+    small[1:3, 1:3], small[1:3, 4:6] = [[0, 255], [0, 0]], 128
     grid = image_grid(images)
     assert grid.dtype == np.uint8 and grid.shape == (7 * 16, 7 * 16, 3)
     np.testing.assert_array_equal(grid[::16, ::16], np.repeat(small[:, :, None], 3, axis=2))

@@ -171,14 +171,26 @@ def test_sums_without_float64():
     torch.testing.assert_close(neighbours._sum_pieces(a - b).double(), exact, rtol=5e-7, atol=0)
 
 
-def test_precision_switches_do_not_reach_the_product():
+def test_precision_switches_do_not_reach_the_product(monkeypatch):
+    """tf32 or bfloat16 asked for by others would break the bound; afterwards it is as it was."""
+    seen = []
+
+    def spy(a: Tensor, b: Tensor) -> Tensor:
+        matmul = torch.backends.cuda.matmul
+        fresh = getattr(matmul, "fp32_precision", None)  # torch 2.9 and later
+        seen.append(fresh in ("ieee", "none") if fresh else not matmul.allow_tf32)
+        return lower_bound(a, b)
+
+    monkeypatch.setattr(neighbours, "lower_bound", spy)
     torch.set_float32_matmul_precision("medium")
     try:
         a, b = noise(30, 500, seed=1), noise(90, 500, seed=2)
+        assert torch.backends.cuda.matmul.allow_tf32
         assert_same(search(a, b, 5, 64), brute_force(a, b, 5))
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+    assert seen == [True, True]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e19])

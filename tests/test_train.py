@@ -15,7 +15,6 @@ from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
 from utils.seeding import batch_indices
 
-
 LONG = ("--timesteps", 1000)
 
 

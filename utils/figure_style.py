@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from utils.verdicts import GENERALIZED, MEMORIZED, SPURIOUS
-
 if TYPE_CHECKING:  # matplotlib is loaded by the first picture: training needs none for its grids
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -28,11 +26,11 @@ class Look(NamedTuple):
     hatch: str
 
 
-LOOKS = {
-    MEMORIZED: Look("#9E2A2B", "o", "-", ""),
-    SPURIOUS: Look("#EBA92A", "^", "--", "////"),
-    GENERALIZED: Look("#3A8FC8", "s", "-.", "...."),
-}
+CLASS_LOOKS = (  # in the order of verdicts.CLASSES: memorized, spurious, generalized
+    Look("#9E2A2B", "o", "-", ""),
+    Look("#EBA92A", "^", "--", "////"),
+    Look("#3A8FC8", "s", "-.", "...."),
+)
 INK, PALE, FAINT = "#222222", "#666666", "#D9D9D9"
 STYLE = {
     "font.size": 9,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.figure_style import (
+    CLASS_LOOKS,
     INK,
-    LOOKS,
     PALE,
     blank_figure,
     distance_label,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # matplotlib is loaded by the first picture: training needs n
     from matplotlib.figure import Figure
 
 
+LOOKS = dict(zip(CLASSES, CLASS_LOOKS, strict=True))
 DOTS_PER_INCH = 160
 TILE_PIXELS = 32  # least side of a tile in a grid
 BINS = 40

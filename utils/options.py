@@ -150,7 +150,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         within(self, "image_size", 1, 4096)
-        within(self, "in_channels", 1, 3)
+        one_of(self, "in_channels", (1, 3))
         within(self, "num_res_blocks", 1)
         within(self, "dropout", 0, 1)
         one_of(self, "nonlinearity", ("swish", "relu", "lrelu", "elu"))

