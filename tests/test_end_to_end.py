@@ -9,13 +9,17 @@ import pytest
 from tests.tiny import DIGITS, SMALL, assert_one_line, run_script
 from utils.formats import load_dists, load_identified, load_synthetics
 
-FAST = ["--config_path", DIGITS, *SMALL, "--iterations", 20, "--ckpt-every", 10]
+FAST = ["--config_path", DIGITS, *SMALL, "--iterations", 20, "--ckpt-every", 10, "--timesteps", 60]
 
 
 def ok(script, *flags):
     done = run_script(script, *flags)
     assert done.returncode == 0, done.stderr
     return done
+
+
+def rows_of(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,7 @@ def test_the_pipeline_writes_every_folder_and_ends_with_a_table(sweep):
     root, _, done = sweep
     for name in ("models/2.pt", "models/8.pt", "synthetics/8.npz", "dists/8.npz"):
         assert (root / name).is_file()
-    rows = list(csv.DictReader((root / "identified" / "summary.csv").open()))
+    rows = rows_of(root / "identified" / "summary.csv")
     assert [row["K"] for row in rows] == ["2", "8"]
     assert all(
         sum(int(row[c]) for c in ("memorized", "spurious", "generalized")) == 120 for row in rows
@@ -167,7 +171,7 @@ def test_ratio_and_delta_criteria_through_the_script(sweep, tmp_path):
     paths = ["--dist-path", root / "dists", "--eval-path", root / "synthetics"]
     ok("run_classify.py", *paths, "--result-path", tmp_path / "r", "--criterion", "ratio")
     ok("run_classify.py", *paths, "--result-path", tmp_path / "all", "--delta-m", 1000)
-    rows = list(csv.DictReader((tmp_path / "all" / "summary.csv").open()))
+    rows = rows_of(tmp_path / "all" / "summary.csv")
     assert [row["memorized"] for row in rows] == ["120", "120"]
     assert not (tmp_path / "all" / "spurious").exists()
     ok(
@@ -182,7 +186,7 @@ def test_ratio_and_delta_criteria_through_the_script(sweep, tmp_path):
         "--overwrite",
         "True",
     )
-    rows = list(csv.DictReader((tmp_path / "all" / "summary.csv").open()))
+    rows = rows_of(tmp_path / "all" / "summary.csv")
     assert [row["spurious"] for row in rows] == ["120", "120"]
     assert not list((tmp_path / "all" / "memorized").iterdir())
 

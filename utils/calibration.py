@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from utils.datasets import ImageSet, load_image_set, permutation
+from utils.datasets import open_images, permutation
 from utils.embeddings import Embedder, nearest
 from utils.errors import UserError
 from utils.verdicts import calibrated_thresholds
@@ -38,19 +39,14 @@ def calibrate(
     at K = P and at most that below it. delta_s is the rate-quantile of the nearest-neighbour
     distance within n real images: that distance shrinks as n grows, so n is the number of
     samples that are judged. Raises UserError where there are too few real images."""
-    images = open_set(args)
-    size = len(images)
-    pool = min(pool, size)  # published checkpoints with K > N hold the whole data set
-    if n > size:
-        remedy = f"judge {size} samples or less, or choose another --criterion"
-        raise UserError("--criterion calibrated", f"{n} samples, {size} real images", remedy)
-    perm = permutation(size, args["train"]["global_seed"])
-    held_out = held_out_images(args, images, perm[pool:])
+    pool, held_out = split_pool(args, rate, pool, n)
+    images = open_images(args)
+    perm = permutation(len(images), args["train"]["global_seed"])
     batches = {"query_batch": batch, "reference_batch": batch}
     to_pool, _ = nearest(embedder, held_out, images.read(perm[:pool]), 1, **batches)
     within = []
     # One draw of n images says little of a rate near 1 / n: several, disjoint, say more.
-    for first in range(0, max(1, min(size, DRAWS_OF) // n) * n, n):
+    for first in range(0, max(1, min(len(images), DRAWS_OF) // n) * n, n):
         real = images.read(perm[first : first + n])
         within.append(nearest(embedder, real, real, 1, exclude_self=True, **batches)[0])
     if not within[0].size:
@@ -59,21 +55,21 @@ def calibrate(
     return Calibration(delta_m, delta_s, pool, len(held_out), n)
 
 
-def held_out_images(args: Mapping, images: ImageSet, rest: Tensor) -> Tensor:
-    """The images outside the pool, or the official test split where the pool is everything."""
-    if len(rest):
-        return images.read(rest)
-    test = open_set(args, "test")
-    return test.read(range(len(test)))
+def split_pool(args: Mapping, rate: float, pool: int, n: int) -> tuple[int, Tensor]:
+    """The size of the pool and the held-out images, uint8 [n, C, H, W].
 
-
-def open_set(args: Mapping, split: str = "train") -> ImageSet:
-    """The data set that args name."""
-    return load_image_set(
-        args["data"]["data_name"],
-        args["data"]["data_path"],
-        args["model"]["image_size"],
-        args["model"]["in_channels"],
-        args["train"]["centercrop"],
-        split,
-    )
+    Raises UserError where there are fewer real images than `calibrate` needs."""
+    images = open_images(args)
+    size = len(images)
+    pool = min(pool, size)  # published checkpoints with K > N hold the whole data set
+    if n > size:
+        remedy = f"judge {size} samples or less, or choose another --criterion"
+        raise UserError("--criterion calibrated", f"{n} samples, {size} real images", remedy)
+    perm = permutation(size, args["train"]["global_seed"])
+    source = images if pool < size else open_images(args, "test")
+    held_out = source.read(perm[pool:] if pool < size else range(len(source)))
+    if len(held_out) * rate < 1 - 1e-9:
+        found = f"{len(held_out)} held-out images for a rate of {rate:g}"
+        remedy = f"leave {math.ceil(1 / rate)} or more out of the pool, or raise the rate"
+        raise UserError(f"--pool-size {pool}", found, remedy)
+    return pool, held_out

@@ -226,7 +226,7 @@ def open_fashionmnist(root: Path, form: Form, split: str) -> MemorySet:
 
 def open_cifar10(root: Path, form: Form, split: str) -> MemorySet:
     images = from_torchvision("CIFAR10", "cifar-10-batches-py", root, split)  # [N, 32, 32, 3]
-    return MemorySet("cifar10", images.permute(0, 3, 1, 2), form)
+    return MemorySet("cifar10", images.permute(0, 3, 1, 2).contiguous(), form)
 
 
 OPENERS: dict[str, Callable[[Path, Form, str], ImageSet]] = {

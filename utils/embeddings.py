@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models.neighbours import NearestNeighbours
+from utils.datasets import to_float
 from utils.errors import UserError
 from utils.lpips_weights import load_embedding, network_fingerprint
 
@@ -35,7 +36,8 @@ class Embedder:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        return self.phi(to_float(images.to(self.device)))
+        images = images.to(self.device)
+        return self.phi(to_float(images) if images.dtype == torch.uint8 else images.float())
 
     def dim(self, images: Tensor) -> int:
         """D for images like these."""
@@ -51,13 +53,6 @@ def load_metric(metric: str, weights_dir: Path | None, device: torch.device | st
         return Embedder("l2", False, device, lambda images: images.flatten(1), "l2")
     network = load_embedding(metric, weights_dir, device)
     return Embedder(metric, True, device, network, network_fingerprint(metric))
-
-
-def to_float(images: Tensor) -> Tensor:
-    """float32 in [-1, 1]; bytes as the data sets give them: (u / 255 - 0.5) / 0.5."""
-    if images.dtype == torch.uint8:
-        return (images.float() / 255 - 0.5) / 0.5
-    return images.float()
 
 
 def nearest(

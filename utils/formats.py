@@ -214,17 +214,20 @@ def load_dists(path: Path) -> Distances:
     missing = [key for key in wanted if key not in arrays]
     if missing:
         raise UserError(path, f"no {missing[0]!r}", "give the folder that run_distances.py wrote")
+    args = parse_args(arrays, path)
     values = {key: arrays[key] for key in DISTANCE_KEYS}
     n = len(values["data-dists"]) if values["data-dists"].ndim else 0
-    for kind in ("data", "synth"):
+    for kind, images in (("data", args["train"]["train_size"]), ("synth", n)):
         dists, indices = values[f"{kind}-dists"], values[f"{kind}-indices"]
         sound = dists.ndim == 2 and dists.shape == indices.shape and len(dists) == n > 0
         if not sound or dists.dtype.kind != "f" or indices.dtype.kind != "i":
             raise UserError(path, f"{kind}-dists of a wrong shape or type", "make it again")
-        if not (np.isfinite(dists).all() and (dists >= 0).all() and (indices >= 0).all()):
+        if not (np.isfinite(dists).all() and (dists >= 0).all()):
             raise UserError(path, f"{kind}-dists with NaN or negative values", "make it again")
+        if not ((indices >= 0) & (indices < images)).all():
+            raise UserError(path, f"{kind}-indices outside 0 to {images - 1}", "make it again")
     words = {key: str(arrays[key][()]) for key in ("metric", "network", "subset")}
-    return Distances(values, **words, args=parse_args(arrays, path))
+    return Distances(values, **words, args=args)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from utils.formats import (
     to_plain,
 )
 from utils.k_folders import Job, work_through
-from utils.options import GenerateStage
+from utils.options import GenerateOptions, GenerateStage
 from utils.progress import progress
 from utils.seeding import SeededNoise
 from utils.storage import check_writable, save_png
@@ -107,10 +107,7 @@ def plan_shards(options: GenerateStage, source: Checkpoint | dict[str, Any]) -> 
     given = options.generate
     trained = isinstance(source, Checkpoint)
     origin = source.args if trained else source
-    timesteps = origin["train"]["timesteps"]
-    steps = given.steps or min(DEFAULT_STEPS.get(given.sampler, timesteps), timesteps)
-    if steps > timesteps:
-        raise UserError("--steps", steps, f"choose {timesteps} or less, the model's timesteps")
+    steps = sampling_steps(given, origin["train"]["timesteps"])
     count = given.num_samples or given.num_files * given.batch_size
     own = {**to_plain(given), "steps": steps, "num_samples": count}
     own["checkpoint"] = source.fingerprint if trained else "exact"
@@ -121,6 +118,14 @@ def plan_shards(options: GenerateStage, source: Checkpoint | dict[str, Any]) -> 
     merged = Path(given.synth_path) / f"{k}.npz" if given.synth_path else None
     seeds = range(given.seed, given.seed + count)
     return Plan(folder, merged, seeds, given.batch_size, args, options.run.overwrite)
+
+
+def sampling_steps(given: GenerateOptions, timesteps: int) -> int:
+    """Network calls an image. Raises UserError where the model has fewer timesteps."""
+    steps = given.steps or min(DEFAULT_STEPS.get(given.sampler, timesteps), timesteps)
+    if steps > timesteps:
+        raise UserError("--steps", steps, f"choose {timesteps} or less, the model's timesteps")
+    return steps
 
 
 def open_denoiser(

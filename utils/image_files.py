@@ -34,7 +34,7 @@ ROUNDING = 1e-4  # by which a float array may leave its range
 
 @dataclass(frozen=True)
 class Form:
-    """What images are wanted as: side in pixels, 1 (grey) or 3 (colour) channels, cropped or not."""
+    """What images are wanted as: side in pixels, 1 (grey) or 3 (colour) channels, cropped?"""
 
     size: int
     channels: int
@@ -135,7 +135,7 @@ def to_tensor(image: Image, where: object, form: Form) -> Tensor:
 def decode(file: Path | io.BytesIO, where: object, form: Form) -> Tensor:
     """One encoded image: uint8 [C, H, W]; upright as EXIF says, first frame, transparency dropped.
 
-    Raises UserError that names it: no image, cut short, over 8 bits a channel, or the wrong size."""
+    Raises UserError that names it: no image, cut short, over 8 bits, or the wrong size."""
     from PIL import Image, ImageOps
 
     try:

@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 
 from utils import classify, distances, generate, train
+from utils.calibration import split_pool
 from utils.cli import required
-from utils.errors import Interrupted
+from utils.embeddings import load_metric
+from utils.errors import Interrupted, UserError
 from utils.figures import loss_figure, sample_sheet_figure, save_figure
 from utils.formats import load_synthetics
 from utils.options import (
@@ -35,8 +37,7 @@ def run(options: PipelineStage) -> None:
     sizes = sorted(required(options.pipeline, "sizes"))
     root = Path(options.pipeline.root)
     plans = [(train_stage(options, k), generate_stage(options, k)) for k in sizes]
-    for training, _ in plans:
-        train.check_sizes(training)
+    check(options, plans)
     if options.run.dry_run:
         for training, _ in plans:
             train.run(training)
@@ -53,6 +54,22 @@ def run(options: PipelineStage) -> None:
     print()
     for path in [*classify.figure_files(judged), *figures]:
         print(path)
+
+
+def check(options: PipelineStage, plans: list[tuple[TrainStage, GenerateStage]]) -> None:
+    """Raises UserError now for whatever a later stage would refuse, hours on."""
+    for training, _ in plans:
+        train.check_sizes(training)
+    generate.sampling_steps(options.generate, options.train.timesteps)
+    load_metric(options.pipeline.metric, options.distances.lpips_weights, torch.device("cpu"))
+    if options.pipeline.criterion == "calibrated":
+        args = train.training_args(plans[-1][0])
+        pool = options.classify.pool_size or plans[-1][0].train.train_size
+        rate = options.classify.false_positive_rate
+        split_pool(args, rate, pool, options.pipeline.samples)
+    if options.pipeline.criterion == "ratio" and options.pipeline.metric != "l2":
+        remedy = "choose --metric l2, or another --criterion"
+        raise UserError("--criterion ratio", f"--metric {options.pipeline.metric}", remedy)
 
 
 def train_stage(options: PipelineStage, k: int) -> TrainStage:

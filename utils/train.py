@@ -57,7 +57,7 @@ def run(options: TrainStage) -> None:
     """Train K = train_size images to the asked number of steps, or go on where that stopped."""
     refuse_several_ranks()
     device = prepare(options.run)
-    args = {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
+    args = training_args(options)
     check_sizes(options)
     k, folder = options.train.train_size, Path(options.data.results_path)
     if options.run.dry_run:
@@ -80,6 +80,11 @@ def run(options: TrainStage) -> None:
         start = None if fresh else newest_checkpoint(folder, args)
         dtype = pick_dtype(options.run.precision, device)
         Trainer(Plan(options, args, device, dtype, start)).train()
+
+
+def training_args(options: TrainStage) -> dict[str, Any]:
+    """The resolved options that the checkpoint, and every file made from it, will carry."""
+    return {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
 
 
 def check_sizes(options: TrainStage) -> None:
