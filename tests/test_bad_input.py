@@ -248,8 +248,7 @@ PIPELINE = ["--config_path", DIGITS, *SMALL, "--iterations", "2", "--timesteps",
         (["--image-size", "16"], ("--image-size", "16", "8")),
         (["--in-channels", "3"], ("--in-channels", "3", "1")),
         (
-            ["--data-name", "cifar10", "--in-channels", "3", "--image-size", "32"]
-            + ["--data-path", "{}/none"],
+            [*"--data-name cifar10 --in-channels 3 --image-size 32 --data-path".split(), "{}/none"],
             ("--data-path",),
         ),
         (["--data-name", "folder", "--data-path", "{}/none"], ("--data-path",)),
