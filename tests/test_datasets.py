@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from utils import image_files
+from utils import image_files, lsun
 from utils.datasets import (
     fingerprint,
     load_image_set,
@@ -512,7 +512,8 @@ def write_lsun(root, pixels: np.ndarray, part: str = "train") -> None:
     """An LSUN database: webp under keys, in the order of the keys."""
     import io
 
-    lmdb = pytest.importorskip("lmdb", reason="the optional package lmdb is not installed")
+    import lmdb
+
     with (
         lmdb.open(str(root / f"church_outdoor_{part}_lmdb"), map_size=2**20) as environment,
         environment.begin(write=True) as transaction,
@@ -546,7 +547,7 @@ def test_lsun_keeps_its_keys_beside_the_data(home, monkeypatch):
     assert [p.name for p in (home / "data" / "church_outdoor_train_lmdb").iterdir()] == ["data.mdb"]
     assert not list((home / "cwd").iterdir()) and not list((home / "cache").iterdir())
     with monkeypatch.context() as patch:  # the second time nothing is listed
-        patch.setattr(image_files, "open_lmdb", offline)
+        patch.setattr(lsun, "open_lmdb", offline)
         assert load_image_set("lsun-church", home / "data", 8, 3).keys == images.keys
     cache.write_text("{damaged")
     assert len(load_image_set("lsun-church", home / "data", 8, 3)) == 40

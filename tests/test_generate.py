@@ -130,7 +130,7 @@ def test_a_dry_run_writes_nothing(model, tmp_path, capsys):
         (["--steps", 21], ("--steps", "21", "choose 20 or less")),
         (["--steps", 0], ("--steps", "0")),
         (["--batch-size", 0], ("--batch-size", "0")),
-        (["--sampler", "euler"], ("--sampler", "euler", "ddpm, ddim")),
+        (["--sampler", "euler"], ("--sampler", "euler", "ddpm, ddim, dpmpp")),
         (["--seed", -1], ("--seed", "-1")),
         (["--device", "cuda:99"], ("--device", "cuda:99")),
     ],

@@ -5,7 +5,7 @@ import torch
 
 from models.denoiser import Denoiser
 from models.dense_am import ExactDenoiser
-from models.samplers import ddim, ddim_step, ddpm, ddpm_step
+from models.samplers import ddim, ddim_step, ddpm, ddpm_step, dpmpp
 from models.schedule import Schedule, predict_eps
 from utils.generate import generate
 from utils.seeding import SeededNoise
@@ -43,6 +43,21 @@ def test_ddim_on_gaussian_data_converges_at_first_order():
 
     assert error(400) < 0.01
     assert 1.8 < error(200) / error(400) < 2.2
+
+
+def test_dpmpp_on_gaussian_data_converges_at_second_order():
+    """The flow ends at t = 0 with x_T sqrt(v_0 / v_T); the last call turns that into its x_0."""
+    denoiser = GaussianDenoiser(std=0.5)
+    x_T = SeededNoise(range(8), denoiser.shape).draw().double()
+    end = x_T * (denoiser.variance(0) / denoiser.variance(999)).sqrt()
+
+    def error(sampler, steps: int) -> float:
+        images = sampler(denoiser, lambda: x_T, steps, clip=False)
+        return (images - denoiser.x_0(end, 0)).abs().max().item()
+
+    assert 3.4 < error(dpmpp, 125) / error(dpmpp, 250) < 4.6
+    assert error(dpmpp, 20) < error(ddim, 20) / 2
+    assert error(dpmpp, 50) < error(ddim, 50) / 10
 
 
 @pytest.mark.parametrize(("t", "s"), [(999, 998), (500, 450), (1, 0), (20, -1)])
@@ -84,7 +99,7 @@ def test_ddim_with_eta_one_is_ddpm():
 def test_one_pattern_is_always_found():
     pattern = torch.rand(1, 1, 4, 4) * 2 - 1
     denoiser = ExactDenoiser(pattern, Schedule())
-    for sampler in (ddim, ddpm):
+    for sampler in (ddim, ddpm, dpmpp):
         images = sampler(denoiser, SeededNoise(range(3), (1, 4, 4)).draw, 20)
         torch.testing.assert_close(images, pattern.expand(3, 1, 4, 4))
 
@@ -98,7 +113,7 @@ def test_the_exact_model_generates_its_patterns_equally_often():
     assert abs(up - 200) < 4 * 10  # four standard deviations of a fair coin
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp"])
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_batch_size_changes_nothing(batch, sampler):
     denoiser = GaussianDenoiser(std=0.5)

@@ -44,6 +44,13 @@ def calibrate(
     perm = permutation(len(images), args["train"]["global_seed"])
     batches = {"query_batch": batch, "reference_batch": batch}
     to_pool, _ = nearest(embedder, held_out, images.read(perm[:pool]), 1, **batches)
+    copies = int((to_pool == 0).sum())
+    if copies > rate * len(to_pool):
+        found = f"{copies} of {len(to_pool)} held-out images that are in the pool too"
+        remedy = (
+            "they tell nothing of new images: choose a smaller --pool-size or mend the data set"
+        )
+        raise UserError("--criterion calibrated", found, remedy)
     within = []
     # One draw of n images says little of a rate near 1 / n: several, disjoint, say more.
     for first in range(0, max(1, min(len(images), DRAWS_OF) // n) * n, n):

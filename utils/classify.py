@@ -57,8 +57,11 @@ class Plan:
         return Path(self.given.result_path)
 
 
-def run(options: ClassifyStage) -> list[dict[str, Any]]:
-    """Write identified/ for each K of the slice; returns the rows of summary.csv."""
+def run(options: ClassifyStage, judge_again: bool = False) -> list[dict[str, Any]]:
+    """Write identified/ for each K of the slice; returns the rows of summary.csv.
+
+    judge_again redoes a K that was judged with other options (one more K in a sweep may move
+    the calibrated thresholds of all); without it such a K is refused."""
     plan = plan_classes(options)
     if options.run.dry_run or not plan.jobs:
         for job in plan.jobs:
@@ -71,7 +74,12 @@ def run(options: ClassifyStage) -> list[dict[str, Any]]:
     def done(job: Job) -> bool:
         if options.run.overwrite and job.k not in redone:
             return False
-        return is_judged(job, plan.args[job.k])
+        try:
+            return is_judged(job, plan.args[job.k])
+        except UserError:
+            if judge_again and job.k not in redone:
+                return False
+            raise
 
     with progress(total=len(plan.jobs), unit="K", desc="classes") as bar:
         for job in work_through(plan.jobs, done):

@@ -26,10 +26,10 @@ from utils.image_files import (
     open_celeba,
     open_celebahq,
     open_folder,
-    open_lsun_church,
     positions,
     to_tensor,
 )
+from utils.lsun import open_lsun_church
 from utils.options import SECTIONS
 from utils.storage import make_folder
 
@@ -281,8 +281,14 @@ def download(name: str, folder: str, root: Path) -> None:
     if (root / folder).exists():
         _pixels(name, root, "train", download=True)  # completes it, or unpacks what lies there
         return
+    new = not root.exists()
     make_folder(root)
-    with TemporaryDirectory(dir=root, prefix=".download-") as part:
-        _pixels(name, Path(part), "train", download=True)
-        with suppress(OSError):  # another process was first: its copy serves
-            os.replace(Path(part) / folder, root / folder)
+    try:
+        with TemporaryDirectory(dir=root, prefix=".download-") as part:
+            _pixels(name, Path(part), "train", download=True)
+            with suppress(OSError):  # another process was first: its copy serves
+                os.replace(Path(part) / folder, root / folder)
+    finally:
+        if new:
+            with suppress(OSError):  # empty where the download failed: leave nothing behind
+                root.rmdir()

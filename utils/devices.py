@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import nn
 
 from utils.errors import UserError
 from utils.options import RunOptions
@@ -36,7 +37,9 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device)[0] >= 8
     else:
-        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        # Private in torch, and absent from old versions: then there is no AMX to speak of.
+        has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        fast = device.type == "cpu" and has_amx()
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -50,3 +53,9 @@ def prepare(run: RunOptions) -> torch.device:
     elif device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     return device
+
+
+def compiled(network: nn.Module, choice: str, device: torch.device) -> nn.Module:
+    """The network under torch.compile, where `--compile` says so; auto: on CUDA."""
+    on = choice == "on" or (choice == "auto" and device.type == "cuda")
+    return torch.compile(network) if on else network

@@ -17,7 +17,7 @@ from models.schedule import Schedule
 from utils.checkpoints import Checkpoint, denoiser_of, load_checkpoint
 from utils.cli import required
 from utils.datasets import to_float, training_subset
-from utils.devices import prepare
+from utils.devices import compiled, prepare
 from utils.errors import UserError
 from utils.figures import image_grid
 from utils.formats import (
@@ -34,7 +34,7 @@ from utils.progress import progress
 from utils.seeding import SeededNoise
 from utils.storage import check_writable, save_png
 
-DEFAULT_STEPS = {"ddim": 50}  # ddpm takes all T
+DEFAULT_STEPS = {"ddim": 50, "dpmpp": 20}  # ddpm takes all T
 GRID_IMAGES = 64
 
 
@@ -133,7 +133,9 @@ def open_denoiser(
 ) -> Denoiser:
     if isinstance(source, Checkpoint):
         path = Path(options.generate.ckpt_path)
-        return denoiser_of(source, path, device, options.run.precision)
+        denoiser = denoiser_of(source, path, device, options.run.precision)
+        denoiser.network = compiled(denoiser.network, options.generate.compile, device)
+        return denoiser
     images = to_float(training_subset(source).images).to(device)
     return ExactDenoiser(images, Schedule(source["train"]["timesteps"]))
 
@@ -143,7 +145,7 @@ def generate(
 ) -> Iterator[Tensor]:
     """Yield images [b, C, H, W] in [-1, 1] on the CPU, b <= batch_size, in the order of seeds.
 
-    An image depends on its seed alone, beyond rounding. sampler: ddpm or ddim."""
+    An image depends on its seed alone, beyond rounding. sampler: a name in SAMPLERS."""
     for start in range(0, len(seeds), batch_size):
         noise = SeededNoise(seeds[start : start + batch_size], denoiser.shape)
         yield SAMPLERS[sampler](denoiser, noise.draw, steps).cpu()

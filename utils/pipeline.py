@@ -47,7 +47,7 @@ def run(options: PipelineStage) -> None:
     train_and_generate_all(plans, options.pipeline.jobs)
     distances.run(distances_stage(options))
     judged = classify_stage(options)
-    rows = classify.run(judged)
+    rows = classify.run(judged, judge_again=True)
     figures = draw_overview(root, sizes)
     print()
     print(classify.table(rows))

@@ -19,7 +19,7 @@ from models.samplers import ddim
 from models.schedule import Schedule, add_noise
 from utils.checkpoints import Checkpoint, build_network, load_checkpoint, save_checkpoint
 from utils.datasets import load_image_set, to_float, training_subset, validation_subset
-from utils.devices import pick_dtype, prepare
+from utils.devices import compiled, pick_dtype, prepare
 from utils.distributed import refuse_several_ranks
 from utils.errors import Interrupted, UserError
 from utils.figures import image_grid
@@ -176,7 +176,7 @@ class Trainer:
         self.step = 0
         if plan.start is not None:
             self._resume(plan.start)
-        self.forward = self._compiled()
+        self.forward = compiled(self.network, self.train_options.compile, plan.device)
 
     def _resume(self, start: Checkpoint) -> None:
         try:
@@ -191,11 +191,6 @@ class Trainer:
         for name, before in start.rng.items():
             if before != now.get(name):
                 print(f"{name}: {before} before, {now.get(name)} now; rounding may differ")
-
-    def _compiled(self) -> nn.Module | Any:
-        wanted = self.train_options.compile
-        on = wanted == "on" or (wanted == "auto" and self.device.type == "cuda")
-        return torch.compile(self.network) if on else self.network
 
     def _rng(self) -> dict[str, Any]:
         """What rounding depends on: with these equal, a resumed run is bit-equal."""
