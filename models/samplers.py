@@ -57,8 +57,8 @@ def dpmpp(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int, clip: boo
         D = x_0(t) + h / (2 h_before) (x_0(t) - x_0(before)),   h = lambda_s - lambda_t
 
     lambda = log(sqrt(alpha_bar) / sigma), sigma = sqrt(1 - alpha_bar); the first step, which has
-    nothing before it, and the one to t = 0 take D = x_0(t). noise() gives x_T [B, C, H, W]; clip keeps x_0 in
-    [-1, 1]. Returns images [B, C, H, W].
+    nothing before it, and the one to t = 0 take D = x_0(t). noise() gives x_T [B, C, H, W];
+    clip keeps x_0 in [-1, 1]. Returns images [B, C, H, W].
     Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2."""
     x = noise().to(denoiser.device)
     before: tuple[Tensor, float] | None = None

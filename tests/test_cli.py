@@ -1,6 +1,8 @@
 """Options: flags above YAML above defaults, and one line for every mistake."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -253,3 +255,32 @@ def test_a_mistake_ends_in_one_line_and_code_2(script):
     done = run_script(script, "--no-such-flag", "1")
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+
+
+def commands() -> list[str]:
+    """Every `python SCRIPT.py ...` of the README and of the scripts' docstrings, on one line."""
+    texts = [ROOT / "README.md", *(ROOT / script for script in SCRIPTS)]
+    joined = "\n".join(path.read_text().replace("\\\\\n", " ") for path in texts)
+    joined = joined.replace("\\\n", " ")
+    found = re.findall(r"^\s*(?:\$ )?python (\w+\.py .*)$", joined, flags=re.MULTILINE)
+    return sorted({" ".join(command.split()) for command in found})
+
+
+STAGE_OF = {
+    "train_unet.py": TrainStage,
+    "run_generate.py": GenerateStage,
+    "run_distances.py": DistancesStage,
+    "run_classify.py": ClassifyStage,
+    "run_pipeline.py": PipelineStage,
+}
+
+
+def test_every_script_shows_its_command():
+    assert {command.split()[0] for command in commands()} == set(STAGE_OF) == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_commands_that_we_print_are_understood(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    script, *flags = shlex.split(command)
+    parse(STAGE_OF[script], flags)

@@ -214,23 +214,25 @@ class Trainer:
         losses, norms, since = [], [], time.perf_counter()
         with stop_request() as stop, bar:
             while self.step < options.iterations:
-                loss, norm = self.train_step()
-                losses.append(loss)
-                norms.append(norm)
+                for row, value in zip((losses, norms), self.train_step(), strict=True):
+                    row.append(value)
                 bar.update()
                 last = self.step == options.iterations
                 save = last or stop.asked or self.step % options.ckpt_every == 0
                 if save or self.step % options.log_every == 0:
                     # The only place where the device is waited for.
                     loss = torch.stack(losses).mean().item()
-                    self.check_finite(loss)
+                    norm = torch.stack(norms).mean().item()
+                    # A gradient that is not finite has spoiled the weights before the loss shows.
+                    self.check_finite("loss", loss)
+                    self.check_finite("gradient norm", norm)
                     rate = len(losses) / (time.perf_counter() - since)
                     left = (options.iterations - self.step) / rate
                     log.write(
                         step=self.step,
                         loss=loss,
                         valid_loss=self.validation_loss(),
-                        grad_norm=torch.stack(norms).mean().item(),
+                        grad_norm=norm,
                         images_per_second=rate * options.global_batch_size,
                         seconds_left=left,
                     )
@@ -303,12 +305,12 @@ class Trainer:
             self.plan.dtype,
         )
 
-    def check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
+    def check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
             kept = checkpoints_in(self.plan.folder)
             last = f"{kept[0]} is the last good checkpoint" if kept else "there is no checkpoint"
             remedy = f"{last}; try a smaller --lr or --precision float32"
-            raise UserError(f"loss at step {self.step}", loss, remedy)
+            raise UserError(f"{what} at step {self.step}", value, remedy)
 
     def save(self, last: bool) -> None:
         """Write the checkpoint and a grid of samples; the last one also as K.pt."""
