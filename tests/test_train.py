@@ -14,6 +14,7 @@ from utils import train
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
 from utils.seeding import batch_indices
+from utils.training_log import read_stats
 
 LONG = ("--timesteps", 1000)
 
@@ -108,7 +109,7 @@ def test_the_loss_falls_below_that_of_silence(tmp_path):
     straight(
         tmp_path, "--iterations", 60, "--log-every", 20, "--ckpt-every", 60, "--lr", 3e-3, *LONG
     )
-    rows = train.read_stats(tmp_path / "run")
+    rows = read_stats(tmp_path / "run")
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"] < 0.6
 
 

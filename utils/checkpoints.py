@@ -15,7 +15,7 @@ from models.schedule import Schedule
 from models.unet import UNet
 from utils.devices import pick_dtype
 from utils.errors import UserError
-from utils.formats import digest, resolve_args
+from utils.formats import check_same, digest, resolve_args
 from utils.k_folders import k_of
 from utils.original_files import plain
 from utils.storage import load_torch, save_torch
@@ -88,6 +88,27 @@ def _weights(state: Any, path: Path) -> dict[str, Tensor]:
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise UserError(path, "NaN or infinite weights", "use an earlier checkpoint")
     return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a results folder, the newest first."""
+    found = [p for p in (folder / "checkpoints").glob("*.pt") if k_of(p)]
+    return sorted(found, key=lambda p: int(p.stem), reverse=True)
+
+
+def newest_checkpoint(folder: Path, args: dict, overwrite: bool = False) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None where there is none.
+
+    Raises UserError where it was trained with other options."""
+    for path in [] if overwrite else checkpoints_in(folder):
+        try:
+            checkpoint = load_checkpoint(path)
+        except UserError as error:
+            print(f"left out: {error}", flush=True)
+            continue
+        check_same(path, checkpoint.args, args, ("data", "train", "model"))
+        return checkpoint
+    return None
 
 
 def build_network(model_options: Mapping) -> UNet:

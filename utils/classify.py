@@ -69,21 +69,17 @@ def run(options: ClassifyStage, judge_again: bool = False) -> list[dict[str, Any
             print(f"K = {job.k}: {state if job.target.exists() else 'write'} {job.target}")
         return []
     check_writable(plan.result)
-    redone: set[int] = set()
 
     def done(job: Job) -> bool:
-        if options.run.overwrite and job.k not in redone:
-            return False
         try:
             return is_judged(job, plan.args[job.k])
         except UserError:
-            if judge_again and job.k not in redone:
+            if judge_again:
                 return False
             raise
 
     with progress(total=len(plan.jobs), unit="K", desc="classes") as bar:
-        for job in work_through(plan.jobs, done):
-            redone.add(job.k)
+        for job in work_through(plan.jobs, done, options.run.overwrite):
             judge(job, plan)
             bar.update()
     rows = write_summary(plan.result)

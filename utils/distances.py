@@ -12,6 +12,7 @@ from utils.datasets import training_subset
 from utils.devices import prepare
 from utils.embeddings import Embedder, load_metric, nearest_images, parse_memory
 from utils.formats import (
+    DISTANCE_KEYS,
     Distances,
     digest,
     is_finished,
@@ -46,15 +47,11 @@ def run(options: DistancesStage) -> None:
     check_writable(result)
     metric = "l2" if not given.use_lpips else given.network
     embedder = load_metric(metric, given.lpips_weights, device)
-    redone: set[int] = set()
 
     def done(job: Job) -> bool:
-        if options.run.overwrite and job.k not in redone:
-            return False
-        return is_finished(job.target, args[job.k], STAGES, ["data-dists", "synth-dists"])
+        return is_finished(job.target, args[job.k], STAGES, DISTANCE_KEYS)
 
-    for job in work_through(jobs, done):
-        redone.add(job.k)
+    for job in work_through(jobs, done, options.run.overwrite):
         save_dists(job.target, distances(job, embedder, given, args[job.k], memory))
 
 

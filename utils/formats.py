@@ -68,11 +68,6 @@ def parse_args(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Any]:
     return args
 
 
-def read_args(path: Path) -> dict[str, Any]:
-    """The resolved args of a .npz file, without its arrays."""
-    return parse_args(read_npz(path, ["args"]), path)
-
-
 def with_data_path(args: Mapping, data_path: Path | None) -> dict[str, Any]:
     """args with the data set looked for in data_path, where that is given."""
     if data_path is None:

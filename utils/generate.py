@@ -65,13 +65,8 @@ def run(options: GenerateStage) -> None:
         return
     for folder in filter(None, (plan.folder, plan.merged and plan.merged.parent)):
         check_writable(folder)
-    redone: list[int] = []
-
-    def done(job: Job) -> bool:
-        return not (plan.overwrite and not redone) and is_complete(plan)
-
-    for _ in work_through([Job(plan.k, plan.folder, plan.folder / "shards")], done):
-        redone.append(plan.k)
+    job = Job(plan.k, plan.folder, plan.folder / "shards")
+    for _ in work_through([job], lambda _: is_complete(plan), plan.overwrite):
         if plan.overwrite:
             for path in shard_files(plan.folder):
                 path.unlink()
@@ -86,6 +81,14 @@ def run(options: GenerateStage) -> None:
         print(f"K = {plan.k}: {len(plan.seeds)} images in {plan.merged}")
     else:
         print(f"K = {plan.k}: shards in {plan.folder}; to merge them add --synth-path FOLDER")
+
+
+def is_finished_run(options: GenerateStage) -> bool:
+    """Whether `run` would find everything done. Raises UserError as it would."""
+    path = Path(required(options.generate, "ckpt_path"))
+    if options.run.overwrite or not path.exists():
+        return False
+    return is_complete(plan_shards(options, load_checkpoint(path)))
 
 
 def trained_source(options: GenerateStage) -> Checkpoint:

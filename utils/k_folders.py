@@ -58,8 +58,10 @@ def plan_jobs(files: dict[int, Path], target: Path, part: SliceOptions) -> list[
     return [Job(k, files[k], Path(target) / f"{k}.npz") for k in chosen]
 
 
-def work_through(jobs: list[Job], done: Callable[[Job], bool]) -> Iterator[Job]:
-    """Yield the jobs that are not done, each claimed while it is worked on.
+def work_through(
+    jobs: list[Job], done: Callable[[Job], bool], overwrite: bool = False
+) -> Iterator[Job]:
+    """Yield the jobs that are not done (overwrite: all), each claimed while it is worked on.
 
     Other processes may go through the same list: what they hold is left for later, and waited
     for at the end, so that whoever returns finds everything done."""
@@ -69,13 +71,13 @@ def work_through(jobs: list[Job], done: Callable[[Job], bool]) -> Iterator[Job]:
     while pending:
         held = []
         for job in pending:
-            if done(job):
+            if not overwrite and done(job):
                 print(f"K = {job.k}: {job.target} is finished", flush=True)
                 continue
             with claim(job.target) as mine:
                 if not mine:
                     held.append(job)
-                elif not done(job):  # it may have been finished just before the claim
+                elif overwrite or not done(job):  # it may have been finished just before the claim
                     yield job
         if held and not told:
             print(f"waiting for another job that works on {held[0].target}", flush=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from utils.embeddings import load_metric
 from utils.errors import Interrupted, UserError
 from utils.figures import loss_figure, sample_sheet_figure, save_figure
 from utils.formats import load_synthetics
+from utils.interrupts import GO_ON, stop_at_once
 from utils.options import (
     ClassifyStage,
     DistancesStage,
@@ -28,8 +29,10 @@ from utils.options import (
 )
 from utils.progress import QUIET, progress
 from utils.storage import check_writable
+from utils.training_log import read_stats
 
 POLL_SECONDS = 0.5
+Plan = tuple[TrainStage, GenerateStage]  # the stages that each K goes through alone
 
 
 def run(options: PipelineStage) -> None:
@@ -56,7 +59,7 @@ def run(options: PipelineStage) -> None:
         print(path)
 
 
-def check(options: PipelineStage, plans: list[tuple[TrainStage, GenerateStage]]) -> None:
+def check(options: PipelineStage, plans: list[Plan]) -> None:
     """Raises UserError now for whatever a later stage would refuse, hours on."""
     for training, _ in plans:
         train.check_sizes(training)
@@ -119,59 +122,88 @@ def classify_stage(options: PipelineStage) -> ClassifyStage:
     return ClassifyStage(own, SliceOptions(), options.run)
 
 
-def train_and_generate(plan: tuple[TrainStage, GenerateStage]) -> None:
+def train_and_generate(plan: Plan) -> None:
     """The stages that each K goes through alone."""
     train.run(plan[0])
     generate.run(plan[1])
 
 
-def train_and_generate_all(plans: list[tuple[TrainStage, GenerateStage]], jobs: int) -> None:
+def train_and_generate_all(plans: list[Plan], jobs: int) -> None:
     """All K, `jobs` processes at a time, each with its share of the processors."""
+    todo = [
+        p for p in plans if not (train.is_finished_run(p[0]) and generate.is_finished_run(p[1]))
+    ]
     if jobs == 1:
-        for plan in plans:
+        for plan in todo:
             train_and_generate(plan)
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    pool = ProcessPoolExecutor(
-        max_workers=min(jobs, len(plans)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=prepare_worker,
-        initargs=(threads,),
-    )
+    # The largest K first: a sweep may give it more steps, and nothing should wait for it.
+    waiting, running = todo[::-1], []
+    total = sum(plan[0].train.iterations for plan in todo)
     try:
-        # The largest K first: a sweep may give it more steps, and nothing should wait for it.
-        futures = [pool.submit(train_and_generate, plan) for plan in reversed(plans)]
-        watch(futures, [plan[0] for plan in plans])
-    except (KeyboardInterrupt, Interrupted):
-        for worker in multiprocessing.active_children():
-            worker.terminate()  # they save and stop
-        raise
+        with progress(total=total, unit="step", desc=f"{len(todo)} models") as bar:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    running.append(Worker(waiting.pop(0), threads))
+                running = [worker for worker in running if not worker.has_ended()]
+                bar.update(sum(steps_done(plan[0]) for plan in todo) - bar.n)
+                time.sleep(POLL_SECONDS)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for worker in running:
+            worker.stop()
 
 
-def prepare_worker(threads: int) -> None:
+class Worker:
+    """A process that takes one K through its own stages."""
+
+    def __init__(self, plan: Plan, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.k = plan[0].train.train_size
+        self._inbox, outbox = context.Pipe(duplex=False)
+        self._process = context.Process(target=work, args=(plan, threads, outbox))
+        self._process.start()
+        outbox.close()
+
+    def has_ended(self) -> bool:
+        """Whether the work is done. Raises what the process raised, in this one."""
+        if self._process.is_alive():
+            return False
+        self._process.join()
+        try:
+            raise self._inbox.recv()
+        except EOFError:  # it had nothing to say
+            code = self._process.exitcode
+            if code:
+                found = f"a worker that ended with code {code}"
+                remedy = "see above; if nothing is there, memory ran out: choose fewer --jobs"
+                raise UserError(f"K = {self.k}", found, remedy) from None
+            return True
+
+    def stop(self) -> None:
+        """Let it save and stop."""
+        if self._process.is_alive():
+            self._process.terminate()
+        self._process.join()
+
+
+def work(plan: Plan, threads: int, outbox: Connection) -> None:
+    """What a worker does; the user's errors and interrupts go to the parent process."""
+    stop_at_once()
     os.environ[QUIET] = "1"
     torch.set_num_threads(threads)
-
-
-def watch(futures: list[Future], trainings: list[TrainStage]) -> None:
-    """A bar over the steps of all K, until every future is done. Raises what one raised."""
-    total = sum(training.train.iterations for training in trainings)
-    with progress(total=total, unit="step", desc=f"{len(trainings)} models") as bar:
-        while True:
-            ended = [future for future in futures if future.done()]
-            for future in ended:
-                future.result()
-            if len(ended) == len(futures):
-                bar.update(total - bar.n)
-                return
-            bar.update(sum(steps_done(training) for training in trainings) - bar.n)
-            time.sleep(POLL_SECONDS)
+    try:
+        train_and_generate(plan)
+    except (UserError, Interrupted) as error:
+        outbox.send(error)
+    except KeyboardInterrupt:
+        outbox.send(Interrupted(GO_ON))
+    finally:
+        outbox.close()
 
 
 def steps_done(training: TrainStage) -> int:
-    rows = train.read_stats(Path(training.data.results_path))
+    rows = read_stats(Path(training.data.results_path))
     return min(rows[-1]["step"], training.train.iterations) if rows else 0
 
 
@@ -181,6 +213,6 @@ def draw_overview(root: Path, sizes: list[int]) -> list[Path]:
     sheet, losses = folder / "samples.png", folder / "losses.png"
     images = {k: load_synthetics(root / "synthetics" / f"{k}.npz").samples for k in sizes}
     save_figure(sample_sheet_figure(images), sheet)
-    stats = {k: train.read_stats(root / "training" / str(k)) for k in sizes}
+    stats = {k: read_stats(root / "training" / str(k)) for k in sizes}
     save_figure(loss_figure(stats), losses)
     return [sheet, losses]

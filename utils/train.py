@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -17,7 +16,14 @@ from torch import Tensor, nn
 from models.denoiser import NetworkDenoiser, predict
 from models.samplers import ddim
 from models.schedule import Schedule, add_noise
-from utils.checkpoints import Checkpoint, build_network, load_checkpoint, save_checkpoint
+from utils.checkpoints import (
+    Checkpoint,
+    build_network,
+    checkpoints_in,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from utils.datasets import load_image_set, to_float, training_subset, validation_subset
 from utils.devices import compiled, pick_dtype, prepare
 from utils.distributed import refuse_several_ranks
@@ -25,11 +31,12 @@ from utils.errors import Interrupted, UserError
 from utils.figures import image_grid
 from utils.formats import check_same, to_plain
 from utils.interrupts import GO_ON, stop_request
-from utils.k_folders import Job, k_of, work_through
+from utils.k_folders import Job, work_through
 from utils.options import TrainStage
 from utils.progress import progress
 from utils.seeding import SeededNoise, batch_indices, mix
-from utils.storage import check_writable, copy_file, save_png, write_text
+from utils.storage import check_writable, copy_file, save_png
+from utils.training_log import TrainingLog
 
 GRID_IMAGES, GRID_STEPS = 64, 50
 VALID_IMAGES = 512  # of the held-out images, at most, for each validation loss
@@ -67,14 +74,8 @@ def run(options: TrainStage) -> None:
         return
     for target in filter(None, (folder, options.train.model_path)):
         check_writable(target)
-    redone: list[int] = []
-
-    def done(job: Job) -> bool:
-        return not (options.run.overwrite and not redone) and is_trained(options, args)
-
-    for _ in work_through([Job(k, folder, folder / "checkpoints")], done):
-        redone.append(k)
-        fresh = options.run.overwrite
+    job, fresh = Job(k, folder, folder / "checkpoints"), options.run.overwrite
+    for _ in work_through([job], lambda _: is_trained(options, args), fresh):
         if fresh:
             forget(folder)
         start = None if fresh else newest_checkpoint(folder, args)
@@ -102,25 +103,9 @@ def check_sizes(options: TrainStage) -> None:
         raise UserError("--train-size", k, remedy)
 
 
-def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints of a results folder, the newest first."""
-    found = [p for p in (folder / "checkpoints").glob("*.pt") if k_of(p)]
-    return sorted(found, key=lambda p: int(p.stem), reverse=True)
-
-
-def newest_checkpoint(folder: Path, args: dict, overwrite: bool = False) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there is none.
-
-    Raises UserError where it was trained with other options."""
-    for path in [] if overwrite else checkpoints_in(folder):
-        try:
-            checkpoint = load_checkpoint(path)
-        except UserError as error:
-            print(f"left out: {error}", flush=True)
-            continue
-        check_same(path, checkpoint.args, args, ("data", "train", "model"))
-        return checkpoint
-    return None
+def is_finished_run(options: TrainStage) -> bool:
+    """Whether `run` would find everything done. Raises UserError as it would."""
+    return not options.run.overwrite and is_trained(options, training_args(options))
 
 
 def is_trained(options: TrainStage, args: dict) -> bool:
@@ -207,7 +192,7 @@ class Trainer:
         """Train to the last step; log, sample and save on the way.
 
         Raises UserError where the loss is no longer finite, Interrupted on a signal."""
-        options, log = self.train_options, Log(self.plan.folder, self.step)
+        options, log = self.train_options, TrainingLog(self.plan.folder, self.step)
         bar = progress(
             total=options.iterations, initial=self.step, unit="step", desc=f"K = {len(self.images)}"
         )
@@ -333,35 +318,3 @@ class Trainer:
         keep = self.train_options.keep_checkpoints
         for old in checkpoints_in(self.plan.folder)[keep:] if keep else []:
             old.unlink()
-
-
-class Log:
-    """A line for people in logs/train.txt and one for machines in logs/stats.jsonl."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self.people, self.machine = folder / "logs" / "train.txt", folder / "logs" / "stats.jsonl"
-        kept = [row for row in read_stats(folder) if row["step"] <= step]
-        write_text(self.machine, "".join(json.dumps(row) + "\n" for row in kept))
-
-    def write(self, **row: float | None) -> None:
-        with self.machine.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        valid = "" if row["valid_loss"] is None else f"  validation {row['valid_loss']:.4f}"
-        line = (
-            f"step {row['step']:>7}  loss {row['loss']:.4f}{valid}  gradient {row['grad_norm']:.3f}"
-            f"  {row['images_per_second']:.0f} images/s  {row['seconds_left'] / 60:.1f} min left"
-        )
-        with self.people.open("a") as file:
-            file.write(line + "\n")
-
-
-def read_stats(folder: Path) -> list[dict[str, Any]]:
-    """The rows of logs/stats.jsonl; a line that a kill cut short ends them."""
-    path = Path(folder) / "logs" / "stats.jsonl"
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows

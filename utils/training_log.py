@@ -1,0 +1,41 @@
+"""The log of a training: a line for people and one for machines at each interval."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from utils.storage import write_text
+
+
+class TrainingLog:
+    """A line for people in logs/train.txt and one for machines in logs/stats.jsonl."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.people, self.machine = folder / "logs" / "train.txt", folder / "logs" / "stats.jsonl"
+        kept = [row for row in read_stats(folder) if row["step"] <= step]
+        write_text(self.machine, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write(self, **row: float | None) -> None:
+        with self.machine.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        valid = "" if row["valid_loss"] is None else f"  validation {row['valid_loss']:.4f}"
+        line = (
+            f"step {row['step']:>7}  loss {row['loss']:.4f}{valid}  gradient {row['grad_norm']:.3f}"
+            f"  {row['images_per_second']:.0f} images/s  {row['seconds_left'] / 60:.1f} min left"
+        )
+        with self.people.open("a") as file:
+            file.write(line + "\n")
+
+
+def read_stats(folder: Path) -> list[dict[str, Any]]:
+    """The rows of logs/stats.jsonl; a line that a kill cut short ends them."""
+    path = Path(folder) / "logs" / "stats.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
