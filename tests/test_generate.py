@@ -120,8 +120,15 @@ def test_the_exact_model_draws_its_patterns(tmp_path):
 def test_a_dry_run_writes_nothing(model, tmp_path, capsys):
     flags = ["--ckpt-path", str(model), "--result-path", str(tmp_path / "g"), "--dry-run"]
     generate.run(parse(GenerateStage, [*flags, "--num-samples", "7"]))
-    assert "would draw 7 of 7 images of K = 8" in capsys.readouterr().out
+    assert "would draw 7 of 7 images (0.0 MB) of K = 8" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_more_images_than_the_disk_holds_are_refused_before_work(model, tmp_path):
+    flags = ["--ckpt-path", model, "--result-path", tmp_path / "g", "--num-samples", 10**15]
+    with pytest.raises(UserError, match=r"GB free; 256000\.0 GB are needed"):
+        generate.run(parse(GenerateStage, [str(flag) for flag in flags]))
+    assert not list((tmp_path / "g").iterdir())
 
 
 @pytest.mark.parametrize(

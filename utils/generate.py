@@ -59,12 +59,16 @@ def run(options: GenerateStage) -> None:
     device = prepare(options.run)
     source = exact_source(options) if options.generate.exact else trained_source(options)
     plan = plan_shards(options, source)
+    complete = not plan.overwrite and is_complete(plan)
+    todo = range(0) if complete else plan.seeds if plan.overwrite else missing_seeds(plan)
     if options.run.dry_run:
-        todo = len(missing_seeds(plan)) if not plan.overwrite else len(plan.seeds)
-        print(f"would draw {todo} of {len(plan.seeds)} images of K = {plan.k} into {plan.folder}")
+        size = f"{image_bytes(plan, len(todo)) / 1e6:.1f} MB"
+        count = f"{len(todo)} of {len(plan.seeds)} images ({size}) of K = {plan.k}"
+        print(f"would draw {count} into {plan.folder}")
         return
-    for folder in filter(None, (plan.folder, plan.merged and plan.merged.parent)):
-        check_writable(folder)
+    check_writable(plan.folder, image_bytes(plan, len(todo)))
+    if plan.merged:
+        check_writable(plan.merged.parent, 0 if complete else image_bytes(plan, len(plan.seeds)))
     job = Job(plan.k, plan.folder, plan.folder / "shards")
     for _ in work_through([job], lambda _: is_complete(plan), plan.overwrite):
         if plan.overwrite:
@@ -154,6 +158,12 @@ def generate(
         yield SAMPLERS[sampler](denoiser, noise.draw, steps).cpu()
 
 
+def image_bytes(plan: Plan, count: int) -> int:
+    """The size of so many images, float32, in a file."""
+    side, channels = plan.args["model"]["image_size"], plan.args["model"]["in_channels"]
+    return 4 * channels * side**2 * count
+
+
 def shard_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard-*.npz"))
 
@@ -170,9 +180,11 @@ def finished_shards(plan: Plan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield found.samples, seeds
 
 
-def missing_seeds(plan: Plan) -> np.ndarray:
+def missing_seeds(plan: Plan) -> range | np.ndarray:
+    """The seeds that no shard has, ascending."""
     there = [seeds for _, seeds in finished_shards(plan)]
-    return np.setdiff1d(np.array(plan.seeds), np.concatenate(there) if there else [])
+    # Without shards the range itself: a mistyped --num-samples must not fill the memory.
+    return np.setdiff1d(np.array(plan.seeds), np.concatenate(there)) if there else plan.seeds
 
 
 def is_complete(plan: Plan) -> bool:
@@ -183,7 +195,7 @@ def is_complete(plan: Plan) -> bool:
     return not len(missing_seeds(plan))
 
 
-def draw(denoiser: Denoiser, plan: Plan, todo: np.ndarray) -> None:
+def draw(denoiser: Denoiser, plan: Plan, todo: range | np.ndarray) -> None:
     """Write a shard for each batch of the seeds in todo."""
     own = plan.args["generate"]
     batches = generate(denoiser, todo, own["sampler"], own["steps"], plan.batch_size)

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import socket
 import tempfile
 import threading
@@ -70,14 +71,20 @@ def make_folder(folder: Path) -> None:
         raise UserError(folder, _reason(error), "choose a folder that you may write") from error
 
 
-def check_writable(folder: Path) -> None:
-    """Complain before work starts if nothing can be written below folder (made when absent)."""
+def check_writable(folder: Path, needed: int = 0) -> None:
+    """Complain before work starts if folder (made when absent) cannot take `needed` bytes."""
     make_folder(folder)
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
+        free = shutil.disk_usage(folder).free
     except OSError as error:
         raise UserError(folder, _reason(error), _write_remedy(error)) from error
+    if free < needed:
+        remedy = (
+            f"{needed / 1e9:.1f} GB are needed: free space, choose another folder, or ask for less"
+        )
+        raise UserError(folder, f"{free / 1e9:.1f} GB free", remedy)
 
 
 def remove_leftovers(folder: Path, older_than: float = STALE_SECONDS) -> None:
