@@ -126,7 +126,7 @@ def test_a_dry_run_writes_nothing(model, tmp_path, capsys):
 
 def test_more_images_than_the_disk_holds_are_refused_before_work(model, tmp_path):
     flags = ["--ckpt-path", model, "--result-path", tmp_path / "g", "--num-samples", 10**15]
-    with pytest.raises(UserError, match=r"GB free; 256000\.0 GB are needed"):
+    with pytest.raises(UserError, match=r"GB free; 256000000\.0 GB are needed"):
         generate.run(parse(GenerateStage, [str(flag) for flag in flags]))
     assert not list((tmp_path / "g").iterdir())
 
