@@ -268,6 +268,7 @@ class PipelineOptions:
     sizes: tuple[int, ...] = ints()  # training-set sizes K, as in 2,64,1500
     samples: int = 256  # images to draw and judge for each K
     metric: str = "l2"  # l2, alex, vgg or squeeze (the last three: LPIPS)
+    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
     criterion: str = "calibrated"  # calibrated, delta or ratio
     jobs: int = 1  # K trained side by side, as processes
 

@@ -64,7 +64,7 @@ def check(options: PipelineStage, plans: list[Plan]) -> None:
     for training, _ in plans:
         train.check_sizes(training)
     generate.sampling_steps(options.generate, options.train.timesteps)
-    load_metric(options.pipeline.metric, options.distances.lpips_weights, torch.device("cpu"))
+    load_metric(options.pipeline.metric, weights_folder(options), torch.device("cpu"))
     if options.pipeline.criterion == "calibrated":
         args = train.training_args(plans[-1][0])
         pool = options.classify.pool_size or plans[-1][0].train.train_size
@@ -97,6 +97,11 @@ def generate_stage(options: PipelineStage, k: int) -> GenerateStage:
     return GenerateStage(own, options.run, options.data, options.train, options.model)
 
 
+def weights_folder(options: PipelineStage) -> Path | None:
+    """Where the LPIPS backbones lie: one folder for every stage."""
+    return options.pipeline.lpips_weights or options.distances.lpips_weights
+
+
 def distances_stage(options: PipelineStage) -> DistancesStage:
     root, metric = Path(options.pipeline.root), options.pipeline.metric
     own = replace(
@@ -105,6 +110,7 @@ def distances_stage(options: PipelineStage) -> DistancesStage:
         result_path=root / "dists",
         use_lpips=metric != "l2",
         network=options.distances.network if metric == "l2" else metric,
+        lpips_weights=weights_folder(options),
     )
     return DistancesStage(own, SliceOptions(), options.run)
 
@@ -117,7 +123,7 @@ def classify_stage(options: PipelineStage) -> ClassifyStage:
         eval_path=root / "synthetics",
         result_path=root / "identified",
         criterion=options.pipeline.criterion,
-        lpips_weights=options.classify.lpips_weights or options.distances.lpips_weights,
+        lpips_weights=weights_folder(options),
     )
     return ClassifyStage(own, SliceOptions(), options.run)
 
