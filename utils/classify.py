@@ -257,10 +257,3 @@ def table(rows: list[dict[str, Any]]) -> str:
     limits = ", ".join(f"{name} {first[name]:.4g}" for name in known)
     lines.append(f"{first['criterion']}, {first['metric']}: {limits}; in brackets 95 % intervals")
     return "\n".join(lines)
-
-
-def figure_files(options: ClassifyStage) -> list[Path]:
-    """The pictures that a run has written, the transition first."""
-    folder = Path(options.classify.result_path) / "figures"
-    others = sorted(p for p in folder.glob("*.png") if p.stem != "transition")
-    return [folder / "transition.png", *others]

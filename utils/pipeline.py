@@ -49,14 +49,13 @@ def run(options: PipelineStage) -> None:
     check_writable(root)
     train_and_generate_all(plans, options.pipeline.jobs)
     distances.run(distances_stage(options))
-    judged = classify_stage(options)
-    rows = classify.run(judged, judge_again=True)
-    figures = draw_overview(root, sizes)
-    print()
-    print(classify.table(rows))
-    print()
-    for path in [*classify.figure_files(judged), *figures]:
-        print(path)
+    rows = classify.run(classify_stage(options), judge_again=True)
+    draw_overview(root, sizes)
+    print(f"\n{classify.table(rows)}\n")
+    figures = root / "identified" / "figures"
+    for name in ("transition.png", "samples.png", "losses.png"):
+        print(figures / name)
+    print(f"{figures}: also distances-K.png and CLASS-K.png for each K")
 
 
 def check(options: PipelineStage, plans: list[Plan]) -> None:
@@ -139,6 +138,10 @@ def train_and_generate_all(plans: list[Plan], jobs: int) -> None:
     todo = [
         p for p in plans if not (train.is_finished_run(p[0]) and generate.is_finished_run(p[1]))
     ]
+    if len(todo) < len(plans):
+        print(f"{len(plans) - len(todo)} of {len(plans)} models and their sets are finished")
+    if not todo:
+        return
     if jobs == 1:
         for plan in todo:
             train_and_generate(plan)
@@ -213,12 +216,10 @@ def steps_done(training: TrainStage) -> int:
     return min(rows[-1]["step"], training.train.iterations) if rows else 0
 
 
-def draw_overview(root: Path, sizes: list[int]) -> list[Path]:
+def draw_overview(root: Path, sizes: list[int]) -> None:
     """Samples of each K, and the losses, side by side."""
     folder = root / "identified" / "figures"
-    sheet, losses = folder / "samples.png", folder / "losses.png"
     images = {k: load_synthetics(root / "synthetics" / f"{k}.npz").samples for k in sizes}
-    save_figure(sample_sheet_figure(images), sheet)
+    save_figure(sample_sheet_figure(images), folder / "samples.png")
     stats = {k: read_stats(root / "training" / str(k)) for k in sizes}
-    save_figure(loss_figure(stats), losses)
-    return [sheet, losses]
+    save_figure(loss_figure(stats), folder / "losses.png")
