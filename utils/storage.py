@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, reads that never execute, claims of a target."""
+"""Files that are whole or absent: atomic writes, and reads that never execute."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import io
 import json
 import os
 import shutil
-import socket
 import tempfile
-import threading
 import time
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -23,9 +21,7 @@ import numpy as np
 from utils.errors import UserError
 
 PART = ".part"  # ending of a file that is being written
-CLAIM = ".claim"  # ending of the mark of a target that somebody works on
-STALE_SECONDS = 120.0  # a claim whose heartbeat is older belongs to a dead process
-BEAT_SECONDS = 10.0
+ABANDONED_SECONDS = 120.0  # a part that was not written to for so long is left over
 
 
 @contextmanager
@@ -43,7 +39,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        raise UserError(path, _reason(error), _write_remedy(error)) from error
+        raise UserError(path, reason(error), write_remedy(error)) from error
     except RuntimeError as error:  # torch.save wraps a failed write in its own error
         if "write" not in str(error) and "PytorchStreamWriter" not in str(error):
             raise
@@ -53,11 +49,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
-def _write_remedy(error: OSError) -> str:
+def write_remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "free space or raise the quota, then run the same command again"
     return "choose a folder that you may write"
@@ -68,7 +64,7 @@ def make_folder(folder: Path) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(folder, _reason(error), "choose a folder that you may write") from error
+        raise UserError(folder, reason(error), "choose a folder that you may write") from error
 
 
 def check_writable(folder: Path, needed: int = 0) -> None:
@@ -79,7 +75,7 @@ def check_writable(folder: Path, needed: int = 0) -> None:
             pass
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise UserError(folder, _reason(error), _write_remedy(error)) from error
+        raise UserError(folder, reason(error), write_remedy(error)) from error
     if free < needed:
         remedy = (
             f"{needed / 1e9:.1f} GB are needed: free space, choose another folder, or ask for less"
@@ -87,7 +83,7 @@ def check_writable(folder: Path, needed: int = 0) -> None:
         raise UserError(folder, f"{free / 1e9:.1f} GB free", remedy)
 
 
-def remove_leftovers(folder: Path, older_than: float = STALE_SECONDS) -> None:
+def remove_leftovers(folder: Path, older_than: float = ABANDONED_SECONDS) -> None:
     """Delete parts that a killed process left in folder (untouched for older_than seconds)."""
     for part in Path(folder).glob(f".*{PART}"):
         with suppress(OSError):
@@ -123,7 +119,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text())
     except OSError as error:
-        raise UserError(path, _reason(error), "check the path") from error
+        raise UserError(path, reason(error), "check the path") from error
     except ValueError as error:
         raise UserError(path, "a file that is no JSON", "delete it and run again") from error
 
@@ -155,7 +151,7 @@ def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, np.ndar
                 raise UserError(path, found, "give a file that the stage before this one wrote")
             return {key: _read_member(archive, names[key], path, key) for key in wanted}
     except OSError as error:
-        raise UserError(path, _reason(error), "check the path") from error
+        raise UserError(path, reason(error), "check the path") from error
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, KeyError) as error:
         remedy = "copy it again or delete it and rerun the stage that wrote it"
         raise UserError(path, f"no readable .npz file ({error})", remedy) from error
@@ -195,7 +191,7 @@ def read_npy(path: Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except OSError as error:
-        raise UserError(path, _reason(error), "check the path") from error
+        raise UserError(path, reason(error), "check the path") from error
     except (ValueError, EOFError) as error:
         raise UserError(path, f"no readable .npy array ({error})", "copy it again") from error
 
@@ -230,7 +226,7 @@ def load_torch(path: Path) -> Any:
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(path, _reason(error), "check the path") from error
+        raise UserError(path, reason(error), "check the path") from error
     except pickle.UnpicklingError as error:
         found = "content that is not allowed (" + _refused_name(str(error)) + ")"
         raise UserError(path, found, "use only files that you trust, as our stages write") from None
@@ -244,74 +240,3 @@ def _refused_name(message: str) -> str:
         if mark in message:
             return message.split(mark, 1)[1].split()[0]
     return " ".join(message.split())[:80]
-
-
-@contextmanager
-def claim(target: Path) -> Iterator[bool]:
-    """Yield whether this process may work on target; while it works, nobody else may.
-
-    A claim names its owner and host and has a heartbeat (the mark's modification time). It is
-    taken over where the owner is dead on this host, or silent for STALE_SECONDS."""
-    mark = Path(target).with_name(f".{Path(target).name}{CLAIM}")
-    make_folder(mark.parent)
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "id": uuid4().hex}
-    if not _take(mark, owner):
-        yield False
-        return
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(BEAT_SECONDS):
-            with suppress(OSError):
-                os.utime(mark)
-
-    threading.Thread(target=beat, daemon=True).start()
-    try:
-        yield True
-    finally:
-        stop.set()
-        with suppress(OSError, ValueError):
-            if json.loads(mark.read_text()).get("id") == owner["id"]:
-                mark.unlink()
-
-
-def _take(mark: Path, owner: dict) -> bool:
-    for _ in range(2):
-        try:
-            # A link makes name and content appear together: no reader meets an empty mark.
-            part = mark.with_name(f"{mark.name}.{owner['id']}{PART}")
-            part.write_text(json.dumps(owner))
-            try:
-                os.link(part, mark)
-                return True
-            finally:
-                part.unlink(missing_ok=True)
-        except FileExistsError:
-            if not _is_stale(mark):
-                return False
-            # A rename succeeds for one taker alone.
-            with suppress(OSError):
-                grave = mark.with_name(f"{mark.name}.{owner['id']}.stale{PART}")
-                os.rename(mark, grave)
-                grave.unlink()
-        except OSError as error:
-            raise UserError(mark.parent, _reason(error), _write_remedy(error)) from error
-    return False
-
-
-def _is_stale(mark: Path) -> bool:
-    try:
-        silent = time.time() - mark.stat().st_mtime
-        other = json.loads(mark.read_text())
-    except FileNotFoundError:
-        return True
-    except (OSError, ValueError):
-        return False
-    if other.get("host") == socket.gethostname():
-        try:
-            os.kill(int(other.get("pid", -1)), 0)
-        except ProcessLookupError:
-            return True
-        except (OSError, ValueError):
-            return silent > STALE_SECONDS
-    return silent > STALE_SECONDS
