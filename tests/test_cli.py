@@ -174,7 +174,7 @@ def test_mistakes_in_a_yaml_file(tmp_path, text):
     ("flags", "message"),
     [
         ("--train-size 0", "--train-size: found 0; choose 1 or more"),
-        ("--train-size x", "invalid int value: 'x'"),
+        ("--train-size x", "--train-size: found invalid int value: 'x'"),
         ("--lr -1", "--lr: found -1.0; choose a positive number"),
         ("--lr inf", "--lr: found inf; choose a positive number"),
         ("--ema-decay nan", "--ema-decay: found nan; choose 0 to 1"),
@@ -182,7 +182,7 @@ def test_mistakes_in_a_yaml_file(tmp_path, text):
         ("--dropout 2", "--dropout: found 2.0; choose 0 to 1"),
         ("--dim 40", "--dim: found 40; choose a multiple of 32"),
         ("--image-size 30", "--image-size: found 30; choose a multiple of 8"),
-        ("--dim-mults 1,x", "1,x"),
+        ("--dim-mults 1,x", "--dim-mults: found '1,x'; give whole numbers, as in 1,2,2"),
         ("--prediction-type v", "--prediction-type: found v; choose epsilon, sample"),
         ("--beta-schedule cosine", "--beta-schedule: found cosine"),
         ("--nonlinearity tanh", "--nonlinearity: found tanh"),

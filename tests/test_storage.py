@@ -163,6 +163,12 @@ def test_a_broken_pt_is_named(tmp_path, keep):
         load_torch(tmp_path / "7.pt")
 
 
+def test_a_text_under_another_name_is_no_checkpoint(tmp_path):
+    (tmp_path / "README.md").write_text("# hello\n")
+    with pytest.raises(UserError, match=r"README\.md: found no whole \.pt file"):
+        load_torch(tmp_path / "README.md")
+
+
 def test_a_header_that_claims_a_trillion_images_allocates_nothing(tmp_path):
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 1, 8, 8), }"
     header += b" " * (118 - len(header) - 1) + b"\n"

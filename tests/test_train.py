@@ -146,6 +146,12 @@ def test_every_image_is_drawn_equally_often(size):
     assert torch.equal(drawn.bincount(minlength=size), torch.full((size,), 8))
 
 
+def test_each_epoch_is_shuffled_afresh():
+    epochs = batch_indices(100, 300, 0, seed=3).reshape(3, 100)
+    assert all(torch.equal(epoch.sort().values, torch.arange(100)) for epoch in epochs)
+    assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[1], epochs[2])
+
+
 def test_a_batch_depends_on_seed_and_step_alone():
     later = batch_indices(100, 16, 37, seed=3)
     for step in range(37):

@@ -167,10 +167,13 @@ def _default(kind: type, values: dict) -> Callable[[], Any]:
 
 
 def _refuse(message: str) -> None:
+    """argparse's complaint in the shape of ours: the flag, what was found, the remedy."""
     unknown = message.removeprefix("unrecognized arguments: ")
     if unknown != message:
         raise UserError("command line", unknown, "see --help for the flags")
-    raise UserError("command line", message, "see --help for what it takes")
+    flag_at_fault = re.match(r"argument (--?[\w-]+)[^:]*: (.*)", message, re.DOTALL)
+    where, found = flag_at_fault.groups() if flag_at_fault else ("command line", message)
+    raise UserError(where, found, "see --help for what it takes")
 
 
 def _read_configs(arguments: list[str], stage_class: type) -> dict[str, dict[str, Any]]:
@@ -261,7 +264,7 @@ def _converted(section: str, key: str, value: Any, where: str) -> Any:
             return str(value)
         if kind is Path and isinstance(value, str):
             return Path(value)
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, argparse.ArgumentTypeError):
         pass
     names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
     raise UserError(where, value, f"give {names.get(kind, 'a word' if kind is str else 'numbers')}")

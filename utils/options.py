@@ -5,6 +5,7 @@ simple-parsing calls it twice."""
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,10 @@ def within(options: object, name: str, low: float, high: float = float("inf")) -
 
 def parse_ints(text: str) -> tuple[int, ...]:
     """`parse_ints("1,2,2") == (1, 2, 2)`; the empty string is the empty tuple."""
-    return tuple(int(part) for part in text.split(",") if part.strip())
-
-
-def parse_names(text: str) -> tuple[str, ...]:
-    """`parse_names("samples,dists") == ("samples", "dists")`."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r}; give whole numbers, as in 1,2,2") from error
 
 
 def ints(*default: int) -> tuple[int, ...]:

@@ -228,15 +228,22 @@ def load_torch(path: Path) -> Any:
     except OSError as error:
         raise UserError(path, reason(error), "check the path") from error
     except pickle.UnpicklingError as error:
-        found = "content that is not allowed (" + _refused_name(str(error)) + ")"
-        raise UserError(path, found, "use only files that you trust, as our stages write") from None
+        refused = _refused_name(str(error))
+        if refused is None:
+            raise UserError(path, "no whole .pt file", "copy or train it again") from error
+        remedy = "use only files that you trust, as our stages write"
+        raise UserError(path, f"content that is not allowed ({refused})", remedy) from None
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(path, "no whole .pt file", "copy or train it again") from error
 
 
-def _refused_name(message: str) -> str:
-    """The global that torch refused, out of its long message; else the message's first words."""
-    for mark in ("Unsupported global: GLOBAL ", "Trying to load unsupported GLOBAL "):
+def _refused_name(message: str) -> str | None:
+    """The global that torch refused, out of its long message; None where it was something else."""
+    for mark in (
+        "Unsupported global: GLOBAL ",
+        "Trying to load unsupported GLOBAL ",
+        "unrecognized function ",
+    ):
         if mark in message:
             return message.split(mark, 1)[1].split()[0]
-    return " ".join(message.split())[:80]
+    return None
