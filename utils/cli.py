@@ -173,6 +173,7 @@ def _refuse(message: str) -> None:
         raise UserError("command line", unknown, "see --help for the flags")
     flag_at_fault = re.match(r"argument (--?[\w-]+)[^:]*: (.*)", message, re.DOTALL)
     where, found = flag_at_fault.groups() if flag_at_fault else ("command line", message)
+    where = where.replace("_", "-") if where != CONFIG_FLAG else where
     raise UserError(where, found, "see --help for what it takes")
 
 
