@@ -1,6 +1,7 @@
 """Training: resumed = straight, randomness from (seed, step) alone, and a loss that falls."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,23 @@ def test_a_lost_model_is_written_again_from_its_checkpoint(tmp_path):
     whole = straight(tmp_path)
     (tmp_path / "models" / "8.pt").unlink()
     assert straight(tmp_path) == whole
+
+
+def test_a_finished_model_needs_no_run_folder(tmp_path, capsys):
+    straight(tmp_path)
+    shutil.rmtree(tmp_path / "run")
+    straight(tmp_path)
+    assert "is finished" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_model_of_other_options_in_the_way_is_refused_before_work(tmp_path):
+    whole = straight(tmp_path)
+    elsewhere = ("--results-path", tmp_path / "other", "--lr", 0.5)
+    with pytest.raises(UserError, match=r"models/8\.pt: found a file made with train: lr"):
+        train.run(train_options(tmp_path, *elsewhere))
+    assert not (tmp_path / "other" / "checkpoints").exists()
+    assert (tmp_path / "models" / "8.pt").read_bytes() == whole
 
 
 def test_other_options_are_refused_and_overwrite_redoes(tmp_path):

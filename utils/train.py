@@ -56,9 +56,6 @@ class Plan:
     def folder(self) -> Path:
         return Path(self.options.data.results_path)
 
-    def checkpoint_file(self, step: int) -> Path:
-        return self.folder / "checkpoints" / f"{step}.pt"
-
 
 def run(options: TrainStage) -> None:
     """Train K = train_size images to the asked number of steps, or go on where that stopped."""
@@ -109,26 +106,31 @@ def is_finished_run(options: TrainStage) -> bool:
 
 
 def is_trained(options: TrainStage, args: dict) -> bool:
-    """Whether the asked steps are done; then K.pt is written too, if it is not there yet."""
-    folder, wanted = Path(options.data.results_path), options.train.iterations
-    newest = newest_checkpoint(folder, args)
+    """Whether the asked steps are done; then K.pt is written too, if it is not there yet.
+
+    Raises UserError where K.pt or a checkpoint is of a training with other options."""
+    wanted, target = options.train.iterations, published_file(options)
+    if target is not None and target.exists():
+        there = load_checkpoint(target)
+        check_same(target, there.args, args, ("data", "train", "model"))
+        if there.iterations >= wanted:
+            return True
+    newest = newest_checkpoint(Path(options.data.results_path), args)
     if newest is None or newest.iterations < wanted:
         return False
-    publish(options, folder / "checkpoints" / f"{newest.iterations}.pt")
+    if target is not None:
+        copy_file(checkpoint_file(options, newest.iterations), target)
     return True
 
 
-def publish(options: TrainStage, path: Path) -> None:
-    """Copy the last checkpoint to K.pt in --model-path, unless this training is there already."""
-    if options.train.model_path is None:
-        return
-    target = Path(options.train.model_path) / f"{options.train.train_size}.pt"
-    if target.exists() and not options.run.overwrite:
-        there, ours = load_checkpoint(target), load_checkpoint(path)
-        check_same(target, there.args, ours.args, ("data", "train", "model"))
-        if there.iterations >= ours.iterations:
-            return
-    copy_file(path, target)
+def published_file(options: TrainStage) -> Path | None:
+    """K.pt in --model-path."""
+    folder = options.train.model_path
+    return None if folder is None else Path(folder) / f"{options.train.train_size}.pt"
+
+
+def checkpoint_file(options: TrainStage, step: int) -> Path:
+    return Path(options.data.results_path) / "checkpoints" / f"{step}.pt"
 
 
 def forget(folder: Path) -> None:
@@ -169,7 +171,7 @@ class Trainer:
             self.average.load_state_dict(start.ema)
             self.optimizer.load_state_dict(start.opt)
         except (RuntimeError, ValueError, KeyError) as error:
-            path = self.plan.checkpoint_file(start.iterations)
+            path = checkpoint_file(self.plan.options, start.iterations)
             raise UserError(path, "a state that does not fit", "train with --overwrite") from error
         self.step = start.iterations
         now = self._rng()
@@ -307,14 +309,15 @@ class Trainer:
             iterations=self.step,
             rng=self._rng(),
         )
-        path = self.plan.checkpoint_file(self.step)
+        path = checkpoint_file(self.plan.options, self.step)
         save_checkpoint(path, checkpoint)
         noise = SeededNoise(range(GRID_IMAGES), self.images.shape[1:])
         images = ddim(self.denoiser(), noise.draw, min(GRID_STEPS, self.schedule.timesteps))
         grid = image_grid(images.cpu().numpy())
         save_png(self.plan.folder / "samples" / f"{self.step}.png", grid)
-        if last:
-            publish(self.plan.options, path)
+        target = published_file(self.plan.options)
+        if last and target is not None:
+            copy_file(path, target)
         keep = self.train_options.keep_checkpoints
         for old in checkpoints_in(self.plan.folder)[keep:] if keep else []:
             old.unlink()
