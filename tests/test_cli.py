@@ -12,7 +12,6 @@ import pytest
 from utils.cli import parse, required
 from utils.errors import UserError
 from utils.options import (
-    SECTIONS,
     ClassifyStage,
     DistancesStage,
     GenerateStage,
@@ -213,13 +212,6 @@ def test_a_slice_that_ends_before_it_begins():
 def test_a_required_option_names_its_flag():
     with pytest.raises(UserError, match="--ckpt-path: found nothing; give it"):
         required(parse(GenerateStage, []).generate, "ckpt_path")
-
-
-def test_no_flag_begins_a_longer_one_of_another_meaning():
-    """With allow_abbrev off, this only matters for people: a typo must not mean something else."""
-    for kind in SECTIONS.values():
-        names = list(kind.__dataclass_fields__)
-        assert not [n for n in names if n == "config"]
 
 
 def run_script(script, *flags):

@@ -157,9 +157,7 @@ def parse(stage_class: type, arguments: list[str], doc: str = "") -> Any:
     for field in dataclasses.fields(stage_class):
         if field.name not in values:
             values[field.name] = _default(SECTIONS[field.name], given.get(field.name, {}))()
-    options = stage_class(**values)
-    options.config_keys = {(section, key) for section, keys in given.items() for key in keys}
-    return options
+    return stage_class(**values)
 
 
 def _default(kind: type, values: dict) -> Callable[[], Any]:
