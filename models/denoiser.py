@@ -14,21 +14,22 @@ from models.schedule import Schedule, coefficients, predict_eps, predict_x0, sco
 class Denoiser(ABC):
     """The denoiser D(x_t, t) = E[x_0 | x_t]; subclasses give eps or x_0 (one of them).
 
-    `shape` is (C, H, W), `schedule` the noise schedule, `device` where tensors are expected."""
+    t is one time for all rows, or int64 [B] on the CPU, one a row; each in 0 .. T - 1. `shape` is
+    (C, H, W), `schedule` the noise schedule, `device` where tensors are expected."""
 
     shape: tuple[int, ...]
     schedule: Schedule
     device: torch.device
 
     @abstractmethod
-    def eps(self, x_t: Tensor, t: int) -> Tensor:
-        """The noise in x_t: [B, C, H, W] at time t in 0 .. T - 1."""
+    def eps(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """The noise in x_t: [B, C, H, W] at time t."""
 
-    def x_0(self, x_t: Tensor, t: int) -> Tensor:
+    def x_0(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """The clean image that eps stands for, not clipped."""
         return predict_x0(x_t, self.eps(x_t, t), self.schedule.alpha_bar_at(t))
 
-    def score(self, x_t: Tensor, t: int) -> Tensor:
+    def score(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """s(x_t, t) = -eps / sqrt(1 - alpha_bar_t)."""
         return score(self.eps(x_t, t), self.schedule.alpha_bar_at(t))
 
@@ -58,16 +59,16 @@ class NetworkDenoiser(Denoiser):
         )
         self.device = next(network.parameters()).device
 
-    def output(self, x_t: Tensor, t: int) -> Tensor:
-        times = torch.full((len(x_t),), t, device=x_t.device)
+    def output(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        times = torch.as_tensor(t).expand(len(x_t)).to(x_t.device)
         return predict(self.network, x_t, times, self.schedule, self.scale_by_sigma, self.dtype)
 
-    def eps(self, x_t: Tensor, t: int) -> Tensor:
+    def eps(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         if self.prediction_type == "epsilon":
             return self.output(x_t, t)
         return predict_eps(x_t, self.output(x_t, t), self.schedule.alpha_bar_at(t))
 
-    def x_0(self, x_t: Tensor, t: int) -> Tensor:
+    def x_0(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         return self.output(x_t, t) if self.prediction_type == "sample" else super().x_0(x_t, t)
 
 

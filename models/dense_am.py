@@ -1,12 +1,22 @@
-"""The exact model: the denoiser that a perfectly trained network would be on K patterns."""
+"""The exact model: what a perfectly trained network would be on K patterns, all in closed form."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
-from models.schedule import Schedule, predict_eps
+from models.schedule import Schedule
+
+# Kernels choose their way of summing by the shape of a batch. Rows are therefore computed in
+# tiles of this many, the last one filled up: a row's bits depend on the row alone.
+TILE_ROWS = 64
+# Patterns are converted to float64 in chunks of this size; fewer are kept in float64.
+CHUNK_BYTES = 2**24
+LARGEST_HESSIAN = 4096  # D; one image then takes 128 MiB
 
 
 class ExactDenoiser(Denoiser):
@@ -15,33 +25,180 @@ class ExactDenoiser(Denoiser):
         D(x, t) = sum_m w_m y_m,
             w = softmax_m(-|x - sqrt(alpha_bar_t) y_m|^2 / (2 (1 - alpha_bar_t)))
 
-    patterns: [K, C, H, W] in [-1, 1]. A Dense Associative Memory with
-    beta = 1 / (2 (1 - alpha_bar_t)): Ambrogioni 2023, arXiv 2309.17290."""
+    patterns: [K, C, H, W], K >= 1, float32 or float64 in [-1, 1]. Everywhere x_t is
+    [B, C, H, W], and t an int or int64 [B] on the CPU, one a row, in 0 .. T - 1. All is computed
+    in float64, differentiably; images come back like x_t. No row depends, in any bit, on the
+    others of its batch. Raises ValueError for other patterns, shapes and times.
+    A Dense Associative Memory with beta = 1 / (2 (1 - alpha_bar_t)): Ambrogioni 2023, arXiv
+    2309.17290."""
 
     def __init__(self, patterns: Tensor, schedule: Schedule) -> None:
-        if not len(patterns):
-            raise ValueError("patterns: found none; give one or more")
-        self.schedule, self.shape, self.device = (
-            schedule,
-            tuple(patterns.shape[1:]),
-            patterns.device,
-        )
-        self._flat = patterns.flatten(1)  # [K, D]
-        # In float32 the expansion below is wrong by several nats at t = 0.
-        self._exact = torch.float32 if self.device.type == "mps" else torch.float64
-        self._squares = self._flat.to(self._exact).square().sum(1)  # [K]
+        if patterns.dim() != 4 or not patterns.numel() or not patterns.is_floating_point():
+            found = f"{patterns.dtype} {list(patterns.shape)}"
+            raise ValueError(f"patterns: found {found}; give [K, C, H, W] of floats, K >= 1")
+        self.schedule, self.shape = schedule, tuple(patterns.shape[1:])
+        self.device = patterns.device
+        # MPS has no float64: there all is computed on the CPU, and float64 results stay there.
+        self._home = torch.device("cpu") if self.device.type == "mps" else self.device
+        flat = patterns.detach().to(self._home).flatten(1)  # [K, D]
+        self._chunk_rows = max(1, CHUNK_BYTES // (8 * flat.shape[1]))
+        chunks = flat.split(self._chunk_rows)  # [k, D] each
+        self._chunks = chunks if len(chunks) > 1 else (flat.double(),)
+        self._squares = flat.new_empty(len(flat), dtype=torch.float64)  # [K]
+        for squares, chunk in zip(self._squares.split(self._chunk_rows), chunks, strict=True):
+            squares.copy_(chunk.double().square().sum(1))
 
-    def weights(self, x_t: Tensor, t: int) -> Tensor:
-        """w [B, K], float64 (float32 on MPS), rows sum to 1."""
-        alpha_bar = self.schedule.alpha_bar_at(t).item()
-        x = x_t.flatten(1).to(self._exact)  # [B, D]
-        # |x|^2 is the same for all m and leaves the softmax as it is.
-        logits = 2 * alpha_bar**0.5 * (x @ self._flat.to(self._exact).T) - alpha_bar * self._squares
-        return torch.softmax(logits / (2 * (1 - alpha_bar)), dim=1)
+    def logits(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """-|x - sqrt(alpha_bar_t) y_m|^2 / (2 (1 - alpha_bar_t)): [B, K] float64, at most 0."""
+        return self._by_tiles(self._logits, x_t, t)
 
-    def x_0(self, x_t: Tensor, t: int) -> Tensor:
-        mean = self.weights(x_t, t) @ self._flat.to(self._exact)  # [B, D]
-        return mean.to(x_t.dtype).reshape(x_t.shape)
+    def weights(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """w = softmax_m(logits), the posterior of the patterns: [B, K] float64, rows sum to 1."""
+        return self._by_tiles(self._weights, x_t, t)
 
-    def eps(self, x_t: Tensor, t: int) -> Tensor:
-        return predict_eps(x_t, self.x_0(x_t, t), self.schedule.alpha_bar_at(t))
+    def log_density(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """log p_t(x) in nats, [B] float64.
+
+        log sum_m exp(logits_m) - log K - D/2 log(2 pi (1 - alpha_bar_t))"""
+
+        def log_density(x: Tensor, alpha_bar: Tensor) -> Tensor:
+            normaliser = x.shape[1] / 2 * (2 * math.pi * (1 - alpha_bar)).log()  # [R, 1]
+            total = self._log_sum(x, alpha_bar)
+            return (total - math.log(len(self._squares)) - normaliser).squeeze(1)
+
+        return self._by_tiles(log_density, x_t, t)
+
+    def energy(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """E(x) = -(1/beta) log sum_m exp(-beta |x - sqrt(alpha_bar_t) y_m|^2), [B] float64.
+
+        beta = 1 / (2 (1 - alpha_bar_t)); the score is -beta dE/dx. E is at most the squared
+        distance to the nearest pattern. Source: Ambrogioni 2023, arXiv 2309.17290."""
+
+        def energy(x: Tensor, alpha_bar: Tensor) -> Tensor:
+            return (-2 * (1 - alpha_bar) * self._log_sum(x, alpha_bar)).squeeze(1)
+
+        return self._by_tiles(energy, x_t, t)
+
+    def x_0(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """D(x_t, t) = sum_m w_m y_m, [B, C, H, W]."""
+        return self._like(x_t, self._by_tiles(self._mean, x_t, t))
+
+    def eps(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """(x_t - sqrt(alpha_bar_t) D) / sqrt(1 - alpha_bar_t), rounded once from float64."""
+
+        def eps(x: Tensor, alpha_bar: Tensor) -> Tensor:
+            return (x - alpha_bar.sqrt() * self._mean(x, alpha_bar)) / (1 - alpha_bar).sqrt()
+
+        return self._like(x_t, self._by_tiles(eps, x_t, t))
+
+    def score(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """grad log p_t(x_t) = (sqrt(alpha_bar_t) D - x_t) / (1 - alpha_bar_t), rounded once."""
+
+        def score(x: Tensor, alpha_bar: Tensor) -> Tensor:
+            return (alpha_bar.sqrt() * self._mean(x, alpha_bar) - x) / (1 - alpha_bar)
+
+        return self._like(x_t, self._by_tiles(score, x_t, t))
+
+    def hessian_vector(self, x_t: Tensor, t: int | Tensor, v: Tensor) -> Tensor:
+        """The Hessian H of -log p_t at x_t times v [B, C, H, W], like v.
+
+        H = I / (1 - alpha_bar_t) - alpha_bar_t Cov_w(y) / (1 - alpha_bar_t)^2
+        Cov_w(y) v = sum_m w_m (y_m - D) ((y_m - D) . v)"""
+
+        def product(x: Tensor, alpha_bar: Tensor, v: Tensor) -> Tensor:
+            w, noise = self._weights(x, alpha_bar), 1 - alpha_bar
+            mean = self._combine(w)
+            # Both factors are centred. Of D.v and D subtracted last, the error would be that of
+            # |y|^2, and divided by noise^2: 10^8 at t = 0. So it scales with |y_m - D|.
+            pull = w * (self._products(v) - (mean * v).sum(1, keepdim=True))  # [R, K]
+            covariance_v = self._combine(pull) - mean * pull.sum(1, keepdim=True)
+            return v / noise - alpha_bar / noise.square() * covariance_v
+
+        if v.shape != x_t.shape:
+            raise ValueError(f"v: found {list(v.shape)}; give {list(x_t.shape)}, as x_t")
+        return self._like(v, self._by_tiles(product, x_t, t, v))
+
+    def hessian(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """H of `hessian_vector` whole, [B, D, D] float64, for D = C H W up to 4096."""
+        dim = math.prod(self.shape)
+        if dim > LARGEST_HESSIAN:
+            remedy = f"use hessian_vector, or images of {LARGEST_HESSIAN} values at most"
+            raise ValueError(f"D = C H W: found {dim}; {remedy}")
+        rows = zip(self.weights(x_t, t), self._by_tiles(self._mean, x_t, t), strict=True)
+        covariance = [self._covariance(w, mean) for w, mean in rows]
+        identity = torch.eye(dim, dtype=torch.float64, device=self._home)
+        alpha_bar = self._alpha_bar(t, len(x_t)).to(self._home)[:, None, None]
+        noise = 1 - alpha_bar
+        stacked = torch.stack(covariance) if covariance else identity.new_zeros(0, dim, dim)
+        return identity / noise - alpha_bar / noise.square() * stacked
+
+    def _by_tiles(
+        self, work: Callable[..., Tensor], x_t: Tensor, t: int | Tensor, *more: Tensor
+    ) -> Tensor:
+        """work(x [R, D], alpha_bar [R, 1], ...) on tiles of R rows in float64: [B, ...]."""
+        if x_t.shape[1:] != self.shape:
+            expected = ", ".join(map(str, self.shape))
+            raise ValueError(f"x_t: found {list(x_t.shape)}; give [B, {expected}]")
+        tables = (x_t.flatten(1), self._alpha_bar(t, len(x_t))[:, None])
+        tables += tuple(table.flatten(1) for table in more)
+        tiles = zip(*map(self._tiles, tables), strict=True)
+        return torch.cat([work(*tile) for tile in tiles])[: len(x_t)]
+
+    def _tiles(self, table: Tensor) -> tuple[Tensor, ...]:
+        """table [B, n] in float64, filled up with rows of zeros to a number of whole tiles."""
+        table = table.to(self._home).double()
+        # A fresh copy, too: kernels may sum otherwise where memory is aligned otherwise.
+        filling = table.new_zeros(-len(table) % TILE_ROWS, table.shape[1])
+        return torch.cat([table, filling]).split(TILE_ROWS)
+
+    def _alpha_bar(self, t: int | Tensor, rows: int) -> Tensor:
+        """alpha_bar of each row, [B] float64 on the CPU."""
+        t = torch.as_tensor(t, device="cpu")
+        if t.dtype != torch.int64 or t.shape not in ((), (rows,)):
+            raise ValueError(f"t: found {t.dtype} {list(t.shape)}; give an int or int64 [{rows}]")
+        outside = t[(t < 0) | (t >= self.schedule.timesteps)]
+        if len(outside):
+            remedy = f"choose 0 to {self.schedule.timesteps - 1}"
+            raise ValueError(f"t: found {outside[0].item()}; {remedy}")
+        return self.schedule.alpha_bar_at(t).expand(rows)
+
+    def _like(self, image: Tensor, flat: Tensor) -> Tensor:
+        return flat.to(image.dtype).reshape(image.shape).to(image.device)
+
+    # What follows sees one tile: x [R, D], alpha_bar [R, 1].
+
+    def _logits(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
+        # In float32 this expansion is wrong by several nats at t = 0, in float64 by 1e-6.
+        squares = x.square().sum(1, keepdim=True) + alpha_bar * self._squares
+        distances = squares - self._products(2 * alpha_bar.sqrt() * x)  # [R, K]
+        return distances.clamp(min=0) / (-2 * (1 - alpha_bar))
+
+    def _weights(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
+        return self._logits(x, alpha_bar).softmax(1)
+
+    def _log_sum(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
+        """log sum_m exp(logits_m), [R, 1]."""
+        return self._logits(x, alpha_bar).logsumexp(1, keepdim=True)
+
+    def _mean(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
+        return self._combine(self._weights(x, alpha_bar))
+
+    def _products(self, x: Tensor) -> Tensor:
+        """x . y_m for all m: [R, K]."""
+        # Written in place: small results kept between large chunks would scatter the memory.
+        products = x.new_empty(len(x), len(self._squares))
+        for i, chunk in enumerate(self._chunks):
+            first = i * self._chunk_rows
+            products[:, first : first + len(chunk)] = x @ chunk.double().T
+        return products
+
+    def _combine(self, w: Tensor) -> Tensor:
+        """sum_m w_m y_m, [R, D], for w [R, K]."""
+        parts = zip(w.split(self._chunk_rows, dim=1), self._chunks, strict=True)
+        return sum(part @ chunk.double() for part, chunk in parts)
+
+    def _covariance(self, w: Tensor, mean: Tensor) -> Tensor:
+        """sum_m w_m (y_m - mean) (y_m - mean)^T, [D, D], for w [K] and mean [D]."""
+        parts = zip(w.sqrt().split(self._chunk_rows), self._chunks, strict=True)
+        centred = (part[:, None] * (chunk.double() - mean) for part, chunk in parts)  # [k, D]
+        return sum(part.T @ part for part in centred)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
-from models.schedule import add_noise, predict_eps
+from models.schedule import add_noise, factor, predict_eps
 
 
 @torch.no_grad()
@@ -81,6 +81,20 @@ def dpmpp(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int, clip: boo
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp": dpmpp}
 
 
+def recovery_times(t: int, steps: int) -> range:
+    """The network calls of DDIM from time t >= 1 back to the image, in `steps` steps or fewer.
+
+        t, t - s, t - 2 s, ... while above 0,   s = ceil(t / min(steps, t))
+
+    That is ceil(t / s) calls, never one at 0: the last call's x_0 is the result.
+
+    >>> list(recovery_times(26, 20))[:3], len(recovery_times(26, 20)), len(recovery_times(101, 20))
+    ([26, 24, 22], 13, 17)"""
+    if t < 1 or steps < 1:
+        raise ValueError(f"t, steps: found {t}, {steps}; give 1 or more")
+    return range(t, 0, -math.ceil(t / min(steps, t)))
+
+
 def _pairs(times: list[int]) -> list[tuple[int, int]]:
     """Each time with the next one; -1, no noise, comes last."""
     return list(zip(times, [*times[1:], -1], strict=True))
@@ -100,15 +114,16 @@ def ddim_step(
         eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t)
         sigma^2 = eta^2 (1 - alpha_bar_s) / (1 - alpha_bar_t) (1 - alpha_bar_t / alpha_bar_s)
 
-    x_t, x_0, noise z: [B, ...]; 0 < alpha_bar_t < alpha_bar_s <= 1, float64 scalars; with eta 0
-    z is not read. Returns x_s like x_t.
+    x_t, x_0, noise z: [B, ...]; 0 < alpha_bar_t < alpha_bar_s <= 1, float64, scalars or one a
+    row [B]; with eta 0 z is not read. Returns x_s like x_t.
     Source: Song et al. 2021, arXiv 2010.02502, eq. 12 and 16."""
     eps = predict_eps(x_t, x_0, alpha_bar_t)
     if eta == 0:
         return add_noise(x_0, eps, alpha_bar_s)
     variance = eta**2 * (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)
-    direction = (1 - alpha_bar_s - variance).clamp(min=0).sqrt()
-    return alpha_bar_s.sqrt().item() * x_0 + direction.item() * eps + variance.sqrt().item() * noise
+    direction = (1 - alpha_bar_s - variance).clamp(min=0)
+    signal, along, sigma = (factor(v.sqrt(), x_t) for v in (alpha_bar_s, direction, variance))
+    return signal * x_0 + along * eps + sigma * noise
 
 
 def ddpm_step(

@@ -66,8 +66,10 @@ def score(eps: Tensor, alpha_bar: Tensor) -> Tensor:
 def coefficients(alpha_bar: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """sqrt(alpha_bar) and sqrt(1 - alpha_bar), rounded once from float64, to multiply `like`."""
     alpha_bar = torch.as_tensor(alpha_bar, dtype=torch.float64, device="cpu")
-    shape = alpha_bar.shape + (1,) * (like.dim() - 1) if alpha_bar.dim() else ()
-    return tuple(
-        root.reshape(shape).to(like.device, like.dtype)
-        for root in (alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
-    )
+    return factor(alpha_bar.sqrt(), like), factor((1 - alpha_bar).sqrt(), like)
+
+
+def factor(values: Tensor, like: Tensor) -> Tensor:
+    """One number, or one a row (float64, [B]), in the format and on the device of like [B, ...]."""
+    shape = values.shape + (1,) * (like.dim() - 1) if values.dim() else ()
+    return values.reshape(shape).to(like.device, like.dtype)

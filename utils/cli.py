@@ -83,7 +83,7 @@ class _Formatter(argparse.HelpFormatter):
         if action.dest == "config_path":
             names = [CONFIG_FLAG]
         shown = [name for name in names if not name.startswith("--no")] or names
-        return f"{shown[-1]} {_kind(action)}"
+        return f"{max(shown, key=len)} {_kind(action)}"  # --k rather than -k
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = (action.help or "").replace("(default: %(default)s)", "").strip()

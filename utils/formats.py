@@ -22,7 +22,7 @@ EXEMPT = {
     *("iterations", "log_every", "ckpt_every", "keep_checkpoints", "num_workers", "compile"),
     *("batch_size", "eval_batch_size", "ref_batch_size", "memory", "num_files"),
     *("data_path", "results_path", "result_path", "model_path", "ckpt_path", "synth_path"),
-    *("dist_path", "eval_path", "lpips_weights", "valid_size"),
+    *("dist_path", "eval_path", "lpips_weights", "valid_size", "sample_path", "ref_path"),
 }
 SIDE_LIMIT = 1 + 1e-3  # images lie in [-1, 1]; rounding may pass it by a hair
 
@@ -155,6 +155,32 @@ def check_images(images: np.ndarray, args: Mapping, path: Path) -> np.ndarray:
     return images
 
 
+def load_samples(path: Path) -> tuple[SampleSet, tuple[int, int] | None]:
+    """The samples of synthetics/K.npz or identified/CLASS/K.npz, and of the latter its sizes."""
+    arrays = read_npz(path)
+    missing = [key for key in ("samples", "args") if key not in arrays]
+    if missing:
+        raise UserError(path, f"no {missing[0]!r}", "give samples as these stages write them")
+    args = parse_args(arrays, path)
+    samples = check_images(arrays["samples"], args, path)
+    sizes = arrays.get("sizes")
+    if sizes is None:
+        return SampleSet(samples, args), None
+    if sizes.shape != (2,) or sizes.dtype.kind not in "iu" or sizes.sum() != len(samples):
+        raise UserError(path, "sizes that do not match samples", "run run_classify.py again")
+    return SampleSet(samples, args), (int(sizes[0]), int(sizes[1]))
+
+
+def load_references(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Reference images float32 [R, C, H, W] of a .npz with `samples` ([C, H, W] is one).
+
+    shape: (C, H, W) of the models. Raises UserError for another one, NaN, or another range."""
+    images = read_npz(path, ["samples"])["samples"]
+    images = images[None] if images.ndim == 3 else images
+    model = {"in_channels": shape[0], "image_size": shape[1]}
+    return check_images(images, {"model": model}, path)
+
+
 def save_shard(path: Path, samples: np.ndarray, seeds: np.ndarray, args: Mapping) -> None:
     """generations/K/shard-FIRSTSEED.npz."""
     save_npz(path, samples=samples, seeds=np.asarray(seeds, np.int64), args=json.dumps(args))
@@ -268,3 +294,100 @@ def load_identified(path: Path) -> Identified:
         arrays["indices"],
         args,
     )
+
+
+@dataclass(frozen=True)
+class Times:
+    """times/K.npz: what n images survive. Times are those of `scanned`, 0 for never.
+
+    time int64 [n, trials], -1 where not followed; critical_time int64 [n]; censored bool [n];
+    radius float32 [n, trials]; recovery float32 [n, T'], NaN where not computed; non_monotone
+    bool [n]; scanned int64 [T']; delta: up to which distance an image is recovered."""
+
+    time: np.ndarray
+    critical_time: np.ndarray
+    censored: np.ndarray
+    radius: np.ndarray
+    recovery: np.ndarray
+    non_monotone: np.ndarray
+    scanned: np.ndarray
+    delta: float
+    args: dict[str, Any]
+
+    @property
+    def followed(self) -> bool:
+        """Whether each trial's own time is known."""
+        return bool((self.time >= 0).all())
+
+
+TIMES_KEYS = ("time", "critical-time", "censored", "radius", "recovery", "non-monotone", "scanned")
+
+
+def save_times(path: Path, times: Times) -> None:
+    arrays = {key: getattr(times, key.replace("-", "_")) for key in TIMES_KEYS}
+    save_npz(path, **arrays, delta=times.delta, args=json.dumps(times.args))
+
+
+def load_times(path: Path) -> Times:
+    """times/K.npz, checked. Raises UserError naming what is wrong with it."""
+    remedy = "run run_critical_times.py again with --overwrite"
+    arrays = read_npz(path, (*TIMES_KEYS, "delta", "args"))
+    args = parse_args(arrays, path)
+    n, scanned = len(np.atleast_1d(arrays["critical-time"])), arrays["scanned"]
+    trials = arrays["time"].shape[-1] if arrays["time"].ndim == 2 else -1
+    shapes = ((n, trials), (n,), (n,), (n, trials), (n, scanned.size), (n,), (scanned.size,))
+    for key, kind, shape in zip(TIMES_KEYS, "iibffbi", shapes, strict=True):
+        if arrays[key].dtype.kind != kind or arrays[key].shape != shape or not arrays[key].size:
+            found = f"{key} {arrays[key].dtype} {list(arrays[key].shape)}"
+            raise UserError(path, found, remedy)
+    if not (np.isfinite(arrays["radius"]).all() and (arrays["radius"] >= 0).all()):
+        raise UserError(path, "radius with NaN or negative values", remedy)
+    values = {key.replace("-", "_"): arrays[key] for key in TIMES_KEYS}
+    return Times(**values, delta=float(arrays["delta"]), args=args)
+
+
+def save_unfinished(path: Path, arrays: Mapping[str, np.ndarray], args: Mapping) -> None:
+    """What is known of a K that is not finished: unfinished/K.npz, removed when it is."""
+    save_npz(path, **arrays, args=json.dumps(args))
+
+
+def load_unfinished(path: Path, args: Mapping, stages: Iterable[str]) -> dict[str, np.ndarray]:
+    """Its arrays; none where there is no such file, or one of other options or not whole."""
+    if not path.exists():
+        return {}
+    try:
+        arrays = read_npz(path)
+        check_same(path, parse_args(arrays, path), args, stages)
+    except (UserError, KeyError) as error:
+        print(f"left out: {error}", flush=True)
+        return {}
+    return arrays
+
+
+@dataclass(frozen=True)
+class Energies:
+    """energies/K.npz: relative energies float32 [R, n] of n samples against R references.
+
+    difference [R, n]: how far the path integral is from that of half as many points; with the
+    exact model, whose potential is the closed form, how far it is from that."""
+
+    potential: np.ndarray
+    difference: np.ndarray
+    args: dict[str, Any]
+
+
+def save_energies(path: Path, energies: Energies) -> None:
+    arrays = {"potential": energies.potential, "path-difference": energies.difference}
+    save_npz(path, **arrays, args=json.dumps(energies.args))
+
+
+def load_energies(path: Path) -> Energies:
+    """energies/K.npz, checked. Raises UserError naming what is wrong with it."""
+    arrays = read_npz(path, ("potential", "path-difference", "args"))
+    args = parse_args(arrays, path)
+    potential, difference = arrays["potential"], arrays["path-difference"]
+    sound = potential.ndim == 2 and potential.size and potential.shape == difference.shape
+    if not sound or potential.dtype.kind != "f" or not np.isfinite(potential).all():
+        found = f"potential {potential.dtype} {list(potential.shape)}, or NaN in it"
+        raise UserError(path, found, "run run_energy.py again with --overwrite")
+    return Energies(potential, difference, args)

@@ -11,13 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from models.denoiser import Denoiser
-from models.dense_am import ExactDenoiser
 from models.samplers import SAMPLERS
-from models.schedule import Schedule
-from utils.checkpoints import Checkpoint, denoiser_of, load_checkpoint
 from utils.cli import required
-from utils.datasets import to_float, training_subset
-from utils.devices import compiled, prepare
+from utils.denoisers import Model, exact_model, trained_model
+from utils.devices import prepare
 from utils.errors import UserError
 from utils.figures import image_grid
 from utils.formats import (
@@ -57,7 +54,7 @@ class Plan:
 def run(options: GenerateStage) -> None:
     """Draw the missing seeds of one model into shards; with --synth-path merge them."""
     device = prepare(options.run)
-    source = exact_source(options) if options.generate.exact else trained_source(options)
+    source = source_of(options)
     plan = plan_shards(options, source)
     complete = not plan.overwrite and is_complete(plan)
     todo = range(0) if complete else plan.seeds if plan.overwrite else missing_seeds(plan)
@@ -76,7 +73,7 @@ def run(options: GenerateStage) -> None:
                 path.unlink()
         todo = missing_seeds(plan)
         if len(todo):
-            denoiser = open_denoiser(source, options, device)
+            denoiser = source.denoiser(device, options.run.precision, options.generate.compile)
             draw(denoiser, plan, todo)
         if plan.merged:
             merge(plan)
@@ -92,34 +89,26 @@ def is_finished_run(options: GenerateStage) -> bool:
     path = Path(required(options.generate, "ckpt_path"))
     if options.run.overwrite or not path.exists():
         return False
-    return is_complete(plan_shards(options, load_checkpoint(path)))
+    return is_complete(plan_shards(options, source_of(options)))
 
 
-def trained_source(options: GenerateStage) -> Checkpoint:
-    return load_checkpoint(Path(required(options.generate, "ckpt_path")))
-
-
-def exact_source(options: GenerateStage) -> dict[str, Any]:
-    """The args of the K training images that the exact model remembers."""
+def source_of(options: GenerateStage) -> Model:
+    """The model to sample from. Raises UserError where there is none."""
     given = options.generate
+    if not given.exact:
+        return trained_model(Path(required(given, "ckpt_path")))
     args = {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
-    if given.train_size:
-        args["train"]["train_size"] = given.train_size
-    if given.data_path:
-        args["data"]["data_path"] = str(given.data_path)
-    return args
+    return exact_model(args, given.train_size, given.data_path)
 
 
-def plan_shards(options: GenerateStage, source: Checkpoint | dict[str, Any]) -> Plan:
+def plan_shards(options: GenerateStage, source: Model) -> Plan:
     given = options.generate
-    trained = isinstance(source, Checkpoint)
-    origin = source.args if trained else source
-    steps = sampling_steps(given, origin["train"]["timesteps"])
+    steps = sampling_steps(given, source.args["train"]["timesteps"])
     count = given.num_samples or given.num_files * given.batch_size
     own = {**to_plain(given), "steps": steps, "num_samples": count}
-    own["checkpoint"] = source.fingerprint if trained else "exact"
+    own["checkpoint"] = source.fingerprint
     del own["train_size"]  # told by args.train
-    args = {**origin, "generate": own}
+    args = {**source.args, "generate": own}
     folder = Path(required(given, "result_path"))
     k = args["train"]["train_size"]
     merged = Path(given.synth_path) / f"{k}.npz" if given.synth_path else None
@@ -133,18 +122,6 @@ def sampling_steps(given: GenerateOptions, timesteps: int) -> int:
     if steps > timesteps:
         raise UserError("--steps", steps, f"choose {timesteps} or less, the model's timesteps")
     return steps
-
-
-def open_denoiser(
-    source: Checkpoint | dict[str, Any], options: GenerateStage, device: Any
-) -> Denoiser:
-    if isinstance(source, Checkpoint):
-        path = Path(options.generate.ckpt_path)
-        denoiser = denoiser_of(source, path, device, options.run.precision)
-        denoiser.network = compiled(denoiser.network, options.generate.compile, device)
-        return denoiser
-    images = to_float(training_subset(source).images).to(device)
-    return ExactDenoiser(images, Schedule(source["train"]["timesteps"]))
 
 
 def generate(

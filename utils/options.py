@@ -260,6 +260,77 @@ class ClassifyOptions:
 
 
 @dataclass
+class SubjectOptions:
+    """What is examined: samples, each K under its own model."""
+
+    result_path: Path | None = None  # folder for the results, K.npz
+    ckpt_path: Path | None = None  # folder of trained models, K.pt
+    sample_path: Path | None = None  # folder of samples, K.npz; default: the training images
+    data_path: Path | None = None  # folder of the data sets; default: where the model found it
+    sample_size: int = 64  # samples of each K, the most typical first; negative: all
+    use_least: bool = False  # take the least typical samples of a class, not the most typical
+    batch_size: int = 256  # rows of a network call; changes results by rounding only
+    exact: bool = False  # the exact model of the K training images instead of a checkpoint
+    train_size: int | None = None  # with --exact and no --sample-path: K
+
+    def __post_init__(self) -> None:
+        within(self, "batch_size", 1)
+        within(self, "train_size", 1)
+        if self.sample_size == 0:
+            raise UserError("--sample-size", 0, "choose 1 or more, or a negative number for all")
+
+
+@dataclass
+class CriticalTimesOptions(SubjectOptions):
+    """Basins of attraction: how much noise an image survives."""
+
+    use_lpips: bool = False  # LPIPS; without it the Euclidean distance (L2)
+    network: str = "alex"  # of LPIPS: alex, vgg or squeeze
+    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
+    delta: float = 0.1  # recovered up to this distance to the image
+    p_trials: int = 10  # n, noised copies of an image at each time
+    p: float = 0.9  # an image lives while this share of its trials recovers, above 0 up to 1
+    stride: int = 25  # times 1, 1 + stride, ... are scanned
+    ddim_steps: int = 20  # DDIM steps from the noised copy to the image, or fewer
+    eta: float = 0.0  # 0: deterministic DDIM, 1: ancestral
+    search: str = "scan"  # scan (every time) or bisect (fewer; assumes that recovery is monotone)
+    trial_times: bool = True  # of scan: follow each trial after the image has stopped
+    seed: int = 3407  # a copy's noise comes from the seed, the image, the time and the trial
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(self, "network", NETWORKS)
+        one_of(self, "search", ("scan", "bisect"))
+        for name in ("p_trials", "stride", "ddim_steps"):
+            within(self, name, 1)
+        within(self, "delta", 0)
+        within(self, "eta", 0, 1)
+        within(self, "seed", 0, 2**62)
+        if not 0 < self.p <= 1:
+            raise UserError("--p", self.p, "choose a share above 0 and up to 1")
+
+
+@dataclass
+class EnergyOptions(SubjectOptions):
+    """Relative energies: how deep a sample lies below a reference image."""
+
+    ref_path: Path | None = None  # reference images, a .npz with `samples`
+    sample_size: int = 2048  # samples of each K, the most typical first; negative: all
+    batch_size: int = 384  # rows of a network call; changes results by rounding only
+    t: int = 0  # time at which energies are taken, 0 to T - 1
+    path_points: int = 20  # points of the path between sample and reference
+    as_published: bool = False  # the original's arithmetic (t = 0, 20 points), for comparison only
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(self, "t", 0)
+        within(self, "path_points", 2, 100_000)
+        if self.as_published and (self.t, self.path_points) != (0, 20):
+            found = f"--t {self.t} --path-points {self.path_points}"
+            raise UserError("--as-published", found, "leave out --t and --path-points")
+
+
+@dataclass
 class PipelineOptions:
     """Every stage for every K."""
 
@@ -319,6 +390,26 @@ class ClassifyStage:
 
 
 @dataclass
+class CriticalTimesStage:
+    critical_times: CriticalTimesOptions
+    slice: SliceOptions
+    run: RunOptions
+    data: DataOptions = from_yaml_only()
+    train: TrainOptions = from_yaml_only()
+    model: ModelOptions = from_yaml_only()
+
+
+@dataclass
+class EnergyStage:
+    energy: EnergyOptions
+    slice: SliceOptions
+    run: RunOptions
+    data: DataOptions = from_yaml_only()
+    train: TrainOptions = from_yaml_only()
+    model: ModelOptions = from_yaml_only()
+
+
+@dataclass
 class PipelineStage:
     pipeline: PipelineOptions
     data: DataOptions
@@ -328,6 +419,8 @@ class PipelineStage:
     generate: GenerateOptions = from_yaml_only()
     distances: DistancesOptions = from_yaml_only()
     classify: ClassifyOptions = from_yaml_only()
+    critical_times: CriticalTimesOptions = from_yaml_only()
+    energy: EnergyOptions = from_yaml_only()
 
 
 # The sections of a YAML file. One file serves every stage, so each stage knows all of them.
@@ -340,6 +433,8 @@ SECTIONS = {
     "slice": SliceOptions,
     "distances": DistancesOptions,
     "classify": ClassifyOptions,
+    "critical_times": CriticalTimesOptions,
+    "energy": EnergyOptions,
     "pipeline": PipelineOptions,
 }
 

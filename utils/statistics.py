@@ -83,3 +83,15 @@ def _checked(distances: ArrayLike) -> np.ndarray:
     if not len(values) or not np.isfinite(values).all() or values[0] < 0:
         raise ValueError("distances: found none, negative or infinite ones; give finite ones >= 0")
     return values
+
+
+def log_ball_volume(radius: np.ndarray, dim: int) -> np.ndarray:
+    """ln of the volume of a dim-ball: (d/2) ln pi + d ln r - lnGamma(d/2 + 1).
+
+    radius >= 0, any shape; -inf for radius 0.
+
+    >>> np.exp(log_ball_volume(np.array([1.0, 2.0]), 2)).round(4).tolist()
+    [3.1416, 12.5664]"""
+    with np.errstate(divide="ignore"):
+        log_radius = np.log(np.asarray(radius, np.float64))
+    return dim / 2 * math.log(math.pi) + dim * log_radius - math.lgamma(dim / 2 + 1)

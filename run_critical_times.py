@@ -1,0 +1,26 @@
+"""Measure basins of attraction: how much noise an image survives before it is another image.
+
+    python run_critical_times.py --ckpt-path models --sample-path identified/memorized \\
+        --result-path times/memorized --use-lpips --network vgg
+    python run_critical_times.py --ckpt-path models --result-path times/training --delta 1 \\
+        --search bisect
+    python run_critical_times.py --exact --sample-path identified/spurious \\
+        --result-path exact-times/spurious --delta 1
+
+Each image is noised to t = 1, 26, ..., denoised by DDIM, and lives while 9 of 10 trials come back
+to within --delta of it. Reads models K.pt and samples K.npz (without --sample-path the training
+images); writes K.npz into --result-path and figures beside it (docs/formats.md). Run it again to
+continue."""
+
+from utils.cli import run_stage
+from utils.options import CriticalTimesStage
+
+
+def main(options: CriticalTimesStage) -> None:
+    from utils.critical_times import run
+
+    run(options)
+
+
+if __name__ == "__main__":
+    run_stage(main, CriticalTimesStage, __doc__)

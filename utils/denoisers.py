@@ -1,0 +1,74 @@
+"""What a stage samples from or examines: a trained model, or the exact one of the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.denoiser import Denoiser
+from models.dense_am import ExactDenoiser
+from models.schedule import Schedule
+from utils.checkpoints import Checkpoint, denoiser_of, load_checkpoint
+from utils.datasets import to_float, training_subset
+from utils.devices import compiled
+from utils.errors import UserError
+from utils.formats import with_data_path
+
+EXACT = "exact"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is known to be sound, not yet on a device.
+
+    args: its resolved options (`data`, `train`, `model`). fingerprint: of its weights, or "exact".
+    path: its checkpoint; None for the exact model."""
+
+    args: dict[str, Any]
+    fingerprint: str
+    path: Path | None = None
+
+    @property
+    def k(self) -> int:
+        return self.args["train"]["train_size"]
+
+    def denoiser(
+        self, device: torch.device, precision: str = "auto", compile: str = "off"
+    ) -> Denoiser:
+        """The model on a device. Raises UserError where its file has changed or misfits."""
+        if self.path is None:
+            schedule = Schedule(self.args["train"]["timesteps"])
+            return ExactDenoiser(training_images(self.args).to(device), schedule)
+        checkpoint = load_checkpoint(self.path)
+        if checkpoint.fingerprint != self.fingerprint:
+            found = "other weights than when this job began"
+            raise UserError(self.path, found, "run it again when the model is finished")
+        denoiser = denoiser_of(checkpoint, self.path, device, precision)
+        denoiser.network = compiled(denoiser.network, compile, device)
+        return denoiser
+
+
+def trained_model(path: Path, data_path: Path | None = None) -> Model:
+    """The model of a checkpoint. Raises UserError as `load_checkpoint` does."""
+    found: Checkpoint = load_checkpoint(path)
+    return Model(with_data_path(found.args, data_path), found.fingerprint, Path(path))
+
+
+def exact_model(
+    args: Mapping[str, Any], train_size: int | None = None, data_path: Path | None = None
+) -> Model:
+    """The exact model of the training images that args tell of, K and folder as given."""
+    args = with_data_path(args, data_path)
+    if train_size:
+        args["train"] = {**args["train"], "train_size": train_size}
+    return Model(args, EXACT)
+
+
+def training_images(args: Mapping[str, Any]) -> Tensor:
+    """The training images of a model with these args: float32 [K, C, H, W] in [-1, 1]."""
+    return to_float(training_subset(args).images)

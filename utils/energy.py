@@ -1,0 +1,128 @@
+"""The work of run_energy.py: how deep samples lie below reference images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.denoiser import Denoiser
+from models.dense_am import ExactDenoiser
+from models.energy import (
+    energy,
+    energy_gradient,
+    gauss_rule,
+    path_integrals,
+    published_gradient,
+    published_rule,
+)
+from utils.cli import required
+from utils.devices import prepare
+from utils.errors import UserError
+from utils.formats import Energies, digest, is_finished, load_references, save_energies
+from utils.k_folders import Job, work_through
+from utils.options import EnergyOptions, EnergyStage
+from utils.overviews import show_energies
+from utils.progress import progress
+from utils.storage import check_writable
+from utils.subjects import Subject, own_args, plan_subjects, tell_plan
+
+STAGES = ("data", "train", "model", "energy")
+KEYS = ("potential", "path-difference")
+DOUBTFUL = 0.05  # a median difference to half as many points beyond which more are advised
+
+
+def run(options: EnergyStage) -> None:
+    """Write energies/K.npz for each K of the slice, and their figure."""
+    given = with_result_path(options.energy)
+    device = prepare(options.run)
+    ref_path = Path(required(given, "ref_path"))
+    subjects = {s.job: s for s in plan_subjects(given, options.slice, options)}
+    references = {job: load_references(ref_path, s.shape) for job, s in subjects.items()}
+    args = {job: wanted_args(given, s, references[job]) for job, s in subjects.items()}
+    if options.run.dry_run or not subjects:
+        tell_plan(list(subjects.values()), options.run.overwrite)
+        return
+    check_writable(Path(given.result_path))
+
+    def done(job: Job) -> bool:
+        return is_finished(job.target, args[job], STAGES, KEYS)
+
+    for job in work_through(list(subjects), done, options.run.overwrite):
+        denoiser = subjects[job].model.denoiser(device, pick_precision(options.run.precision))
+        samples = torch.from_numpy(subjects[job].samples(given))
+        found = relative_energies(denoiser, samples, references[job], given, job.k)
+        save_energies(job.target, Energies(*found, args[job]))
+    show_energies(Path(given.result_path))
+
+
+def with_result_path(given: EnergyOptions) -> EnergyOptions:
+    """The options with --result-path, by default a folder `energies` beside --ckpt-path."""
+    if given.result_path is None and given.ckpt_path is not None:
+        return replace(given, result_path=Path(given.ckpt_path).absolute().parent / "energies")
+    return given
+
+
+def pick_precision(precision: str) -> str:
+    """float32 for auto: an energy is a small difference of large forces."""
+    return "float32" if precision == "auto" else precision
+
+
+def wanted_args(given: EnergyOptions, subject: Subject, references: np.ndarray) -> dict[str, Any]:
+    """What energies/K.npz will carry. Raises UserError where the model has no time --t."""
+    timesteps = subject.args["train"]["timesteps"]
+    if given.t >= timesteps:
+        raise UserError("--t", given.t, f"choose 0 to {timesteps - 1}, a time of the model")
+    own = {**own_args(given, subject), "references": digest(references)}
+    return {**subject.args, "energy": own}
+
+
+def relative_energies(
+    denoiser: Denoiser, samples: Tensor, references: np.ndarray, given: EnergyOptions, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """potential and path-difference of energies/K.npz, float32 [R, n].
+
+    Raises UserError where the model's forces are not finite."""
+    samples, others = (x.to(denoiser.device) for x in (samples, torch.from_numpy(references)))
+    if given.as_published:
+        gradient, rule = published_gradient(denoiser), published_rule()
+    else:
+        gradient, rule = energy_gradient(denoiser, given.t), gauss_rule(given.path_points)
+    total = len(samples) * len(others) * len(rule.nodes)
+    try:
+        with progress(total=total, unit="point", desc=f"K = {k}") as bar:
+            path, half = path_integrals(
+                gradient, samples, others, rule, given.batch_size, bar.update
+            )
+    except ValueError as error:
+        remedy = "use an earlier checkpoint, or --precision float32"
+        raise UserError(f"model of K = {k}", str(error), remedy) from error
+    if isinstance(denoiser, ExactDenoiser) and not given.as_published:
+        u_x, u_r = (exact_energies(denoiser, x, given) for x in (samples, others))
+        potential = u_r[:, None] - u_x[None]  # [R, n]
+        difference = path - potential
+    else:
+        potential = path
+        difference = np.zeros_like(path) if half is None else path - half
+        if half is not None:
+            tell_doubt(path, difference, given.path_points)
+    return potential.astype(np.float32), difference.astype(np.float32)
+
+
+def exact_energies(denoiser: ExactDenoiser, x: Tensor, given: EnergyOptions) -> np.ndarray:
+    """u(x, t) of the exact model, float64 [n], in closed form."""
+    log_density = [denoiser.log_density(part, given.t) for part in x.split(given.batch_size)]
+    beta = denoiser.schedule.beta[given.t].item()
+    return energy(torch.cat(log_density), x, beta).cpu().numpy()
+
+
+def tell_doubt(path: np.ndarray, difference: np.ndarray, points: int) -> None:
+    """Say where half as many points would have given another answer."""
+    doubt = float(np.median(np.abs(difference)) / max(np.median(np.abs(path)), 1e-30))
+    if doubt > DOUBTFUL:
+        told = f"differs by {100 * doubt:.2g} % from that of half as many"
+        print(f"--path-points {points}: the path integral {told}; choose {2 * points}")

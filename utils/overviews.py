@@ -1,0 +1,143 @@
+"""Results of all K, and of the classes side by side: figures, and a table for the terminal.
+
+A result folder named as a class (`times/memorized`) is shown together with its siblings
+(`times/spurious`, ...) in `times/figures`; one of another name by itself, in its own `figures`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from utils.basin_figures import critical_time_figure, energy_figure, recovery_figure, volume_figure
+from utils.figures import save_figure
+from utils.formats import Energies, Times, load_energies, load_times
+from utils.k_folders import k_of
+from utils.statistics import log_ball_volume
+from utils.verdicts import CLASSES
+
+GROUPS = (*CLASSES, "training")  # folders that are shown together
+Sweeps = dict[str, dict[int, Times]] | dict[str, dict[int, Energies]]
+
+
+def figures_folder(result: Path) -> Path:
+    """Where the figures of a result folder lie."""
+    result = result.absolute()
+    return (result.parent if result.name in GROUPS else result) / "figures"
+
+
+def load_groups(result: Path, load, same) -> Sweeps:
+    """The results of this folder and its siblings by group and K; those of other options, by
+    `same`, are left out, for they cannot be compared."""
+    result = result.absolute()
+    names = GROUPS if result.name in GROUPS else (result.name,)
+    own = {k: load(path) for k, path in k_named(result).items()}
+    wanted = same(next(iter(own.values()))) if own else None
+    groups = {}
+    for name in names:
+        found = {k: load(path) for k, path in k_named(result.parent / name).items()}
+        alike = {k: value for k, value in found.items() if same(value) == wanted}
+        for k in sorted(set(found) - set(alike)):
+            print(f"{name}, K = {k}: made with other options, not in the figures")
+        if alike:
+            groups[name] = alike
+    return groups
+
+
+def k_named(folder: Path) -> dict[int, Path]:
+    """The K.npz of a folder by K, ascending."""
+    found = {k_of(path): path for path in folder.glob("*.npz")}
+    return {k: found[k] for k in sorted(k for k in found if k)}
+
+
+def show_times(result: Path) -> None:
+    """Draw critical-times.png, recovery.png and volumes.png; print a line for each group and K."""
+
+    def same(times: Times) -> tuple:
+        return times.scanned.tolist(), times.delta, times.followed
+
+    groups = load_groups(result, load_times, same)
+    if not groups:
+        return
+    folder = figures_folder(result)
+    first = next(iter(next(iter(groups.values())).values()))
+    scanned = first.scanned
+    marks = each(groups, lambda times: (times.critical_time, times.censored))
+    save_figure(critical_time_figure(marks, int(scanned[-1])), folder / "critical-times.png")
+    curves = each(groups, survival)
+    figure = recovery_figure(curves, scanned, first.followed)
+    save_figure(figure, folder / "recovery.png")
+    dim = first.args["model"]["in_channels"] * first.args["model"]["image_size"] ** 2
+    volumes = each(groups, lambda times: log_ball_volume(mean_radius(times), dim))
+    save_figure(volume_figure(volumes, dim), folder / "volumes.png")
+    print(times_table(groups))
+    print(folder / "critical-times.png")
+
+
+def each(groups: Sweeps, function) -> dict:
+    """function of every K of every group."""
+    return {name: {k: function(v) for k, v in sweep.items()} for name, sweep in groups.items()}
+
+
+def survival(times: Times) -> np.ndarray:
+    """The share [T'] of trials (images, where trials were not followed) recovered up to each t."""
+    reached = times.time if times.followed else times.critical_time
+    return (reached.reshape(-1, 1) >= times.scanned).mean(axis=0)
+
+
+def mean_radius(times: Times) -> np.ndarray:
+    """The radius of each image's basin: the mean over its trials, float64 [n]."""
+    return times.radius.astype(np.float64).mean(axis=1)
+
+
+def times_table(groups: dict[str, dict[int, Times]]) -> str:
+    """Quartiles of the critical times, and how many lie beyond the scan."""
+    lines = [f"{'K':>6}  {'':<12} {'n':>5}  median t_c (quartiles)   never  beyond"]
+    for k in sorted({k for sweep in groups.values() for k in sweep}):
+        for name, sweep in groups.items():
+            if k not in sweep:
+                continue
+            t_c, censored = sweep[k].critical_time, sweep[k].censored
+            low, middle, high = np.quantile(t_c, (0.25, 0.5, 0.75))
+            spread = f"{middle:6.0f} ({low:.0f} to {high:.0f})"
+            lines.append(
+                f"{k:>6}  {name:<12} {len(t_c):>5}  {spread:<22} {(t_c == 0).sum():>6}"
+                f"  {censored.sum():>6}"
+            )
+    return "\n".join(lines)
+
+
+def show_energies(result: Path) -> None:
+    """Draw energies.png; print a line for each group and K."""
+
+    def same(energies: Energies) -> tuple:
+        own = energies.args["energy"]
+        return own["t"], own["references"], own["as_published"]
+
+    groups = load_groups(result, load_energies, same)
+    if not groups:
+        return
+    first = next(iter(next(iter(groups.values())).values()))
+    means = each(groups, lambda energies: energies.potential.astype(np.float64).mean(axis=0))
+    path = figures_folder(result) / "energies.png"
+    figure = energy_figure(means, first.args["energy"]["t"], len(first.potential))
+    save_figure(figure, path)
+    print(energies_table(groups, means))
+    print(path)
+
+
+def energies_table(groups: dict[str, dict[int, Energies]], means: dict) -> str:
+    """Quartiles of the energies over samples, and how sure the path integral is."""
+    lines = [f"{'K':>6}  {'':<12} {'n':>5}  median energy (quartiles)          path error"]
+    for k in sorted({k for sweep in groups.values() for k in sweep}):
+        for name, sweep in groups.items():
+            if k not in sweep:
+                continue
+            low, middle, high = np.quantile(means[name][k], (0.25, 0.5, 0.75))
+            spread = f"{middle:.4g} ({low:.4g} to {high:.4g})"
+            size = np.median(np.abs(sweep[k].potential))
+            error = np.median(np.abs(sweep[k].difference)) / size if size else 0.0
+            lines.append(
+                f"{k:>6}  {name:<12} {len(means[name][k]):>5}  {spread:<32} {100 * error:8.2g} %"
+            )
+    return "\n".join(lines)
