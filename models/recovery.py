@@ -65,6 +65,12 @@ class RecoveryPool:
     def add(self, copies: Iterable[Copy]) -> None:
         self._queue.extend(copies)
 
+    def clear(self) -> None:
+        """Drop every copy that is not done."""
+        self._queue.clear()
+        self._taken[:] = False
+        self._rows = [None] * self.batch
+
     @property
     def room(self) -> int:
         """Rows that would be computed for nothing if nothing were added."""

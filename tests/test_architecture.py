@@ -10,7 +10,10 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(p.stem for p in ROOT.glob("*.py"))
 STAGES = {p.removeprefix("run_").removesuffix("_unet") for p in SCRIPTS} | {"pipeline"}
 # From the floor upwards; a file may import from lower floors and, plumbing and analysis, its own.
-ANALYSIS = {"embeddings", "calibration", "verdicts", "statistics", "figures", "lpips_weights"}
+ANALYSIS = {
+    *("embeddings", "calibration", "verdicts", "statistics", "figures", "lpips_weights"),
+    *("searches", "basins", "basin_figures", "overviews"),
+}
 FILES = sorted([*(ROOT / "models").glob("*.py"), *(ROOT / "utils").glob("*.py")])
 
 

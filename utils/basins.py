@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,9 +11,10 @@ from torch import Tensor
 from models.neighbours import pair_distances
 from models.recovery import Copy, RecoveryPool
 from utils.embeddings import Embedder
-from utils.searches import Answer, Search
+from utils.searches import Answer, Rule, Search
 from utils.seeding import mix
 
+Pair = tuple[int, int]  # time and trial
 Recovered = tuple[Tensor, float]  # an image [C, H, W], and its distance to the original
 JUDGED_AT_ONCE = 64  # images of an LPIPS call: always as many, whatever the pool's batch
 
@@ -63,6 +63,10 @@ class Judge:
         """Image `index` is done with."""
         self._originals.pop(index, None)
 
+    def clear(self) -> None:
+        """All images are done with: another image may take an index."""
+        self._originals, self._copies, self._recovered = {}, [], []
+
     def _measure(self, copies: list[Copy], recovered: Tensor) -> list[float]:
         if not recovered.isfinite().all():
             raise ValueError("recovered: found NaN or infinite values")
@@ -84,18 +88,45 @@ class Judge:
         return torch.cat(found)
 
 
-@dataclass
 class _Followed:
-    """An image whose search goes on: what was asked, and what is known of it."""
+    """An image whose search goes on: what was sent to the pool, and what is known of it."""
 
-    search: Search
-    asked: list[tuple[int, int]]
-    answers: dict[tuple[int, int], bool] = field(default_factory=dict)
+    def __init__(self, index: int, image: Tensor, search: Search, seed: int) -> None:
+        self.index, self._image, self._search = index, image, search
+        self._key, self._seed = image_key(image), seed
+        self._sent: set[Pair] = set()
+        self._known: dict[Pair, bool] = {}
+        self._asked: list[Pair] = next(search)
+
+    def copies(self, pairs: Iterable[Pair], most: int | None = None) -> list[Copy]:
+        """Copies of these pairs (time, trial) that were not sent before, `most` at most."""
+        new = [pair for pair in pairs if pair not in self._sent][:most]
+        self._sent.update(new)
+        return [noised_copy(self.index, self._image, self._key, self._seed, *p) for p in new]
+
+    def asked(self) -> list[Copy]:
+        return self.copies(self._asked)
+
+    def guesses(self, trials: int, most: int) -> list[Copy]:
+        """What may be asked next: the other trials at the time that is asked for."""
+        t = self._asked[0][0]
+        return self.copies(((t, trial) for trial in range(trials)), most)
+
+    def tell(self, pair: Pair, recovered: bool) -> Answer | None:
+        """Take an answer; go on as far as what is known allows; the search's answer at its end."""
+        self._known[pair] = recovered
+        while all(pair in self._known for pair in self._asked):
+            try:
+                self._asked = self._search.send([self._known[pair] for pair in self._asked])
+            except StopIteration as ended:
+                return ended.value
+        return None
 
 
 def follow(
     images: Tensor,
-    search: Callable[[], Search],
+    rule: Rule,
+    search: Callable[[Rule], Search],
     pool: RecoveryPool,
     judge: Judge,
     delta: float,
@@ -103,48 +134,46 @@ def follow(
 ) -> Iterator[tuple[int, Answer]]:
     """Yield (index, answer) as the search of each image [n, C, H, W] ends, in no order.
 
-    An answer depends on its image, the seed, delta and the search alone. Only what a search asks
-    for is computed; as long as rows of a call would be empty, the next image begins."""
-    keys = [image_key(image) for image in images]
-    waiting, active = iter(range(len(images))), {}
-
-    def ask(i: int, followed: _Followed) -> None:
-        pool.add(noised_copy(i, images[i], keys[i], seed, *pair) for pair in followed.asked)
-
+    An answer depends on its image, the seed, delta, rule and search alone. What searches ask for
+    is computed; where rows of a call would be empty the next image begins, and where there is
+    none they take what may be asked next: that costs nothing and is looked up later."""
+    waiting = iter(range(len(images)))
+    active: dict[int, _Followed] = {}
     while True:
         while pool.room and (i := next(waiting, None)) is not None:
-            begun = search()
-            active[i] = _Followed(begun, next(begun))
-            ask(i, active[i])
+            active[i] = _Followed(i, images[i], search(rule), seed)
+            pool.add(active[i].asked())
         if not active:
+            pool.clear()
+            judge.clear()
             return
+        for followed in active.values():
+            if not pool.room:
+                break
+            pool.add(followed.guesses(rule.trials, pool.room))
         copies, recovered = pool.step()
         # A call that would be half empty waits for no full one of LPIPS.
         known = judge.distances(copies, recovered, at_once=2 * pool.room >= pool.batch)
         for copy, _, distance in known:
             i, *pair = copy.name
-            followed = active[i]
-            followed.answers[tuple(pair)] = distance <= delta
-            if len(followed.answers) < len(followed.asked):
-                continue
-            try:
-                followed.asked = followed.search.send([followed.answers[p] for p in followed.asked])
-            except StopIteration as ended:
+            if i not in active:
+                continue  # a guess that nobody asked for
+            answer = active[i].tell(tuple(pair), distance <= delta)
+            if answer is None:
+                pool.add(active[i].asked())
+            else:
                 del active[i]
                 judge.forget(i)
-                yield i, ended.value
-            else:
-                followed.answers = {}
-                ask(i, followed)
+                yield i, answer
 
 
 def recover(pool: RecoveryPool, judge: Judge, copies: Sequence[Copy]) -> dict[Hashable, Recovered]:
     """What these copies become, and how far from their images, by their names."""
+    judge.clear()
     pool.add(copies)
     found: dict[Hashable, Recovered] = {}
     while len(found) < len(copies):
         for copy, image, distance in judge.distances(*pool.step(), at_once=True):
             found[copy.name] = image.cpu(), distance
-    for copy in copies:
-        judge.forget(copy.name[0])
+    judge.clear()
     return found

@@ -62,6 +62,23 @@ def calibrate(
     return Calibration(delta_m, delta_s, pool, len(held_out), n)
 
 
+def unseen_images(args: Mapping, count: int) -> Tensor:
+    """Real images that a sweep up to K = args' train_size has not learnt: uint8 [count, C, H, W].
+
+    Of perm[K:], else of the test split. A data set that has neither gives images of the pool,
+    and a line says so."""
+    images = open_images(args)
+    k = args["train"]["train_size"]
+    perm = permutation(len(images), args["train"]["global_seed"])
+    if k + count <= len(images):
+        return images.read(perm[k : k + count])
+    try:
+        return open_images(args, "test").read(range(count))
+    except UserError:
+        print(f"{images.name}: no unseen images for references: {count} training images serve")
+        return images.read(perm[-count:])
+
+
 def split_pool(args: Mapping, rate: float, pool: int, n: int) -> tuple[int, Tensor]:
     """The size of the pool and the held-out images, uint8 [n, C, H, W].
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,10 @@ SAVE_SECONDS = 60.0  # between two savings of what is known of an unfinished K
 PANEL_ROWS, PANEL_TIMES = 3, 6
 
 
-def run(options: CriticalTimesStage) -> None:
-    """Write times/K.npz and its figures for each K of the slice."""
+def run(options: CriticalTimesStage, again: bool = False) -> None:
+    """Write times/K.npz and its figures for each K of the slice.
+
+    again redoes a K that was made with other options or samples; else it is refused."""
     given = options.critical_times
     device = prepare(options.run)
     subjects = plan_subjects(given, options.slice, options)
@@ -55,7 +56,7 @@ def run(options: CriticalTimesStage) -> None:
     judge = Judge(load_metric(metric_name(given), given.lpips_weights, device))
 
     def done(job: Job) -> bool:
-        return is_finished(job.target, basins[job].args, STAGES, TIMES_KEYS)
+        return is_finished(job.target, basins[job].args, STAGES, TIMES_KEYS, again)
 
     for job in work_through(list(basins), done, options.run.overwrite):
         denoiser = basins[job].subject.model.denoiser(device, options.run.precision)
@@ -116,12 +117,12 @@ class Basins:
         known = unstack(stored)
         todo = [i for i, key in enumerate(keys) if key not in known and keys.index(key) == i]
         followed = self.args["critical_times"]["trial_times"]
-        search = partial(SEARCHES[self.given.search, followed], self.rule)
+        search = SEARCHES[self.given.search, followed]
         saved = time.monotonic()
         try:
             with progress(total=len(todo), unit="image", desc=f"K = {self.subject.k}") as bar:
-                found = follow(images[todo], search, pool, judge, self.given.delta, self.given.seed)
-                for i, answer in found:
+                limits = self.given.delta, self.given.seed
+                for i, answer in follow(images[todo], self.rule, search, pool, judge, *limits):
                     known[keys[todo[i]]] = answer
                     bar.update()
                     if time.monotonic() - saved > SAVE_SECONDS:

@@ -36,8 +36,10 @@ KEYS = ("potential", "path-difference")
 DOUBTFUL = 0.05  # a median difference to half as many points beyond which more are advised
 
 
-def run(options: EnergyStage) -> None:
-    """Write energies/K.npz for each K of the slice, and their figure."""
+def run(options: EnergyStage, again: bool = False) -> None:
+    """Write energies/K.npz for each K of the slice, and their figure.
+
+    again redoes a K that was made with other options or samples; else it is refused."""
     given = with_result_path(options.energy)
     device = prepare(options.run)
     ref_path = Path(required(given, "ref_path"))
@@ -50,7 +52,7 @@ def run(options: EnergyStage) -> None:
     check_writable(Path(given.result_path))
 
     def done(job: Job) -> bool:
-        return is_finished(job.target, args[job], STAGES, KEYS)
+        return is_finished(job.target, args[job], STAGES, KEYS, again)
 
     for job in work_through(list(subjects), done, options.run.overwrite):
         denoiser = subjects[job].model.denoiser(device, pick_precision(options.run.precision))

@@ -93,14 +93,18 @@ def difference(stored: Mapping, wanted: Mapping) -> str | None:
     return None
 
 
-def is_finished(path: Path, args: Mapping, stages: Iterable[str], keys: Iterable[str]) -> bool:
+def is_finished(
+    path: Path, args: Mapping, stages: Iterable[str], keys: Iterable[str], again: bool = False
+) -> bool:
     """Whether path holds the result of the same options; absent is False.
 
-    Raises UserError where it was made with others, or is a file of another stage."""
+    Raises UserError where it was made with others (again: False then), or by another stage."""
     if not path.exists():
         return False
-    arrays = read_npz(path, [*keys, "args"])
-    check_same(path, parse_args(arrays, path), args, stages)
+    stored = parse_args(read_npz(path, [*keys, "args"]), path)
+    if again and any(difference(stored.get(s, {}), args.get(s, {})) for s in stages):
+        return False
+    check_same(path, stored, args, stages)
     return True
 
 

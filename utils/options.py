@@ -340,7 +340,8 @@ class PipelineOptions:
     metric: str = "l2"  # l2, alex, vgg or squeeze (the last three: LPIPS)
     lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
     criterion: str = "calibrated"  # calibrated, delta or ratio
-    jobs: int = 1  # K trained side by side, as processes
+    jobs: int = 1  # processes side by side, each with its K or class
+    basins: bool = True  # also critical times and energies of each class
 
     def __post_init__(self) -> None:
         for name in ("samples", "jobs"):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from utils import classify, distances, generate, train
-from utils.calibration import split_pool
+from utils import classify, critical_times, distances, energy, generate, train
+from utils.calibration import split_pool, unseen_images
 from utils.cli import required
+from utils.datasets import to_float
 from utils.embeddings import load_metric
 from utils.errors import Interrupted, UserError
 from utils.figures import loss_figure, sample_sheet_figure, save_figure
@@ -21,17 +27,23 @@ from utils.formats import load_synthetics
 from utils.interrupts import GO_ON, stop_at_once
 from utils.options import (
     ClassifyStage,
+    CriticalTimesStage,
     DistancesStage,
+    EnergyStage,
     GenerateStage,
     PipelineStage,
     SliceOptions,
     TrainStage,
 )
+from utils.overviews import show_energies, show_times
 from utils.progress import QUIET, progress
-from utils.storage import check_writable
+from utils.storage import check_writable, read_npz, save_npz
 from utils.training_log import read_stats
+from utils.verdicts import CLASSES
 
 POLL_SECONDS = 0.5
+REFERENCES = 4  # real images that energies are taken against
+Task = tuple[Callable, Any]  # a stage's run, and its options
 Plan = tuple[TrainStage, GenerateStage]  # the stages that each K goes through alone
 
 
@@ -51,6 +63,8 @@ def run(options: PipelineStage) -> None:
     distances.run(distances_stage(options))
     rows = classify.run(classify_stage(options), judge_again=True)
     draw_overview(root, sizes)
+    if options.pipeline.basins:
+        measure_classes(options, rows)
     print(f"\n{classify.table(rows)}\n")
     figures = root / "identified" / "figures"
     for name in ("transition.png", "samples.png", "losses.png"):
@@ -127,6 +141,74 @@ def classify_stage(options: PipelineStage) -> ClassifyStage:
     return ClassifyStage(own, SliceOptions(), options.run)
 
 
+def measure_classes(options: PipelineStage, rows: list[dict[str, Any]]) -> None:
+    """Critical times and energies of each class that is not empty everywhere."""
+    root = Path(options.pipeline.root)
+    write_references(options, root / "energies" / "reference.npz")
+    names = [name for name in CLASSES if any(row[name] for row in rows)]
+    times = [critical_times_stage(options, name, rows) for name in names]
+    energies = [energy_stage(options, name) for name in names]
+    # The longest first, so that nothing waits for one of them at the end.
+    tasks: list[Task] = [(critical_times.run, stage) for stage in times]
+    tasks += [(energy.run, stage) for stage in energies]
+    if options.pipeline.jobs == 1:
+        for measure, stage in tasks:
+            measure(stage, again=True)
+    else:
+        print("critical times and energies of each class", flush=True)
+        run_side_by_side([(measure_quietly, task) for task in tasks], options.pipeline.jobs)
+        show_times(times[0].critical_times.result_path)
+        show_energies(energies[0].energy.result_path)
+
+
+def measure_quietly(task: Task) -> None:
+    """What the tasks say side by side would be mixed up; the last word is the pipeline's."""
+    measure, stage = task
+    with redirect_stdout(io.StringIO()):
+        measure(stage, again=True)
+
+
+def critical_times_stage(
+    options: PipelineStage, name: str, rows: list[dict[str, Any]]
+) -> CriticalTimesStage:
+    """Of one class. An image is recovered within the distance at which it would be memorized,
+    where the criterion has such a limit."""
+    root, metric = Path(options.pipeline.root), options.pipeline.metric
+    own = replace(
+        options.critical_times,
+        ckpt_path=root / "models",
+        sample_path=root / "identified" / name,
+        result_path=root / "times" / name,
+        use_lpips=metric != "l2",
+        network=options.critical_times.network if metric == "l2" else metric,
+        lpips_weights=weights_folder(options),
+        delta=rows[0]["delta_m"] or options.critical_times.delta,
+    )
+    sections = (options.data, options.train, options.model)
+    return CriticalTimesStage(own, SliceOptions(), options.run, *sections)
+
+
+def energy_stage(options: PipelineStage, name: str) -> EnergyStage:
+    root = Path(options.pipeline.root)
+    own = replace(
+        options.energy,
+        ckpt_path=root / "models",
+        sample_path=root / "identified" / name,
+        result_path=root / "energies" / name,
+        ref_path=root / "energies" / "reference.npz",
+    )
+    sections = (options.data, options.train, options.model)
+    return EnergyStage(own, SliceOptions(), options.run, *sections)
+
+
+def write_references(options: PipelineStage, path: Path) -> None:
+    """Real images that no model of the sweep has seen, where the data set has any left."""
+    stage = train_stage(options, max(options.pipeline.sizes))
+    images = to_float(unseen_images(train.training_args(stage), REFERENCES)).numpy()
+    if not path.exists() or not np.array_equal(read_npz(path, ["samples"])["samples"], images):
+        save_npz(path, samples=images)
+
+
 def train_and_generate(plan: Plan) -> None:
     """The stages that each K goes through alone."""
     train.run(plan[0])
@@ -146,31 +228,44 @@ def train_and_generate_all(plans: list[Plan], jobs: int) -> None:
         for plan in todo:
             train_and_generate(plan)
         return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     # The largest K first: a sweep may give it more steps, and nothing should wait for it.
-    waiting, running = todo[::-1], []
+    tasks = [(train_and_generate, plan) for plan in reversed(todo)]
     total = sum(plan[0].train.iterations for plan in todo)
+    with progress(total=total, unit="step", desc=f"{len(todo)} models") as bar:
+        run_side_by_side(tasks, jobs, lambda: bar.update(sum_of_steps(todo) - bar.n))
+
+
+def sum_of_steps(plans: list[Plan]) -> int:
+    """Training steps done so far."""
+    return sum(steps_done(plan[0]) for plan in plans)
+
+
+def run_side_by_side(
+    tasks: list[tuple[Callable, Any]], jobs: int, told: Callable[[], object] = lambda: None
+) -> None:
+    """Call each function with its argument, `jobs` processes at a time, with their share of the
+    processors. Raises what the first of them to fail raised; the others save and stop."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    waiting, running = list(tasks), []
     try:
-        with progress(total=total, unit="step", desc=f"{len(todo)} models") as bar:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    running.append(Worker(waiting.pop(0), threads))
-                running = [worker for worker in running if not worker.has_ended()]
-                bar.update(sum(steps_done(plan[0]) for plan in todo) - bar.n)
-                time.sleep(POLL_SECONDS)
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(Worker(*waiting.pop(0), threads))
+            running = [worker for worker in running if not worker.has_ended()]
+            told()
+            time.sleep(POLL_SECONDS)
     finally:
         for worker in running:
             worker.stop()
 
 
 class Worker:
-    """A process that takes one K through its own stages."""
+    """A process that works on one task."""
 
-    def __init__(self, plan: Plan, threads: int) -> None:
+    def __init__(self, function: Callable, argument: Any, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self.k = plan[0].train.train_size
         self._inbox, outbox = context.Pipe(duplex=False)
-        self._process = context.Process(target=work, args=(plan, threads, outbox))
+        self._process = context.Process(target=work, args=(function, argument, threads, outbox))
         self._process.start()
         outbox.close()
 
@@ -186,7 +281,7 @@ class Worker:
             if code:
                 found = f"a worker that ended with code {code}"
                 remedy = "see above; if nothing is there, memory ran out: choose fewer --jobs"
-                raise UserError(f"K = {self.k}", found, remedy) from None
+                raise UserError("--jobs", found, remedy) from None
             return True
 
     def stop(self) -> None:
@@ -196,13 +291,13 @@ class Worker:
         self._process.join()
 
 
-def work(plan: Plan, threads: int, outbox: Connection) -> None:
+def work(function: Callable, argument: Any, threads: int, outbox: Connection) -> None:
     """What a worker does; the user's errors and interrupts go to the parent process."""
     stop_at_once()
     os.environ[QUIET] = "1"
     torch.set_num_threads(threads)
     try:
-        train_and_generate(plan)
+        function(argument)
     except (UserError, Interrupted) as error:
         outbox.send(error)
     except KeyboardInterrupt:
