@@ -13,7 +13,9 @@ from utils.cli import parse, required
 from utils.errors import UserError
 from utils.options import (
     ClassifyStage,
+    CriticalTimesStage,
     DistancesStage,
+    EnergyStage,
     GenerateStage,
     PipelineStage,
     TrainStage,
@@ -22,6 +24,15 @@ from utils.options import (
 ROOT = Path(__file__).parents[1]
 HELP = ROOT / "tests" / "help"
 SCRIPTS = sorted(p.name for p in ROOT.glob("*.py"))
+STAGE_OF = {
+    "train_unet.py": TrainStage,
+    "run_generate.py": GenerateStage,
+    "run_distances.py": DistancesStage,
+    "run_classify.py": ClassifyStage,
+    "run_critical_times.py": CriticalTimesStage,
+    "run_energy.py": EnergyStage,
+    "run_pipeline.py": PipelineStage,
+}
 
 
 def config(tmp_path, text, name="c.yaml"):
@@ -80,6 +91,16 @@ def test_the_original_training_command():
             "--result-path identified/ --dist-path dists/ --eval-path synthetics/ "
             "--data-path data/ --k 5 --delta-s 0.02 --delta-m 0.03",
         ),
+        (
+            CriticalTimesStage,
+            "--result-path times/memorized/ --ckpt-path models/ --data-path data/ --sample-path "
+            "identified/memorized --sample-size 2048 --batch-size 256 --use-lpips --network vgg",
+        ),
+        (
+            EnergyStage,
+            "--ref-path reference/image.npz --ckpt-path models/ --data-path data/ --sample-path "
+            "identified/memorized --sample-size 2048 --batch-size 512",
+        ),
     ],
 )
 def test_the_other_original_commands(stage, command):
@@ -87,7 +108,7 @@ def test_the_other_original_commands(stage, command):
     flags = dict(zip(command.split(), [*command.split()[1:], ""]))
     for section in (
         options.__dict__[n]
-        for n in ("generate", "distances", "classify", "slice")
+        for n in ("generate", "distances", "classify", "critical_times", "energy", "slice")
         if n in options.__dict__
     ):
         for name, value in vars(section).items():
@@ -97,7 +118,7 @@ def test_the_other_original_commands(stage, command):
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "configs").glob("*.yaml")))
-@pytest.mark.parametrize("stage", [TrainStage, GenerateStage, DistancesStage, PipelineStage])
+@pytest.mark.parametrize("stage", STAGE_OF.values())
 def test_every_config_serves_every_stage(name, stage):
     parse(stage, ["--config_path", str(ROOT / "configs" / name)])
 
@@ -256,15 +277,6 @@ def commands() -> list[str]:
     joined = joined.replace("\\\n", " ")
     found = re.findall(r"^\s*(?:\$ )?python (\w+\.py .*)$", joined, flags=re.MULTILINE)
     return sorted({" ".join(command.split()) for command in found})
-
-
-STAGE_OF = {
-    "train_unet.py": TrainStage,
-    "run_generate.py": GenerateStage,
-    "run_distances.py": DistancesStage,
-    "run_classify.py": ClassifyStage,
-    "run_pipeline.py": PipelineStage,
-}
 
 
 def test_every_script_shows_its_command():

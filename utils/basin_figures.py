@@ -119,7 +119,8 @@ def recovery_figure(groups: Values, times: np.ndarray, followed: bool) -> Figure
     from matplotlib import colormaps
 
     sizes = sizes_of(groups)
-    fig = new_figure(1.6 + 2.4 * len(groups), 3.3)
+    columns = -(-len(sizes) // 12)  # of the legend
+    fig = new_figure(0.6 + columns + 2.4 * len(groups), 3.3)
     axes = np.atleast_1d(fig.subplots(1, len(groups), sharex=True, sharey=True))
     for ax, (name, sweep) in zip(axes, groups.items(), strict=True):
         ax.set(title=name, xlabel="Time t (steps)", ylim=(0, 102))
@@ -134,7 +135,6 @@ def recovery_figure(groups: Values, times: np.ndarray, followed: bool) -> Figure
     axes[0].set_ylabel(f"{subject} recovered at every time up to t (%)")
     lines = {line.get_label(): line for ax in axes for line in ax.lines}
     labels = sorted(lines, key=lambda label: int(label.split()[-1]))
-    columns = -(-len(labels) // 20)
     handles = [lines[label] for label in labels]
     fig.legend(handles, labels, loc="outside right upper", ncols=columns, handlelength=3)
     return fig
