@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from models.denoiser import Denoiser
 from models.schedule import Schedule
@@ -14,6 +15,9 @@ from models.schedule import Schedule
 # Kernels choose their way of summing by the shape of a batch. Rows are therefore computed in
 # tiles of this many, the last one filled up: a row's bits depend on the row alone.
 TILE_ROWS = 64
+# D is filled up to a multiple of this, with zeros: MKL sums odd and even rows of a tile otherwise
+# where D is odd, as every second row is then aligned otherwise.
+ALIGNED = 8
 # Patterns are converted to float64 in chunks of this size; fewer are kept in float64.
 CHUNK_BYTES = 2**24
 LARGEST_HESSIAN = 4096  # D; one image then takes 128 MiB
@@ -40,7 +44,8 @@ class ExactDenoiser(Denoiser):
         self.device = patterns.device
         # MPS has no float64: there all is computed on the CPU, and float64 results stay there.
         self._home = torch.device("cpu") if self.device.type == "mps" else self.device
-        flat = patterns.detach().to(self._home).flatten(1)  # [K, D]
+        self._dim = math.prod(self.shape)
+        flat = self._vectors(patterns.detach())  # [K, D]
         self._chunk_rows = max(1, CHUNK_BYTES // (8 * flat.shape[1]))
         chunks = flat.split(self._chunk_rows)  # [k, D] each
         self._chunks = chunks if len(chunks) > 1 else (flat.double(),)
@@ -62,7 +67,7 @@ class ExactDenoiser(Denoiser):
         log sum_m exp(logits_m) - log K - D/2 log(2 pi (1 - alpha_bar_t))"""
 
         def log_density(x: Tensor, alpha_bar: Tensor) -> Tensor:
-            normaliser = x.shape[1] / 2 * (2 * math.pi * (1 - alpha_bar)).log()  # [R, 1]
+            normaliser = self._dim / 2 * (2 * math.pi * (1 - alpha_bar)).log()  # [R, 1]
             total = self._log_sum(x, alpha_bar)
             return (total - math.log(len(self._squares)) - normaliser).squeeze(1)
 
@@ -120,7 +125,7 @@ class ExactDenoiser(Denoiser):
 
     def hessian(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """H of `hessian_vector` whole, [B, D, D] float64, for D = C H W up to 4096."""
-        dim = math.prod(self.shape)
+        dim = self._dim
         if dim > LARGEST_HESSIAN:
             remedy = f"use hessian_vector, or images of {LARGEST_HESSIAN} values at most"
             raise ValueError(f"D = C H W: found {dim}; {remedy}")
@@ -139,17 +144,15 @@ class ExactDenoiser(Denoiser):
         if x_t.shape[1:] != self.shape:
             expected = ", ".join(map(str, self.shape))
             raise ValueError(f"x_t: found {list(x_t.shape)}; give [B, {expected}]")
-        tables = (x_t.flatten(1), self._alpha_bar(t, len(x_t))[:, None])
-        tables += tuple(table.flatten(1) for table in more)
-        tiles = zip(*map(self._tiles, tables), strict=True)
+        alpha_bar = self._alpha_bar(t, len(x_t)).to(self._home)[:, None]
+        tables = self._vectors(x_t).double(), alpha_bar, *(self._vectors(v).double() for v in more)
+        tiles = zip(*map(_tiles, tables), strict=True)
         return torch.cat([work(*tile) for tile in tiles])[: len(x_t)]
 
-    def _tiles(self, table: Tensor) -> tuple[Tensor, ...]:
-        """table [B, n] in float64, filled up with rows of zeros to a number of whole tiles."""
-        table = table.to(self._home).double()
-        # A fresh copy, too: kernels may sum otherwise where memory is aligned otherwise.
-        filling = table.new_zeros(-len(table) % TILE_ROWS, table.shape[1])
-        return torch.cat([table, filling]).split(TILE_ROWS)
+    def _vectors(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] as rows [B, D], D filled up, where the computing is done."""
+        flat, filling = images.to(self._home).flatten(1), -self._dim % ALIGNED
+        return functional.pad(flat, (0, filling)) if filling else flat
 
     def _alpha_bar(self, t: int | Tensor, rows: int) -> Tensor:
         """alpha_bar of each row, [B] float64 on the CPU."""
@@ -163,9 +166,10 @@ class ExactDenoiser(Denoiser):
         return self.schedule.alpha_bar_at(t).expand(rows)
 
     def _like(self, image: Tensor, flat: Tensor) -> Tensor:
-        return flat.to(image.dtype).reshape(image.shape).to(image.device)
+        """Rows [B, D] as images in the format and on the device of image."""
+        return flat[:, : self._dim].to(image.dtype).reshape(image.shape).to(image.device)
 
-    # What follows sees one tile: x [R, D], alpha_bar [R, 1].
+    # What follows sees one tile: x [R, D], alpha_bar [R, 1], D filled up.
 
     def _logits(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
         # In float32 this expansion is wrong by several nats at t = 0, in float64 by 1e-6.
@@ -201,4 +205,12 @@ class ExactDenoiser(Denoiser):
         """sum_m w_m (y_m - mean) (y_m - mean)^T, [D, D], for w [K] and mean [D]."""
         parts = zip(w.sqrt().split(self._chunk_rows), self._chunks, strict=True)
         centred = (part[:, None] * (chunk.double() - mean) for part, chunk in parts)  # [k, D]
-        return sum(part.T @ part for part in centred)
+        return sum(part.T @ part for part in centred)[: self._dim, : self._dim]
+
+
+def _tiles(table: Tensor) -> tuple[Tensor, ...]:
+    """table [B, n] filled up with rows of zeros to whole tiles [R, n].
+
+    A fresh copy always: kernels may sum otherwise where memory is aligned otherwise."""
+    filling = table.new_zeros(-len(table) % TILE_ROWS, table.shape[1])
+    return torch.cat([table, filling]).split(TILE_ROWS)

@@ -1,4 +1,8 @@
-"""Pictures of basins and energies: their numbers, censoring, and that nothing is cut off."""
+"""Pictures of basins and energies: their numbers, censoring, looks, and that nothing is cut off."""
+
+import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -6,6 +10,7 @@ from matplotlib.colors import to_hex
 
 from tests.test_figures import assert_nothing_is_cut_off, texts
 from utils.basin_figures import (
+    OTHER_LOOKS,
     RecoveryRow,
     critical_time_figure,
     energy_figure,
@@ -13,137 +18,371 @@ from utils.basin_figures import (
     recovery_panel,
     volume_figure,
 )
-from utils.figures import LOOKS, save_figure
+from utils.figure_style import styled
+from utils.figures import LOOKS
 
-MANY = [2, *range(500, 18_500, 500)]  # 37 sizes
-
-
-def times(*values, last=976):
-    found = np.array(values)
-    return found, found == last
+LAST = 976
+SIZES = sorted({round(2 * 25_000 ** (i / 40)) for i in range(41)})[-38:]
+SCANNED = np.arange(1, LAST + 1, 25)
 
 
-def values(n, seed=0):
-    return np.random.default_rng(seed).normal(size=n)
+@pytest.fixture(scope="module")
+def digit():
+    """A real digit, [1, 8, 8] in [-1, 1]."""
+    from sklearn.datasets import load_digits
+
+    return (load_digits().images[3, None] / 8 - 1).astype(np.float32)
+
+
+def marks(*times):
+    """Critical times and who is censored: those at the end of the scan."""
+    return np.array(times), np.array(times) == LAST
+
+
+def normal(n, seed=0, centre=5.0):
+    return np.random.default_rng(seed).normal(centre, size=n)
+
+
+def colour(found):
+    return to_hex(found).upper()
 
 
 def points(ax):
-    return np.concatenate([c.get_offsets() for c in ax.collections])
+    """Heights of the closed points (by class), and of the open ones."""
+    closed, opened = {}, []
+    for drawn in ax.collections:
+        heights = drawn.get_offsets()[:, 1].tolist()
+        if len(drawn.get_facecolor()):
+            closed.setdefault(colour(drawn.get_facecolor()[0][:3]), []).extend(heights)
+        else:
+            opened.extend(heights)
+    return closed, opened
 
 
-def test_every_image_stands_at_its_critical_time():
-    groups = {"memorized": {2: times(0, 26, 51), 64: times(101)}, "spurious": {64: times(1, 26)}}
-    fig = critical_time_figure(groups, 976)
-    ax = fig.axes[0]
-    found = points(ax)
-    assert sorted(found[:, 1]) == [0, 1, 26, 26, 51, 101]
-    assert ((np.abs(found[:, 0]) < 0.5) | (np.abs(found[:, 0] - 1) < 0.5)).all()
-    medians = sorted(line.get_ydata()[0] for line in ax.lines if len(set(line.get_xdata())) == 2)
-    assert medians == [13.5, 26, 101]
-    assert {"2\n(3 / 0)", "64\n(1 / 2)"} <= set(texts(fig))
-    colours = {to_hex(c.get_facecolor()[0]) for c in ax.collections}
-    assert colours == {LOOKS["memorized"].colour.lower(), LOOKS["spurious"].colour.lower()}
+def medians(ax):
+    """(x, t) of the bars, and of the open triangles, from left to right."""
+    bars = [line for line in ax.lines if line.get_linewidth() == 2.2]
+    open_ones = [line for line in ax.lines if line.get_marker() == "^"]
+    middle = [(float(np.mean(b.get_xdata())), float(b.get_ydata()[0])) for b in bars]
+    return sorted(middle), sorted((line.get_xdata()[0], line.get_ydata()[0]) for line in open_ones)
+
+
+def drawings(groups, curves=None):
+    """The four figures of groups of arrays; times are made of them."""
+    times = {
+        name: {k: marks(*np.clip(np.abs(v) * 100, 0, LAST).round()) for k, v in sweep.items()}
+        for name, sweep in groups.items()
+    }
+    curves = {n: dict.fromkeys(s, np.linspace(1, 0, len(SCANNED))) for n, s in groups.items()}
+    yield critical_time_figure(times, LAST)
+    yield recovery_figure(curves, SCANNED, True)
+    yield volume_figure(groups, 64)
+    yield energy_figure(groups, 0, 4)
+
+
+def test_critical_times_and_their_medians():
+    groups = {
+        "generalized": {64: marks(1, 26, 76)},
+        "memorized": {64: marks(101, 0, 51, 26), 2: marks(501)},
+    }
+    fig = critical_time_figure(groups, LAST)
+    (ax,) = fig.axes
+    closed, opened = points(ax)
+    red, blue = LOOKS["memorized"].colour, LOOKS["generalized"].colour
+    assert {c: sorted(t) for c, t in closed.items()} == {
+        red: [0, 26, 51, 101, 501],
+        blue: [1, 26, 76],
+    }
+    assert not opened
+    (at_2, at_64, other), none = medians(ax)
+    assert not none and [at_2[1], at_64[1], other[1]] == [501, 38.5, 26]
+    # The classes' order is that of verdicts, not the mapping's; each stays by its own K.
+    assert abs(at_2[0]) < 0.5 and 0.5 < at_64[0] < 1 < other[0] < 1.5
+    assert {"2\nn = 1 / 0", "64\nn = 4 / 3", "memorized", "generalized"} <= set(texts(fig))
+    assert "Critical time $t_c$ (steps)" in texts(fig)
     assert_nothing_is_cut_off(fig)
 
 
-@pytest.mark.parametrize("censored", [False, True])
-def test_censoring_is_shown_where_there_is_any(censored):
-    fig = critical_time_figure({"memorized": {2: times(26, 976 if censored else 951)}}, 976)
-    assert ("recovers beyond t = 976" in texts(fig)) == censored
-    lines = [line for line in fig.axes[0].lines if line.get_linestyle() == "--"]
-    assert len(lines) == censored
-    open_marks = [c for c in fig.axes[0].collections if not len(c.get_facecolor())]
-    assert len(open_marks) == censored
+def test_points_of_groups_lie_side_by_side():
+    groups = {name: {k: marks(*range(200)) for k in (2, 64, 128)} for name in LOOKS}
+    ax = critical_time_figure(groups, LAST).axes[0]
+    spans = sorted(
+        (c.get_offsets()[:, 0].min(), c.get_offsets()[:, 0].max()) for c in ax.collections
+    )
+    assert len(spans) == 9 and all(a[1] < b[0] for a, b in zip(spans, spans[1:]))
+    assert all(b - a > 0.1 for a, b in spans)  # spread, not on a line
 
 
-def test_recovery_curves_have_the_given_shares():
-    scanned = np.array([1, 26, 51])
-    groups = {"memorized": {2: np.array([1, 0.5, 0.2]), 8: np.array([1, 0.1, 0])}}
-    fig = recovery_figure({**groups, "training": {8: np.array([1, 1, 1.0])}}, scanned, True)
-    lines = {line.get_label(): line.get_ydata() for line in fig.axes[0].lines}
-    assert lines["K = 2"].tolist() == [100, 50, 20] and lines["K = 8"].tolist() == [100, 10, 0]
-    assert fig.axes[1].get_title() == "training"
-    assert "Trials recovered at every time up to t (%)" in texts(fig)
-    images = recovery_figure(groups, scanned, False)
-    assert "Images recovered at every time up to t (%)" in texts(images)
+def test_numbers_of_images_stand_in_the_legend_where_they_are_equal():
+    groups = {
+        "memorized": {2: marks(1, 2), 64: marks(3, 4)},
+        "spurious": {2: marks(1), 64: marks(1)},
+    }
+    found = texts(critical_time_figure(groups, LAST))
+    assert {"memorized (n = 2)", "spurious (n = 1)", "2", "64"} <= set(found)
+    assert not any("/" in text for text in found)
+
+
+@pytest.mark.parametrize("top", [951, LAST])
+def test_censoring_is_shown_where_there_is_any(top):
+    fig = critical_time_figure({"spurious": {2: marks(26, 51, top)}}, LAST)
+    closed, opened = points(fig.axes[0])
+    censored = top == LAST
+    assert opened == [LAST] * censored
+    assert list(closed.values()) == [[26, 51] + [951] * (not censored)]
+    for text in ("end of the scan", "still recovering"):
+        assert (text in texts(fig)) == censored
+    dashed = [line for line in fig.axes[0].lines if line.is_dashed()]
+    assert [line.get_ydata()[0] for line in dashed] == [LAST] * censored
+    assert (fig.axes[0].get_ylim()[1] > LAST) or not censored
     assert_nothing_is_cut_off(fig)
-
-
-@pytest.mark.parametrize("draw", ["volume", "energy"])
-def test_medians_and_quartiles_over_k(draw):
-    groups = {"memorized": {2: values(50), 64: values(9, 1)}, "generalized": {64: values(3, 2)}}
-    fig = volume_figure(groups, 64) if draw == "volume" else energy_figure(groups, 0, 4)
-    for container, (name, sweep) in zip(fig.axes[0].containers, groups.items(), strict=True):
-        line, _, (bars,) = container
-        assert to_hex(line.get_color()) == LOOKS[name].colour.lower()
-        low, middle, high = np.array([np.quantile(v, (0.25, 0.5, 0.75)) for v in sweep.values()]).T
-        np.testing.assert_allclose(line.get_ydata(), middle)
-        ends = np.array([segment[:, 1] for segment in bars.get_segments()])
-        np.testing.assert_allclose(ends, np.stack([low, high], axis=1))
-        assert np.allclose(line.get_xdata(), list(sweep), rtol=0.06)
-    assert_nothing_is_cut_off(fig)
-
-
-def test_images_without_a_basin_are_counted_and_left_out():
-    found = np.array([-np.inf, 3.0, 5.0, -np.inf])
-    fig = volume_figure({"spurious": {2: found, 64: np.array([-np.inf])}}, 64)
-    assert fig.axes[0].containers[0][0].get_ydata().tolist() == [4.0]
-    assert any("without a basin: 3 of 5" in text for text in texts(fig))
-    assert any("d = 64" in text for text in texts(fig))
-
-
-def test_energies_name_their_time_and_references():
-    fig = energy_figure({"memorized": {2: values(4)}}, 7, 3)
-    assert "Relative energy u(r) - u(x) at t = 7" in texts(fig)
-    assert any("mean over 3 references" in text for text in texts(fig))
-
-
-def row(digit, t_c, censored=False, m=3):
-    copies = np.repeat(digit[None], m, axis=0)
-    distances = np.linspace(0.5, 1.5, m)
-    return RecoveryRow(digit, np.arange(m) * 25 + 1, 3 * copies, copies, distances, t_c, censored)
-
-
-def test_the_panel_frames_what_was_recovered():
-    digit = np.random.default_rng(0).uniform(-1, 1, (1, 8, 8)).astype(np.float32)
-    rows = [row(digit, 26), row(digit, 976, censored=True), row(digit, 0)]
-    fig = recovery_panel(64, "spurious", rows, "l2", 1.0)
-    found = texts(fig)
-    assert {"$t_c$ = 26", "$t_c \\geq$ 976", "never", "t = 51", "K = 64: spurious"} <= set(found)
-    assert found.count("0.500") == found.count("1.00") == found.count("1.50") == 3
-    thick = [p for p in fig.axes[0].patches if p.get_linewidth() > 1]
-    assert len(thick) == 6  # distances 0.5 and 1.0 of each row, not 1.5
-    assert {to_hex(p.get_edgecolor()) for p in thick} == {LOOKS["spurious"].colour.lower()}
-    assert_nothing_is_cut_off(fig)
-
-
-def test_a_sweep_of_many_k_fits():
-    groups = {name: {k: times(*range(0, 500, 50)) for k in MANY} for name in LOOKS}
-    assert_nothing_is_cut_off(critical_time_figure(groups, 976))
-    curves = {name: {k: np.linspace(1, 0, 40) for k in MANY} for name in LOOKS}
-    assert_nothing_is_cut_off(recovery_figure(curves, np.arange(40), True))
-    spread = {name: {k: values(5, k) for k in MANY} for name in LOOKS}
-    assert_nothing_is_cut_off(energy_figure(spread, 0, 1))
-
-
-def test_the_same_numbers_give_the_same_bytes(tmp_path):
-    groups = {"memorized": {2: times(*range(0, 300, 7))}}
-    for name in ("a.png", "b.png"):
-        save_figure(critical_time_figure(groups, 976), tmp_path / name)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 @pytest.mark.parametrize(
-    "draw",
+    ("times", "bar"),
+    [((1, 26, LAST), 26), ((1, LAST, LAST), None), ((1, LAST), None), ((LAST,), None), ((0,), 0)],
+)
+def test_a_censored_median_is_an_open_triangle(times, bar):
+    """Half of the images censored: the median lies between a known time and an unknown one."""
+    fig = critical_time_figure({"memorized": {2: marks(*times)}}, LAST)
+    bars, triangles = medians(fig.axes[0])
+    assert [t for _, t in bars] == ([] if bar is None else [bar])
+    assert [t for _, t in triangles] == ([LAST] if bar is None else [])
+    assert_nothing_is_cut_off(fig)
+
+
+def test_whether_an_image_is_censored_is_told_not_guessed():
+    times = np.array([LAST, LAST])
+    fig = critical_time_figure({"memorized": {2: (times, np.array([False, True]))}}, LAST)
+    closed, opened = points(fig.axes[0])
+    assert list(closed.values()) == [[LAST]] and opened == [LAST]
+
+
+@pytest.mark.parametrize("followed", [True, False])
+def test_recovery_curves_in_percent(followed):
+    scanned = np.array([1, 26, 51])
+    groups = {"training": {8: np.ones(3)}, "memorized": {64: [1, 0.1, 0], 2: [1, 0.5, 0.2]}}
+    fig = recovery_figure(groups, scanned, followed)
+    left, right = fig.axes
+    assert [left.get_title(), right.get_title()] == ["memorized", "training"]
+    shown = {line.get_label(): line.get_ydata().tolist() for line in left.lines}
+    assert shown == {"K = 2": [100, 50, 20], "K = 64": [100, 10, 0]}
+    assert all(line.get_xdata().tolist() == [1, 26, 51] for line in (*left.lines, *right.lines))
+    told = (
+        "Trials recovered at every time up to t"
+        if followed
+        else "Images recovered at every time up to t"
+    )
+    assert f"{told} (%)" in texts(fig)
+    (legend,) = fig.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["K = 2", "K = 8", "K = 64"]
+    handles = [(colour(h.get_color()), h.get_linestyle()) for h in legend.get_lines()]
+    lines = [left.lines[0], right.lines[0], left.lines[1]]
+    assert handles == [(colour(line.get_color()), line.get_linestyle()) for line in lines]
+    assert len(set(handles)) == 3
+    assert_nothing_is_cut_off(fig)
+
+
+def test_recovery_ends_where_nothing_recovers():
+    share = np.where(SCANNED <= 126, 0.5, 0)
+    axes = recovery_figure({"memorized": {2: share}}, SCANNED, True).axes
+    assert 151 <= axes[0].get_xlim()[1] < 176
+    never = recovery_figure({"memorized": {2: 0 * share}}, SCANNED, True)
+    assert never.axes[0].get_xlim()[1] >= LAST
+    assert_nothing_is_cut_off(never)
+    one = recovery_figure({"memorized": {2: np.ones(1)}}, SCANNED[:1], True)
+    assert one.axes[0].lines[0].get_marker() == "o"  # a line of one point cannot be seen
+
+
+@pytest.mark.parametrize("kind", ["volume", "energy"])
+def test_medians_and_quartiles(kind):
+    groups = {
+        "generalized": {64: normal(3, 2), 128: normal(8, 3)},
+        "other": {64: normal(1)},
+        "memorized": {64: normal(9, 1), 2: normal(50)},
+    }
+    fig = volume_figure(groups, 64) if kind == "volume" else energy_figure(groups, 0, 4)
+    (ax,) = fig.axes
+    assert ax.get_xscale() == "log" and ax.get_yscale() == "linear"
+    looks = LOOKS | {"other": OTHER_LOOKS[0]}
+    names = ("memorized", "generalized", "other")
+    for name, (line, _, (bars,)) in zip(names, ax.containers, strict=True):
+        sizes = sorted(groups[name])
+        quartiles = np.array([np.quantile(groups[name][k], (0.25, 0.5, 0.75)) for k in sizes])
+        np.testing.assert_allclose(line.get_ydata(), quartiles[:, 1])
+        ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+        np.testing.assert_allclose(ends, quartiles[:, [0, 2]])
+        found = (colour(line.get_color()), line.get_marker(), line.get_linestyle())
+        assert found == looks[name][:3]
+        np.testing.assert_allclose(line.get_xdata(), sizes, rtol=0.15)
+    at_64 = [
+        line.get_xdata()[sorted(groups[n]).index(64)] for n, (line, *_) in zip(names, ax.containers)
+    ]
+    assert_nothing_is_cut_off(fig)  # lays the axes out
+    pixels = ax.transData.transform([(x, 5) for x in at_64])[:, 0]
+    assert np.diff(pixels).min() * 72 / fig.dpi > 2 * 3  # two caps of 3 points
+
+
+def test_images_without_a_basin_are_counted_and_left_out():
+    none = -np.inf
+    groups = {"spurious": {2: np.array([none, 3, 5, none]), 64: np.array([none])}}
+    fig = volume_figure(groups, 64)
+    assert fig.axes[0].containers[0][0].get_ydata().tolist() == [4]
+    assert "bars: quartiles; without a basin: 3 of 5" in texts(fig)
+    assert "Log-volume of the basin, ln V (d = 64)" in texts(fig)
+    empty = volume_figure({"spurious": {2: np.array([none, none])}}, 64)
+    assert {"no values", "bars: quartiles; without a basin: 2 of 2"} <= set(texts(empty))
+    assert_nothing_is_cut_off(empty)
+
+
+def test_energies_tell_what_they_are():
+    fig = energy_figure({"memorized": {2: np.array([1.0, np.nan, 3.0])}}, 7, 3)
+    assert fig.axes[0].containers[0][0].get_ydata().tolist() == [2]
+    assert "Relative energy u(r) - u(x) at t = 7" in texts(fig)
+    caption = "mean over 3 references; higher: the sample lies deeper; bars: quartiles"
+    assert f"{caption}; not finite: 1 of 3" in texts(fig)
+    far = {2: np.array([1e5, np.inf]), 64: np.array([1.0])}  # the log axis has a caption of its own
+    assert any("not finite: 1 of 3\nlog" in t for t in texts(energy_figure({"a": far}, 0, 3)))
+    assert any(t.startswith("one reference;") for t in texts(energy_figure({"a": {2: [1]}}, 0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
     [
-        lambda: critical_time_figure({}, 976),
-        lambda: critical_time_figure({"memorized": {}}, 976),
-        lambda: recovery_figure({}, np.arange(3), True),
-        lambda: volume_figure({}, 64),
-        lambda: energy_figure({"spurious": {}}, 0, 1),
-        lambda: recovery_panel(2, "memorized", [], "l2", 1.0),
+        ({2: [90, 100, 110], 64: [-3, -2, -1]}, "linear"),  # 2 % of the axis: small but readable
+        ({2: [-90, 0, 110], 64: [-90, 1e-6, 90]}, "linear"),  # near 0, but the bars are not
+        ({2: [9000, 10000, 11000], 64: [-3, -2, -1]}, "symlog"),
+        ({2: [9000, 10000, 11000], 64: [0, 0, 0]}, "linear"),  # no scale tells 0 from 0
+        ({2: [1e9, 1e9, 1e9], 64: [-1e-9, -1e-9, -1e-9], 128: [1, 1, 1]}, "symlog"),
     ],
 )
-def test_nothing_to_draw_is_refused(draw):
-    with pytest.raises(ValueError, match="nothing to draw|found none"):
-        draw()
+def test_the_axis_of_energies_hides_nothing(values, scale):
+    fig = energy_figure({"memorized": {k: np.array(v, float) for k, v in values.items()}}, 0, 4)
+    (ax,) = fig.axes
+    assert ax.get_yscale() == scale
+    assert any("log axis, linear from" in text for text in texts(fig)) == (scale == "symlog")
+    assert_nothing_is_cut_off(fig)
+    if scale == "symlog":
+        boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
+        assert len(boxes) >= 4  # 0, and enough to read the others from
+        assert all(a.y1 <= b.y0 for a, b in zip(boxes, boxes[1:]))
+        drawn = ax.transData.transform([(2, v) for v in (*np.ravel(list(values.values())),)])[:, 1]
+        assert np.ptp(drawn) > 0.8 * ax.bbox.height  # no limits left from the linear axis
+
+
+def test_groups_that_are_no_classes_are_told_apart():
+    names = ("training", "_old $x$", "a folder whose name has no end at all")
+    groups = {name: {2: normal(5), 64: normal(5)} for name in (*names, "spurious")}
+    for fig in drawings(groups):
+        assert_nothing_is_cut_off(fig)
+        shown = "".join(texts(fig))
+        assert "training" in shown and r"_old \$x\$" in shown and "a folder whose name has" in shown
+    found = [
+        (colour(line.get_color()), line.get_marker())
+        for line, *_ in energy_figure(groups, 0, 4).axes[0].containers
+    ]
+    assert found == [LOOKS["spurious"][:2], *(look[:2] for look in OTHER_LOOKS)]
+    assert len(set(found)) == 4
+    assert not {look.marker for look in OTHER_LOOKS} & {look.marker for look in LOOKS.values()}
+
+
+@pytest.mark.parametrize("sizes", [(7,), (2, 3), (64, 65, 66, 50_000), SIZES], ids=len)
+def test_any_sweep_fits(sizes):
+    assert len(SIZES) == 38 and SIZES[-1] == 50_000
+    groups = {name: {k: normal(20 + k % 3, k) for k in sizes} for name in LOOKS}
+    groups["spurious"].pop(sizes[0])  # an empty class
+    for fig in drawings(groups):
+        assert_nothing_is_cut_off(fig)
+        assert fig.get_figwidth() < 12
+        if not fig.axes[0].get_xlabel().startswith("Training"):
+            continue
+        labels = [label for label in fig.axes[0].get_xticklabels() if label.get_text()]
+        boxes = [label.get_window_extent() for label in labels]
+        middles = np.diff([(box.x0 + box.x1) / 2 for box in boxes])
+        if labels[0].get_rotation() == 0:
+            assert all(a.x1 <= b.x0 for a, b in zip(boxes, boxes[1:]))
+        else:
+            assert middles.min() >= labels[0].get_fontsize() * fig.dpi / 72
+
+
+def row(digit, critical_time, censored=False, distances=(0.5, 1.0, 1.5)):
+    m = len(distances)
+    copies = np.repeat(digit[None], m, axis=0)
+    times = np.arange(m) * 25 + 1
+    return RecoveryRow(digit, times, 3 * copies, -copies, distances, critical_time, censored)
+
+
+@pytest.mark.parametrize("group", ["spurious", "training"])
+def test_the_panel_frames_what_was_recovered(digit, group):
+    rows = [row(digit, 26), row(digit, LAST, censored=True), row(digit, 0, distances=(2.0,))]
+    fig = recovery_panel(64, group, rows, "vgg", 1.0)
+    (ax,) = fig.axes
+    found = texts(fig)
+    assert {f"K = 64: {group}", "LPIPS (vgg), $\\delta$ = 1", "t = 1", "t = 51"} <= set(found)
+    assert {"$t_c$ = 26", f"$t_c \\geq$ {LAST}", "never"} <= set(found)
+    assert found.count("0.500") == found.count("1.00") == found.count("1.50") == 2
+    assert found.count("2.00") == 1
+    look = {**LOOKS, "training": OTHER_LOOKS[0]}[group]
+    thick = [patch for patch in ax.patches if patch.get_linewidth() > 1]
+    assert len(thick) == 4  # distances 0.5 and 1.0 of two rows: at delta is recovered
+    assert {colour(patch.get_edgecolor()) for patch in thick} == {look.colour}
+    bold = [text.get_text() for text in ax.texts if text.get_weight() == "bold"]
+    assert sorted(bold[1:]) == ["0.500", "0.500", "1.00", "1.00"]
+    assert_nothing_is_cut_off(fig)
+    # Tiles: the image, then its copies at 3 and 3 and 1 times, each beside or below the others.
+    assert len(ax.images) == 3 + 2 * (3 + 3 + 1)
+    shown = [image.get_array()[..., 0] for image in ax.images[:3]]
+    for drawn, image in zip(shown, (digit, np.clip(3 * digit, -1, 1), -digit)):
+        np.testing.assert_array_equal(drawn, np.rint(image[0] * 127.5 + 127.5))
+    assert len({tuple(np.round(image.get_extent(), 6)) for image in ax.images}) == len(ax.images)
+
+
+def test_words_of_the_panel_do_not_run_into_each_other(digit):
+    for group, m in (("a folder whose name has no end", 1), ("spurious", 6), ("memorized", 2)):
+        fig = recovery_panel(50_000, group, [row(digit, LAST, True, (0.00123,) * m)] * 2, "l2", 1)
+        assert_nothing_is_cut_off(fig)
+        boxes = [text.get_window_extent() for text in fig.axes[0].texts]
+        pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
+        assert not any(a.overlaps(b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_the_same_numbers_give_the_same_bytes(which):
+    """And numpy's own generator stays as it was."""
+
+    def picture():
+        file = io.BytesIO()
+        fig = list(drawings({"memorized": {2: normal(300), 64: normal(9)}}))[which]
+        styled(fig.savefig)(file)
+        return file.getvalue()
+
+    state = np.random.get_state()[1].copy()
+    assert picture() == picture()
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+@pytest.mark.parametrize("groups", [{}, {"memorized": {}}, {"spurious": {2: np.array([])}}])
+def test_nothing_to_draw_is_refused(groups):
+    times = {n: {k: (v, v.astype(bool)) for k, v in sweep.items()} for n, sweep in groups.items()}
+    for draw in (
+        lambda: critical_time_figure(times, LAST),
+        lambda: recovery_figure(groups, SCANNED, True),
+        lambda: volume_figure(groups, 64),
+        lambda: energy_figure(groups, 0, 1),
+    ):
+        with pytest.raises(ValueError, match="groups: found nothing to draw"):
+            draw()
+    with pytest.raises(ValueError, match="rows: found none"):
+        recovery_panel(2, "memorized", [], "l2", 1.0)
+
+
+def test_empty_classes_take_no_room():
+    groups = {"spurious": {2: marks()}, "memorized": {2: marks(1)}}
+    assert texts(critical_time_figure(groups, LAST)).count("memorized (n = 1)") == 1
+    assert "spurious" not in "".join(texts(critical_time_figure(groups, LAST)))
+
+
+def test_matplotlib_is_loaded_by_the_first_picture():
+    code = "import sys, utils.basin_figures; print('matplotlib' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"

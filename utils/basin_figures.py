@@ -1,11 +1,13 @@
-"""Pictures of basins and energies, from plain arrays to a matplotlib Figure; no path, no state.
+"""Pictures of basins of attraction and energies, from plain arrays to a matplotlib Figure.
 
-`groups` maps a group, usually a class, to its sweep: arrays by K. A class that is empty at some K
-is absent there."""
+No path, no state. `groups` maps the name of a group, usually a class, to its sweep: values by K.
+A class that is empty at some K is absent there, or has no values. Classes look as everywhere
+(figures.LOOKS) and come first; up to three other groups are told apart, in greys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,178 +26,253 @@ from utils.figure_style import (
 )
 from utils.figures import GAP, LOOKS, TILE, draw_tile
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # matplotlib is loaded by the first picture
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OTHER = Look("#555555", "D", ":", "")  # a group that is no class, as the training images
 Values = Mapping[str, Mapping[int, np.ndarray]]
+GREYS = ((INK, "D"), ("#777777", "P"), ("#B5B5B5", "X"))
+OTHER_LOOKS = [Look(grey, marker, ":", "") for grey, marker in GREYS]
+SIZE_LABEL = "Training-set size K (images)"
+GOLDEN = (math.sqrt(5) - 1) / 2
+TOO_SMALL = 0.01  # of an axis: bars nearer to 0 cannot be read on it
+NAME_LENGTH = 24  # letters of a group's name that are shown
+CAPTION = {"fontsize": 8, "color": PALE, "loc": "left"}
 
 
 class RecoveryRow(NamedTuple):
-    """One image and its copies at m times: how they were noised, and what was recovered."""
+    """One image in [-1, 1], its copies at m times (steps), and what was recovered from these."""
 
     image: np.ndarray  # [C, H, W]
     times: np.ndarray  # int [m]
-    noised: np.ndarray  # [m, C, H, W]
+    noised: np.ndarray  # [m, C, H, W], any range
     recovered: np.ndarray  # [m, C, H, W]
-    distances: np.ndarray  # [m], from the image
-    critical_time: int
-    censored: bool
-
-
-def look_of(group: str) -> Look:
-    return LOOKS.get(group, OTHER)
-
-
-def sizes_of(groups: Mapping[str, Mapping[int, object]]) -> list[int]:
-    """Every K of any group, ascending. Raises ValueError where there is none."""
-    sizes = sorted({k for sweep in groups.values() for k in sweep})
-    if not sizes:
-        raise ValueError("groups: found nothing to draw; give one K at least")
-    return sizes
+    distances: np.ndarray  # [m], of the recovered images from the image
+    critical_time: int  # steps; 0: never recovered
+    censored: bool  # still recovering at the end of the scan
 
 
 @styled
 def critical_time_figure(
     groups: Mapping[str, Mapping[int, tuple[np.ndarray, np.ndarray]]], last: int
 ) -> Figure:
-    """The critical time of each image, by group and K; bars are medians.
+    """The critical time of each image, in steps, with the median of each K and group.
 
-    groups: critical times int [n] (0: never recovered) and censored bool [n]: images that were
-    still recovering at `last`, the end of the scan, are open triangles there.
-    Raises ValueError without any K."""
-    sizes = sizes_of(groups)
-    fig = new_figure(max(5.0, 1.4 + 0.95 * len(sizes)), 3.9)
+    groups: for each K critical times int [n] (0: never recovered) and censored bool [n]: images
+    that still recovered at `last`, the end of the scan. These are open triangles there, and so is
+    a median that is among them. Raises ValueError where there is no image."""
+    # Censored times are infinite from here on: the median then knows by itself where it is.
+    times = {
+        name: {k: np.where(censored, np.inf, t_c) for k, (t_c, censored) in sweep.items()}
+        for name, sweep in groups.items()
+    }
+    held = _filled(times)
+    sizes, looks, slot = _sizes(held), _looks(held), 0.84 / len(held)
+    names, ticks, width, turned = _counted(held, sizes)
+    fig = new_figure(width, 4.1)
     ax = fig.subplots()
-    width = 0.8 / len(groups)
-    beyond = False
-    for g, (name, sweep) in enumerate(groups.items()):
-        look = look_of(name)
-        for k in sweep:
-            times, censored = sweep[k]
-            x = sizes.index(k) + (g + 0.5) * width - 0.4
-            _strip(ax, x, 0.7 * width, np.asarray(times), np.asarray(censored, bool), look)
-            beyond |= bool(np.any(censored))
-        ax.plot([], [], look.marker, color=look.colour, markeredgecolor=INK, label=name)
-    if beyond:
-        ax.plot([], [], "^", color="none", markeredgecolor=INK, label=f"recovers beyond t = {last}")
-        ax.axhline(last, color=PALE, linewidth=0.8, linestyle="--", zorder=1)
-    counts = [
-        f"{k}\n({' / '.join(str(len(s[k][0])) if k in s else '0' for s in groups.values())})"
-        for k in sizes
-    ]
-    ax.set_xticks(range(len(sizes)), counts, fontsize=8 if len(sizes) < 12 else 5)
-    ax.set(xlim=(-0.6, len(sizes) - 0.4), ylabel="Critical time $t_c$ (steps)")
-    ax.set_ylim(bottom=-0.03 * ax.dataLim.y1)
-    ax.set_xlabel("Training-set size K (in brackets: images of each group)")
+    for g, (name, sweep) in enumerate(held.items()):
+        for k, t_c in sweep.items():
+            x = sizes.index(k) + (g - (len(held) - 1) / 2) * slot
+            _strip(ax, x, 0.76 * slot, t_c, last, looks[name])
+    every = _every(held)
+    ends = bool(np.isinf(every).any())
+    top = last if ends else max(1, every.max())
+    ax.set(xlim=(-0.6, len(sizes) - 0.4), ylim=(-0.04 * top, 1.08 * top))
+    ax.set(xlabel=SIZE_LABEL, ylabel="Critical time $t_c$ (steps)")
+    ax.set_xticks(range(len(sizes)), ticks, rotation=90 * turned, fontsize=7.5)
     ax.grid(axis="x", visible=False)
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    styles = [_point(look) | {"linestyle": "none"} for look in looks.values()]
+    styles.append({"color": INK, "linewidth": 2.2})
+    if ends:
+        _end_of_scan(ax, last)
+        styles.append({"color": INK, "linestyle": "none", "marker": "^", "markerfacecolor": "none"})
+    _legend(fig, styles, [*names, "median", "still recovering"][: len(styles)])
     return fig
 
 
-def _strip(
-    ax: Axes, x: float, width: float, times: np.ndarray, censored: np.ndarray, look: Look
-) -> None:
-    """Points of one group at one K, spread sideways, and their median."""
-    # A golden-ratio sequence spreads evenly and is the same each time.
-    jitter = x + width * ((np.arange(len(times)) * 0.618) % 1 - 0.5)
-    size = float(np.clip(60 / np.sqrt(len(times) + 1), 2, 14))
-    edge = {"edgecolors": INK, "linewidths": 0.3}
-    for chosen, marker, colour in ((~censored, look.marker, look.colour), (censored, "^", "none")):
-        if chosen.any():
-            style = edge if marker != "^" or colour != "none" else {"edgecolors": look.colour}
-            ax.scatter(jitter[chosen], times[chosen], s=size, marker=marker, c=colour, **style)
-    median = float(np.median(times))
-    ax.plot([x - width / 2, x + width / 2], [median, median], color=INK, linewidth=2, zorder=4)
+def _counted(held: Values, sizes: list[int]) -> tuple[list[str], list[str], float, bool]:
+    """Names of groups and of ticks, with numbers of images; inches of the figure; ticks turned?
+
+    n stands beside the group's name where it is the same at every K, else below each K."""
+    n = np.array([[len(sweep.get(k, ())) for k in sizes] for sweep in held.values()])  # [G, K]
+    names = [_shown(name) for name in held]
+    if (n == n[:, :1]).all():
+        names = [f"{name} (n = {count})" for name, count in zip(names, n[:, 0], strict=True)]
+        below = [""] * len(sizes)
+    else:
+        below = [f"n = {' / '.join(map(str, column))}" for column in n.T]
+    letters = max(len(text) for text in (*map(str, sizes), *below))
+    pitch = max(0.3 * len(held), 0.062 * letters + 0.14, 0.5)
+    turned = len(sizes) * pitch > 7.2
+    if turned:
+        pitch = max(6.2 / len(sizes), 0.16, 0.085 * len(held))
+    # A turned label ends at the axis: there K comes last.
+    pairs = zip(sizes, below, strict=True)
+    ticks = [f"{text}   {k}" if turned else f"{k}\n{text}" for k, text in pairs]
+    ticks = [text.strip() for text in ticks]
+    return names, ticks, max(5.4, 1 + len(sizes) * pitch), turned
+
+
+def _strip(ax: Axes, x: float, width: float, t_c: np.ndarray, last: int, look: Look) -> None:
+    """Images of one group at one K, spread sideways around x, and their median."""
+    from matplotlib.patheffects import withStroke
+
+    n, ends = len(t_c), np.isinf(t_c)
+    # Multiples of the golden ratio spread evenly, and are the same each time.
+    sideways = x + width * ((np.arange(n) * GOLDEN) % 1 - 0.5)
+    style = {"s": float(np.clip(80 / math.sqrt(n), 4, 14))}
+    style["alpha"] = float(np.clip(9 / math.sqrt(n), 0.3, 0.9))
+    if not ends.all():
+        edge = {"edgecolors": INK if n <= 200 else "none", "linewidths": 0.3}
+        points = sideways[~ends], t_c[~ends]
+        ax.scatter(*points, marker=look.marker, color=look.colour, zorder=2.5, **edge, **style)
+    if ends.any():
+        edge = {"facecolors": "none", "edgecolors": look.colour, "linewidths": 0.8}
+        points = sideways[ends], np.full(ends.sum(), last)
+        ax.scatter(*points, marker="^", zorder=2.6, **edge, **style)
+    median = float(np.median(t_c))
+    if math.isinf(median):
+        open_mark = {"markerfacecolor": "white", "markeredgecolor": INK, "markeredgewidth": 1.4}
+        ax.plot([x], [last], "^", markersize=7, zorder=4, **open_mark)
+    else:
+        halo = [withStroke(linewidth=3.6, foreground="white")]
+        bar = [x - width * 0.6, x + width * 0.6]
+        style = {"color": INK, "linewidth": 2.2, "solid_capstyle": "butt", "path_effects": halo}
+        ax.plot(bar, [median, median], zorder=4, **style)
+
+
+def _end_of_scan(ax: Axes, last: int) -> None:
+    ax.axhline(last, color=PALE, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
+    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    style = {"ha": "right", "va": "bottom", "fontsize": 7.5, "color": PALE}
+    ax.annotate("end of the scan", (1, last), xytext=(0, 5), **place, **style)
 
 
 @styled
 def recovery_figure(groups: Values, times: np.ndarray, followed: bool) -> Figure:
-    """Share of trials (followed) or images that recover at every scanned time up to t.
+    """How many recover, in percent, over the time t; one panel for each group, one line for each K.
 
-    groups: shares [T'], 0 to 1, at times int [T']. One panel a group, one line a K.
-    Raises ValueError without any K."""
+    groups: shares [T'], 0 to 1, at the scanned times int [T'], ascending. followed: of trials that
+    recovered at every time up to t; else of images that recover at t. The axis ends where nothing
+    recovers any more. Raises ValueError where there is no share."""
     from matplotlib import colormaps
 
-    sizes = sizes_of(groups)
-    columns = -(-len(sizes) // 12)  # of the legend
-    fig = new_figure(0.6 + columns + 2.4 * len(groups), 3.3)
-    axes = np.atleast_1d(fig.subplots(1, len(groups), sharex=True, sharey=True))
-    for ax, (name, sweep) in zip(axes, groups.items(), strict=True):
-        ax.set(title=name, xlabel="Time t (steps)", ylim=(0, 102))
-        for k in sorted(sweep):
-            i = sizes.index(k)
-            shade = colormaps["viridis"](0.9 * i / max(1, len(sizes) - 1))
-            style = {"color": shade, "linestyle": ("-", "--", "-.", ":")[i % 4]}
-            ax.plot(times, 100 * np.asarray(sweep[k]), label=f"K = {k}", **style)
-    alive = [t for s in groups.values() for v in s.values() for t in times[np.asarray(v) > 0]]
-    axes[0].set_xlim(0, min(1.1 * max(alive, default=times[-1]) + 1, times[-1]))
-    subject = "Trials" if followed else "Images"
-    axes[0].set_ylabel(f"{subject} recovered at every time up to t (%)")
-    lines = {line.get_label(): line for ax in axes for line in ax.lines}
-    labels = sorted(lines, key=lambda label: int(label.split()[-1]))
-    handles = [lines[label] for label in labels]
-    fig.legend(handles, labels, loc="outside right upper", ncols=columns, handlelength=3)
+    held, times = _filled(groups), np.asarray(times)
+    sizes = _sizes(held)
+    styles = {
+        k: {"color": colormaps["viridis"](0.9 * i / max(1, len(sizes) - 1))}  # dark to light
+        | {"linestyle": ("-", "--", "-.", ":")[i % 4], "marker": "o" if len(times) == 1 else None}
+        for i, k in enumerate(sizes)
+    }
+    fig = new_figure(max(4.2, 1.6 + 2.3 * len(held)), 3.5)
+    axes = fig.subplots(1, len(held), sharex=True, sharey=True, squeeze=False)[0]
+    for ax, (name, sweep) in zip(axes, held.items(), strict=True):
+        ax.set(title=_shown(name), xlabel="Time t (steps)")
+        for k, share in sweep.items():
+            ax.plot(times, 100 * share, label=f"K = {k}", **styles[k])
+    alive = np.any([share > 0 for sweep in held.values() for share in sweep.values()], axis=0)
+    ends = min(int(np.flatnonzero(alive)[-1]) + 1 if alive.any() else len(times), len(times) - 1)
+    axes[0].set(xlim=(0, 1.02 * max(1, times[ends])), ylim=(0, 103))
+    told = (
+        "Trials recovered at every time up to t"
+        if followed
+        else "Images recovered at every time up to t"
+    )
+    axes[0].set_ylabel(f"{told} (%)")
+    options = {"loc": "outside right upper", "ncols": 1 + (len(sizes) - 1) // 20}
+    options["fontsize"] = 7 if len(sizes) > 18 else 9
+    _legend(fig, styles.values(), [f"K = {k}" for k in sizes], **options)
     return fig
 
 
 @styled
 def volume_figure(groups: Values, dim: int) -> Figure:
-    """Log-volume of the basins over K: median and quartiles of ln V [n], -inf for no basin.
+    """The log-volume of the basins over K: medians and quartiles of ln V [n].
 
-    Images without a basin are counted and left out. dim: d of the ball.
-    Raises ValueError without any K."""
-    sizes_of(groups)
-    every = [v for sweep in groups.values() for v in sweep.values()]
-    total = sum(len(v) for v in every)
-    none = sum(int(np.isneginf(v).sum()) for v in every)
-    finite = {g: {k: v[np.isfinite(v)] for k, v in s.items()} for g, s in groups.items()}
-    caption = f"medians; bars: quartiles; without a basin: {none} of {total}"
-    return _over_sizes(finite, f"Log-volume of the basin, ln V (d = {dim})", caption)
+    ln V is -inf for images that never recovered, thus have no basin: the caption counts them, the
+    quartiles are those of the others. dim: d of the balls. Raises ValueError without images."""
+    held = _filled(groups)
+    every = _every(held)
+    basins = {n: {k: v[v != -np.inf] for k, v in sweep.items()} for n, sweep in held.items()}
+    caption = f"bars: quartiles; without a basin: {np.sum(every == -np.inf)} of {len(every)}"
+    return _quartile_figure(basins, f"Log-volume of the basin, ln V (d = {dim})", caption)[0]
 
 
 @styled
 def energy_figure(groups: Values, t: int, references: int) -> Figure:
-    """Relative energy over K: median and quartiles of [n], the mean over `references` images.
+    """The relative energy u(r) - u(x) of samples x at time t over K: medians and quartiles of [n].
 
-    Raises ValueError without any K."""
-    plural = "reference" if references == 1 else f"mean over {references} references"
-    caption = f"{plural}; higher: the sample lies deeper; medians; bars: quartiles"
-    fig = _over_sizes(groups, f"Relative energy u(r) - u(x) at t = {t}", caption)
-    fig.axes[0].axhline(0, color=PALE, linewidth=0.8)
+    Each value is the mean over `references` references r; above 0, x lies deeper than these. The
+    axis is linear unless some bars could not be told from 0 on it; then it is logarithmic on both
+    sides of 0, and the caption says so. Raises ValueError without samples."""
+    subject = "one reference" if references == 1 else f"mean over {references} references"
+    caption = f"{subject}; higher: the sample lies deeper; bars: quartiles"
+    label = f"Relative energy u(r) - u(x) at t = {t}"
+    fig, reaches = _quartile_figure(_filled(groups), label, caption)
+    (ax,) = fig.axes
+    ax.axhline(0, color=PALE, linewidth=0.8, zorder=1)
+    reaches = reaches[reaches > 0]
+    if len(reaches) and reaches.min() < TOO_SMALL * reaches.max():
+        # More than six decades have no room.
+        least = math.floor(math.log10(max(reaches.min(), 1e-6 * reaches.max())))
+        most = math.ceil(math.log10(reaches.max()))
+        edge = 10.0**least
+        ax.set_yscale("symlog", linthresh=edge)
+        ax.autoscale_view(scalex=False)  # the margins were those of the linear axis
+        told = f"{ax.get_title(loc='left')}\nlog axis, linear from {-edge:g} to {edge:g}"
+        ax.set_title(told, **CAPTION)
+        # matplotlib's own ticks stand between 0 and the edge too, on each other.
+        ticks = 10.0 ** np.arange(least, most + 1, math.ceil((most - least) / 5))
+        low, high = ax.get_ylim()
+        ax.set_yticks([t for t in (*-ticks[::-1], 0, *ticks) if low <= t <= high])
     return fig
 
 
-def _over_sizes(groups: Values, label: str, caption: str) -> Figure:
-    """Median and quartiles of each group over K; K without values are left out."""
-    sizes = np.array(sizes_of(groups))
+def _quartile_figure(held: Values, label: str, caption: str) -> tuple[Figure, np.ndarray]:
+    """Median and quartiles of each group over K; also how far from 0 each bar reaches, [bars].
+
+    Values that are not finite are left out, and counted in the caption if there are any."""
+    sizes, looks = _sizes(held), _looks(held)
     fig = new_figure(6.4, 3.9)
     ax = fig.subplots()
-    for g, (name, sweep) in enumerate(groups.items()):
-        look = look_of(name)
-        own = [k for k in sorted(sweep) if len(sweep[k])]
-        shift = 1 + 0.05 * (g - (len(groups) - 1) / 2)  # so that bars do not hide each other
-        quartiles = np.array([np.quantile(sweep[k], (0.25, 0.5, 0.75)) for k in own])
+    log_ticks(ax, np.array(sizes), width=5.5)
+    shift = _shift(ax, sizes, len(held), width=5.5)
+    crowded = len(sizes) > 15
+    size = {"capsize": 1.2, "markersize": 3.5} if crowded else {"capsize": 3, "markersize": 6}
+    every, reaches = _every(held), []
+    for g, (name, sweep) in enumerate(held.items()):
+        finite = {k: values[np.isfinite(values)] for k, values in sweep.items()}
+        own = [k for k, values in finite.items() if len(values)]
+        quartiles = np.array([np.quantile(finite[k], (0.25, 0.5, 0.75)) for k in own])
         low, middle, high = quartiles.reshape(-1, 3).T
-        ax.errorbar(
-            np.array(own) * shift,
-            middle,
-            yerr=[middle - low, high - middle],
-            color=look.colour,
-            marker=look.marker,
-            linestyle=look.line,
-            label=name,
-            capsize=3,
-            elinewidth=1.1,
-            markeredgecolor=INK,
-            markeredgewidth=0.6,
-        )
-    log_ticks(ax, sizes, width=5.4)
-    ax.set(xlabel="Training-set size K (images)", ylabel=label)
-    ax.set_title(caption, fontsize=8, color=PALE, loc="left")
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    return fig
+        reaches.append(np.maximum(np.abs(low), np.abs(high)))
+        x = np.array(own) * math.exp(shift * (g - (len(held) - 1) / 2))
+        bars = {"yerr": [middle - low, high - middle], "elinewidth": 1.1, "zorder": 3}
+        ax.errorbar(x, middle, **bars, **size, **_point(looks[name]))
+    if lost := np.sum(~np.isfinite(every)):
+        caption += f"; not finite: {lost} of {len(every)}"
+    ax.set(xlabel=SIZE_LABEL, ylabel=label)
+    ax.set_title(caption, **CAPTION)
+    reaches = np.concatenate(reaches)
+    if not len(reaches):
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "no values", ha="center", color=PALE, transform=ax.transAxes)
+    _legend(fig, [_point(look) for look in looks.values()], map(_shown, held))
+    return fig, reaches
+
+
+def _point(look: Look) -> dict:
+    edge = {"markeredgecolor": INK, "markeredgewidth": 0.6}
+    return {"color": look.colour, "marker": look.marker, "linestyle": look.line, **edge}
+
+
+def _shift(ax: Axes, sizes: list[int], groups: int, width: float) -> float:
+    """From group to group, in ln K: bars stand beside each other, but by their own K."""
+    low, high = np.log(ax.get_xlim())
+    nearest = np.diff(np.log(sizes)).min() if len(sizes) > 1 else math.inf
+    widest = min(0.09, 0.26 / max(1, groups - 1)) * (high - low) / width  # 0.09 inches: two caps
+    return min(widest, max(nearest / (groups + 0.5), widest / 3))
 
 
 @styled
@@ -204,39 +281,96 @@ def recovery_panel(
 ) -> Figure:
     """Images, their noised copies at times around the critical one, and what was recovered.
 
-    A thick frame: recovered, to within delta in the metric; its distance stands below.
-    Raises ValueError without rows."""
+    A thick frame in the group's colour: recovered, to within delta in the unit of the metric; the
+    distance stands below. Raises ValueError without rows."""
     if not rows:
         raise ValueError("rows: found none; give one image at least")
-    look = look_of(group)
-    step_x, head, left = TILE + 3 * GAP, 0.75, TILE + 6 * GAP
-    step_y = 2 * TILE + 0.62
+    (look,) = _looks([group]).values()
+    title, told = f"K = {k}: {_shown(group)}", f"{distance_label(metric)}, $\\delta$ = {delta:.4g}"
+    step, head, left = TILE + 2 * GAP, 0.72, TILE + 0.52
+    block = 2 * TILE + 0.62
     columns = max(len(row.times) for row in rows)
-    width = max(left + columns * step_x + GAP, 4.6)
-    fig, ax = blank_figure(width, head + len(rows) * step_y)
+    width = max(left + columns * step + GAP, 0.7 + 0.11 * len(title) + 0.062 * len(told))
+    fig, ax = blank_figure(width, head + len(rows) * block - 0.06)
     ax.plot(0.2, 0.18, look.marker, color=look.colour, markeredgecolor=INK, markersize=8)
-    ax.text(0.33, 0.22, f"K = {k}: {group}", size=11, weight="bold")
-    told = f"framed: {distance_label(metric)} up to {delta:.4g}"
+    ax.text(0.33, 0.22, title, size=11, weight="bold")
     ax.text(width - 2 * GAP, 0.22, told, ha="right", size=8, color=PALE)
     for i, row in enumerate(rows):
-        y = head + i * step_y
+        y = head + i * block
         if i:
-            ax.plot([GAP, width - GAP], [y - 0.3, y - 0.3], color=FAINT, linewidth=0.8)
+            ax.plot([2 * GAP, width - 2 * GAP], [y - 0.27] * 2, color=FAINT, linewidth=0.8)
         draw_tile(ax, row.image, 2 * GAP, y, TILE)
-        ax.text(2 * GAP, y + TILE + 0.14, _reached(row), size=7.5)
-        for j, t in enumerate(row.times):
-            x = left + j * step_x
-            ax.text(x + TILE / 2, y - 0.05, f"t = {t}", ha="center", size=7.5)
-            draw_tile(ax, np.clip(row.noised[j], -1, 1), x, y, TILE)
-            near = row.distances[j] <= delta
-            below = y + TILE + GAP
-            draw_tile(ax, row.recovered[j], x, below, TILE, edge=look.colour if near else None)
-            place = {"ha": "center", "size": 7, "weight": "bold" if near else "normal"}
-            ax.text(x + TILE / 2, below + TILE + 0.13, three_digits(row.distances[j]), **place)
+        ax.text(2 * GAP + TILE / 2, y + TILE + 0.13, _reached(row), ha="center", size=7.5)
+        for part, name in enumerate(("noised", "recovered")):
+            middle = y + part * (TILE + GAP) + TILE / 2
+            place = {"rotation": 90, "ha": "right", "va": "center"}
+            ax.text(left - 0.06, middle, name, size=7, color=PALE, **place)
+        for j in range(len(row.times)):
+            edge = look.colour if row.distances[j] <= delta else None
+            _copy(ax, row, j, left + j * step, y, edge)
     return fig
+
+
+def _copy(ax: Axes, row: RecoveryRow, j: int, x: float, y: float, edge: str | None) -> None:
+    """Copy j of an image at (x, y): its time, noised, recovered with frame, its distance."""
+    below = y + TILE + GAP
+    ax.text(x + TILE / 2, y - 0.05, f"t = {row.times[j]}", ha="center", size=7.5)
+    draw_tile(ax, np.clip(row.noised[j], -1, 1), x, y, TILE)
+    draw_tile(ax, row.recovered[j], x, below, TILE, edge=edge)
+    style = {"ha": "center", "size": 7, "weight": "bold" if edge else "normal"}
+    ax.text(x + TILE / 2, below + TILE + 0.13, three_digits(row.distances[j]), **style)
 
 
 def _reached(row: RecoveryRow) -> str:
     if row.censored:
         return f"$t_c \\geq$ {row.critical_time}"
     return f"$t_c$ = {row.critical_time}" if row.critical_time else "never"
+
+
+def _filled(groups: Values) -> dict[str, dict[int, np.ndarray]]:
+    """The groups that hold values, classes first and in their order; K ascending.
+
+    Raises ValueError where none does."""
+    names = [*(name for name in LOOKS if name in groups), *(n for n in groups if n not in LOOKS)]
+    held = {
+        name: {k: np.asarray(groups[name][k]) for k in sorted(groups[name]) if len(groups[name][k])}
+        for name in names
+    }
+    held = {name: sweep for name, sweep in held.items() if sweep}
+    if not held:
+        raise ValueError("groups: found nothing to draw; give values of at least one K")
+    return held
+
+
+def _every(held: Values) -> np.ndarray:
+    return np.concatenate([values for sweep in held.values() for values in sweep.values()])
+
+
+def _sizes(held: Values) -> list[int]:
+    return sorted({k for sweep in held.values() for k in sweep})
+
+
+def _looks(names: Iterable[str]) -> dict[str, Look]:
+    """How each group is drawn; the fourth group that is no class looks as the first."""
+    others = [name for name in names if name not in LOOKS]
+    greys = {name: OTHER_LOOKS[i % len(OTHER_LOOKS)] for i, name in enumerate(others)}
+    return {name: LOOKS.get(name) or greys[name] for name in names}
+
+
+def _shown(name: str) -> str:
+    """A group's name as matplotlib takes it: no formula, and not hidden from the legend."""
+    name = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
+    return (" " + name if name.startswith("_") else name).replace("$", r"\$")
+
+
+def _legend(
+    fig: Figure, styles: Iterable[Mapping], names: Iterable[str], **options: object
+) -> None:
+    """A legend of lines; above everything, with as many columns as have room, unless told."""
+    from matplotlib.lines import Line2D
+
+    names = list(names)
+    columns = int(fig.get_figwidth() / (0.08 * max(map(len, names)) + 0.5))
+    above = {"loc": "outside upper center", "ncols": min(len(names), max(1, columns))}
+    handles = [Line2D([], [], **style) for style in styles]
+    fig.legend(handles, names, handlelength=2.8, **above | options)

@@ -1,0 +1,120 @@
+"""Critical times: the published scan, or ours, on the demo's model of K = 64.
+
+    make demo && python -m benchmarks.critical_times
+
+The baseline is ours, written as the published protocol goes: all images and trials of a batch are
+noised and denoised at each time, until none of its images lives any more. Counted are network
+evaluations (rows of calls that held a copy; guesses in rows that would be empty included) and
+seconds, with the threads that PyTorch takes by itself. 32 memorized samples and all spurious
+ones, 10 trials, stride 25, delta 1.0 in L2."""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.ratio import seconds
+from models.denoiser import Denoiser
+from models.recovery import RecoveryPool
+from models.samplers import ddim_step, recovery_times
+from utils.basins import Judge, follow, image_key, noised_copy
+from utils.denoisers import trained_model
+from utils.embeddings import load_metric
+from utils.errors import UserError
+from utils.formats import load_samples
+from utils.searches import Answer, Rule, bisect, scan, scan_image
+
+ROOT, K, MEMORIZED = Path("results/digits"), 64, 32
+DELTA, SEED, STEPS, BATCH = 1.0, 3407, 20, 64
+RULE = Rule(tuple(range(1, 1000, 25)), 10, 0.9)
+
+
+@torch.no_grad()
+def published_scan(denoiser: Denoiser, images: Tensor, batch: int) -> tuple[np.ndarray, int]:
+    """Critical times by the p rule, and evaluations: every image and trial until the last fails.
+
+    On our noise, so that the answers can be compared; batches of `batch` images."""
+    found, evaluations = [], 0
+    for part in images.split(batch):
+        keys = [image_key(image) for image in part]
+        t_c, lives = np.zeros(len(part), int), np.ones(len(part), bool)
+        for t in RULE.times:
+            recovered = np.zeros(len(part), int)
+            for trial in range(RULE.trials):
+                copies = [
+                    noised_copy(i, image, key, SEED, t, trial)
+                    for i, (image, key) in enumerate(zip(part, keys, strict=True))
+                ]
+                x = torch.stack([copy.noised(denoiser) for copy in copies])
+                calls = list(recovery_times(t, STEPS))
+                for now, later in zip(calls, [*calls[1:], None], strict=True):
+                    x_0 = denoiser.x_0(x, now)
+                    evaluations += len(part)
+                    if later is not None:
+                        x = ddim_step(x, x_0, *denoiser.schedule.alpha_bar_at([now, later]))
+                distance = (x_0.clamp(-1, 1) - part).flatten(1).norm(dim=1)
+                recovered += (distance <= DELTA).numpy()
+            lives_now = recovered >= RULE.need
+            t_c[lives & lives_now] = t
+            lives &= lives_now
+            if not lives_now.any():  # the whole batch stops, and nothing before
+                break
+        found.append(t_c)
+    return np.concatenate(found), evaluations
+
+
+def ours(denoiser: Denoiser, images: Tensor, search) -> tuple[dict[int, Answer], RecoveryPool]:
+    pool = RecoveryPool(denoiser, BATCH, STEPS)
+    judge = Judge(load_metric("l2", None, "cpu"))
+    return dict(follow(images, RULE, search, pool, judge, DELTA, SEED)), pool
+
+
+def load(name: str) -> np.ndarray:
+    path = ROOT / "identified" / name / f"{K}.npz"
+    if not path.exists():
+        raise UserError(path, "no such file", "run make demo first")
+    samples, sizes = load_samples(path)
+    return samples.samples[: sizes[0]]
+
+
+def main() -> None:
+    images = np.concatenate([load("memorized")[:MEMORIZED], load("spurious")])
+    images = torch.from_numpy(images)
+    denoiser = trained_model(ROOT / "models" / f"{K}.pt").denoiser(torch.device("cpu"), "auto")
+    wanted, most = published_scan(denoiser, images, len(images))
+    searches = {"scan": scan, "scan, no trial times": scan_image, "bisect": bisect}
+    for name, search in searches.items():
+        answers, pool = ours(denoiser, images, search)
+        t_c = np.array([answers[i].critical_time for i in range(len(images))])
+        times = [
+            (
+                seconds(lambda: published_scan(denoiser, images, len(images))),
+                seconds(lambda search=search: ours(denoiser, images, search)),
+            )
+            for _ in range(3)
+        ]
+        result = {
+            "benchmark": f"critical times: {name}",
+            "evaluations": round(pool.evaluations / most, 3),
+            "ratio": round(float(np.median([b / c for b, c in times])), 2),
+            "baseline_seconds": round(float(np.median([b for b, _ in times])), 2),
+            "candidate_seconds": round(float(np.median([c for _, c in times])), 2),
+            "images": len(images),
+            "agree": int((t_c == wanted).sum()),
+            "not_monotone": sum(a.non_monotone for a in answers.values()),
+            "threads": torch.get_num_threads(),
+            "processor": platform.processor() or platform.machine(),
+            "torch": torch.__version__,
+            "date": date.today().isoformat(),
+        }
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
