@@ -25,7 +25,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 	$(RUN) -m pip install -q -r requirements-dev.txt
 	touch $@
 
-demo: setup  ## the whole transition on real digits, 10 minutes on a laptop
+demo: setup  ## the whole transition on real digits, 12 minutes on a laptop
 	$(RUN) run_pipeline.py --config_path configs/digits.yaml
 
 test: setup-dev  ## all tests
@@ -40,6 +40,8 @@ lint: setup-dev  ## style and unused names
 
 bench: setup-dev  ## speeds as ratios against a baseline in the same run
 	$(RUN) -m benchmarks.neighbours
+	test -e results/digits/models/64.pt || $(MAKE) demo
+	$(RUN) -m benchmarks.critical_times
 
 clean:  ## remove the virtual environment and results
 	rm -rf $(VENV) results

@@ -113,8 +113,8 @@ class ExactDenoiser(Denoiser):
         def product(x: Tensor, alpha_bar: Tensor, v: Tensor) -> Tensor:
             w, noise = self._weights(x, alpha_bar), 1 - alpha_bar
             mean = self._combine(w)
-            # Both factors are centred. Of D.v and D subtracted last, the error would be that of
-            # |y|^2, and divided by noise^2: 10^8 at t = 0. So it scales with |y_m - D|.
+            # Both factors centred: the error is one of |y_m - D|. That of E[y (y.v)] - D (D.v) is
+            # one of |y|^2, and the division by noise^2 takes it times 10^8 at t = 0.
             pull = w * (self._products(v) - (mean * v).sum(1, keepdim=True))  # [R, K]
             covariance_v = self._combine(pull) - mean * pull.sum(1, keepdim=True)
             return v / noise - alpha_bar / noise.square() * covariance_v
