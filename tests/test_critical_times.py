@@ -17,8 +17,9 @@ from utils.cli import parse
 from utils.datasets import to_float, training_subset
 from utils.embeddings import load_metric
 from utils.errors import Interrupted
-from utils.formats import digest, load_synthetics, load_times, save_synthetics
+from utils.formats import load_synthetics, load_times, save_synthetics
 from utils.options import CriticalTimesStage
+from utils.provenance import digest
 from utils.searches import Rule, bisect, scan, scan_image
 from utils.statistics import log_ball_volume
 
@@ -150,8 +151,8 @@ def test_the_volume_of_a_ball():
 
 
 def digits_args(k):
-    from utils.formats import to_plain
     from utils.options import TrainStage
+    from utils.provenance import to_plain
 
     options = parse(TrainStage, ["--config_path", DIGITS, "--train-size", str(k)])
     return {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}

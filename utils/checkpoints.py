@@ -15,9 +15,9 @@ from models.schedule import Schedule
 from models.unet import UNet
 from utils.devices import pick_dtype
 from utils.errors import UserError
-from utils.formats import check_same, digest, resolve_args
 from utils.k_folders import k_of
 from utils.original_files import plain
+from utils.provenance import check_same, digest, resolve_args
 from utils.storage import load_torch, save_torch
 
 FORMAT_VERSION = 1

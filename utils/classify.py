@@ -17,19 +17,11 @@ from utils.devices import prepare
 from utils.embeddings import load_metric
 from utils.errors import UserError
 from utils.figures import histogram_figure, neighbour_panel, save_figure, transition_figure
-from utils.formats import (
-    Distances,
-    Identified,
-    check_same,
-    digest,
-    load_dists,
-    load_synthetics,
-    save_identified,
-    with_data_path,
-)
+from utils.formats import Distances, Identified, load_dists, load_synthetics, save_identified
 from utils.k_folders import Job, k_files, k_of, plan_jobs, work_through
 from utils.options import ClassifyOptions, ClassifyStage
 from utils.progress import progress
+from utils.provenance import check_same, digest, with_data_path
 from utils.storage import check_writable, read_json, write_json, write_text
 from utils.verdicts import (
     CLASSES,

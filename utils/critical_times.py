@@ -20,18 +20,12 @@ from utils.devices import prepare
 from utils.embeddings import load_metric
 from utils.errors import Interrupted, UserError
 from utils.figures import save_figure
-from utils.formats import (
-    TIMES_KEYS,
-    Times,
-    is_finished,
-    load_unfinished,
-    save_times,
-    save_unfinished,
-)
+from utils.formats import TIMES_KEYS, Times, load_unfinished, save_times, save_unfinished
 from utils.k_folders import Job, work_through
 from utils.options import CriticalTimesOptions, CriticalTimesStage
 from utils.overviews import figures_folder, show_times
 from utils.progress import progress
+from utils.provenance import is_finished
 from utils.searches import NOT_FOLLOWED, Answer, Rule, bisect, scan, scan_image
 from utils.storage import check_writable
 from utils.subjects import Subject, own_args, plan_subjects, tell_plan

@@ -17,7 +17,7 @@ from utils.checkpoints import Checkpoint, denoiser_of, load_checkpoint
 from utils.datasets import to_float, training_subset
 from utils.devices import compiled
 from utils.errors import UserError
-from utils.formats import with_data_path
+from utils.provenance import with_data_path
 
 EXACT = "exact"
 

@@ -11,18 +11,11 @@ from utils.cli import required
 from utils.datasets import training_subset
 from utils.devices import prepare
 from utils.embeddings import Embedder, load_metric, nearest_images, parse_memory
-from utils.formats import (
-    DISTANCE_KEYS,
-    Distances,
-    digest,
-    is_finished,
-    load_synthetics,
-    save_dists,
-    with_data_path,
-)
+from utils.formats import DISTANCE_KEYS, Distances, load_synthetics, save_dists
 from utils.k_folders import Job, k_files, plan_jobs, work_through
 from utils.options import DistancesOptions, DistancesStage
 from utils.progress import progress
+from utils.provenance import digest, is_finished, with_data_path
 from utils.storage import check_writable
 
 STAGES = ("data", "train", "model", "generate", "distances")

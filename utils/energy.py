@@ -23,11 +23,12 @@ from models.energy import (
 from utils.cli import required
 from utils.devices import prepare
 from utils.errors import UserError
-from utils.formats import Energies, digest, is_finished, load_references, save_energies
+from utils.formats import Energies, load_references, save_energies
 from utils.k_folders import Job, work_through
 from utils.options import EnergyOptions, EnergyStage
 from utils.overviews import show_energies
 from utils.progress import progress
+from utils.provenance import digest, is_finished
 from utils.storage import check_writable
 from utils.subjects import Subject, own_args, plan_subjects, tell_plan
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,108 +11,10 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.k_folders import k_of
-from utils.options import SECTIONS, known_only
+from utils.provenance import check_same, parse_args
 from utils.storage import read_npz, save_npz
 
-# Options that change the speed, or where things lie, but not what a file holds.
-EXEMPT = {
-    *("iterations", "log_every", "ckpt_every", "keep_checkpoints", "num_workers", "compile"),
-    *("batch_size", "eval_batch_size", "ref_batch_size", "memory", "num_files"),
-    *("data_path", "results_path", "result_path", "model_path", "ckpt_path", "synth_path"),
-    *("dist_path", "eval_path", "lpips_weights", "valid_size", "sample_path", "ref_path"),
-}
 SIDE_LIMIT = 1 + 1e-3  # images lie in [-1, 1]; rounding may pass it by a hair
-
-
-def to_plain(options: Any) -> dict[str, Any]:
-    """An option section as plain values: paths as strings, tuples as lists."""
-    return json.loads(json.dumps(dataclasses.asdict(options), default=str))
-
-
-def resolve_args(args: Any, path: Path) -> dict[str, Any]:
-    """The args of a file with every known option of data, train and model filled in.
-
-    Raises UserError where they have no such sections or impossible values."""
-    if not isinstance(args, Mapping) or not isinstance(args.get("train"), Mapping):
-        raise UserError(path, "no options of a training run in args", "use a file of these stages")
-    result = dict(args)
-    for name in ("data", "train", "model"):
-        values = args.get(name, {})
-        kind = SECTIONS[name]
-        try:
-            values = known_only(kind, dict(values))
-            for key in ("dim_mults", "attn_resolutions"):
-                if isinstance(values.get(key), str):  # as the original's command line left it
-                    values[key] = [int(n) for n in values[key].split(",")]
-            result[name] = to_plain(kind(**values))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path}: args: {name}", str(error), "use another file") from error
-        except UserError as error:
-            raise UserError(f"{path}: args: {name}", str(error), "use another file") from error
-    return result
-
-
-def parse_args(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Any]:
-    """The resolved args of a .npz file. Raises UserError where they are no JSON of ours."""
-    try:
-        args = json.loads(str(arrays["args"][()]))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: args", "no JSON", "use a file of these stages") from error
-    args = resolve_args(args, path)
-    k, named = k_of(path), args["train"]["train_size"]
-    if k is not None and k != named:
-        raise UserError(path, f"args of K = {named}", f"name it {named}{path.suffix}")
-    return args
-
-
-def with_data_path(args: Mapping, data_path: Path | None) -> dict[str, Any]:
-    """args with the data set looked for in data_path, where that is given."""
-    if data_path is None:
-        return dict(args)
-    return {**args, "data": {**args["data"], "data_path": str(data_path)}}
-
-
-def digest(*arrays: Any) -> str:
-    """16 hex digits that stand for the content of arrays (sha256)."""
-    sha = hashlib.sha256()
-    for array in arrays:
-        array = np.ascontiguousarray(array)
-        sha.update(f"{array.dtype}{array.shape}".encode())
-        sha.update(array.tobytes())
-    return sha.hexdigest()[:16]
-
-
-def difference(stored: Mapping, wanted: Mapping) -> str | None:
-    """The first option, other than the exempt, on which a finished file and a run differ."""
-    for key, value in wanted.items():
-        if key not in EXEMPT and stored.get(key) != value:
-            return f"{key.replace('_', '-')} {stored.get(key)!r} (now {value!r})"
-    return None
-
-
-def is_finished(
-    path: Path, args: Mapping, stages: Iterable[str], keys: Iterable[str], again: bool = False
-) -> bool:
-    """Whether path holds the result of the same options; absent is False.
-
-    Raises UserError where it was made with others (again: False then), or by another stage."""
-    if not path.exists():
-        return False
-    stored = parse_args(read_npz(path, [*keys, "args"]), path)
-    if again and any(difference(stored.get(s, {}), args.get(s, {})) for s in stages):
-        return False
-    check_same(path, stored, args, stages)
-    return True
-
-
-def check_same(path: Path, stored: Mapping, wanted: Mapping, stages: Iterable[str]) -> None:
-    """Raises UserError where path was made with other options that change its content."""
-    for stage in stages:
-        told = difference(stored.get(stage, {}), wanted.get(stage, {}))
-        if told:
-            remedy = "redo it with --overwrite, or choose another folder"
-            raise UserError(path, f"a file made with {stage}: {told}", remedy)
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,11 @@ from utils.denoisers import Model, exact_model, trained_model
 from utils.devices import prepare
 from utils.errors import UserError
 from utils.figures import image_grid
-from utils.formats import (
-    check_same,
-    is_finished,
-    load_shard,
-    save_shard,
-    save_synthetics,
-    to_plain,
-)
+from utils.formats import load_shard, save_shard, save_synthetics
 from utils.k_folders import Job, work_through
 from utils.options import GenerateOptions, GenerateStage
 from utils.progress import progress
+from utils.provenance import check_same, is_finished, to_plain
 from utils.seeding import SeededNoise
 from utils.storage import check_writable, save_png
 

@@ -11,9 +11,10 @@ import numpy as np
 from utils.cli import required
 from utils.denoisers import Model, exact_model, trained_model, training_images
 from utils.errors import UserError
-from utils.formats import digest, load_samples, to_plain
+from utils.formats import load_samples
 from utils.k_folders import Job, k_files, plan_jobs
 from utils.options import SliceOptions, SubjectOptions
+from utils.provenance import digest, to_plain
 
 
 @dataclass(frozen=True)

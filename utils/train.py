@@ -29,11 +29,11 @@ from utils.devices import compiled, pick_dtype, prepare
 from utils.distributed import refuse_several_ranks
 from utils.errors import Interrupted, UserError
 from utils.figures import image_grid
-from utils.formats import check_same, to_plain
 from utils.interrupts import GO_ON, stop_request
 from utils.k_folders import Job, work_through
 from utils.options import TrainStage
 from utils.progress import progress
+from utils.provenance import check_same, to_plain
 from utils.seeding import SeededNoise, batch_indices, mix
 from utils.storage import check_writable, copy_file, save_png
 from utils.training_log import TrainingLog
