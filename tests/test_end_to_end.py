@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from tests.tiny import DIGITS, ROOT, SMALL, assert_one_line, run_script
-from utils.formats import load_dists, load_identified, load_synthetics
+from utils.formats import (
+    load_dists,
+    load_energies,
+    load_identified,
+    load_synthetics,
+    load_times,
+)
 
 FAST = ["--config_path", DIGITS, *SMALL, "--iterations", 20, "--ckpt-every", 10, "--timesteps", 60]
 
@@ -50,6 +56,29 @@ def test_the_pipeline_writes_every_folder_and_ends_with_a_table(sweep):
     )
     assert "memorized" in done.stdout and "transition.png" in done.stdout
     assert not [p for p in root.rglob(".*") if p.suffix in (".part", ".claim")]
+
+
+def test_the_pipeline_measures_every_class_that_is_not_empty(sweep):
+    root, _, done = sweep
+    found = {p.relative_to(root / "identified") for p in (root / "identified").glob("*/*.npz")}
+    assert found
+    for stage, load in (("times", load_times), ("energies", load_energies)):
+        made = {p.relative_to(root / stage) for p in (root / stage).glob("*/*.npz")}
+        assert made == found
+        for path in made:
+            args = load(root / stage / path).args
+            assert args["generate"]["sampler"] == "ddim" and args["classify"]
+    for name in ("critical-times", "recovery", "volumes"):
+        assert (root / "times" / "figures" / f"{name}.png").is_file()
+    assert (root / "energies" / "figures" / "energies.png").is_file()
+    for path in found:
+        picture = f"recovered-{path.parent}-{path.stem}.png"
+        assert (root / "times" / "figures" / picture).is_file()
+    delta = load_times(root / "times" / next(iter(found))).delta
+    assert delta == pytest.approx(float(rows_of(root / "identified" / "summary.csv")[0]["delta_m"]))
+    assert "median t_c" in done.stdout and "median energy" in done.stdout
+    references = np.load(root / "energies" / "reference.npz")["samples"]
+    assert references.shape == (4, 1, 8, 8)
 
 
 def test_a_second_run_finds_everything_done(sweep):
