@@ -383,3 +383,30 @@ def test_a_negative_sample_size_takes_all(made, tmp_path):
     assert len(load_times(tmp_path / "t" / "9.npz").time) == 9
     measure("--ckpt-path", made / "models", "--result-path", tmp_path / "u", "--sample-size", 3)
     assert len(load_times(tmp_path / "u" / "9.npz").time) == 3
+
+
+def test_bisection_reports_how_often_recovery_returned(tmp_path, capsys):
+    flags = ["--config_path", DIGITS, "--exact", "--train-size", 40, "--delta", 1]
+    flags += ["--search", "bisect", "--p-trials", 4, "--p", 0.6, "--stride", 20]
+    measure(*flags, "--result-path", tmp_path / "t")
+    found = load_times(tmp_path / "t" / "40.npz")
+    returned = int(found.non_monotone.sum())
+    n = len(found.critical_time)
+    assert 0 < returned < n and (found.time == -1).all() and not found.followed
+    told = capsys.readouterr().out
+    assert f"{returned} of {n} images recovered above a time at which they did not" in told
+
+
+def test_what_is_known_of_other_options_is_left_out(made, tmp_path, capsys):
+    """A stopped job with another delta must not lend its answers."""
+    flags = ["--ckpt-path", made / "models", "--final-idx", 1]
+    measure(*flags, "--result-path", tmp_path / "a", "--delta", 3)
+    wanted = (tmp_path / "a" / "8.npz").read_bytes()
+    unfinished = tmp_path / "a" / "unfinished" / "8.npz"
+    for content in (made / "s" / "8.npz").read_bytes(), b"no archive":
+        (tmp_path / "a" / "8.npz").unlink()
+        unfinished.parent.mkdir(exist_ok=True)
+        unfinished.write_bytes(content)
+        measure(*flags, "--result-path", tmp_path / "a", "--delta", 3)
+        assert "left out: " in capsys.readouterr().out
+        assert (tmp_path / "a" / "8.npz").read_bytes() == wanted and not unfinished.exists()

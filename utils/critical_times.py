@@ -107,9 +107,10 @@ class Basins:
     ) -> list[Answer]:
         """One for each image. Equal images have equal answers, and are followed once."""
         keys = [image_key(image) for image in images]
-        stored = load_unfinished(self.unfinished, self.args, STAGES) if not fresh else {}
+        wanted = [*(f.name for f in fields(Answer)), "image"]
+        stored = {} if fresh else load_unfinished(self.unfinished, wanted, self.args, STAGES)
         known = unstack(stored)
-        todo = [i for i, key in enumerate(keys) if key not in known and keys.index(key) == i]
+        todo = [i for key, i in {key: i for i, key in enumerate(keys)}.items() if key not in known]
         followed = self.args["critical_times"]["trial_times"]
         search = SEARCHES[self.given.search, followed]
         saved = time.monotonic()
@@ -126,7 +127,14 @@ class Basins:
             self._save(known)
             raise
         print(f"K = {self.subject.k}: {pool.evaluations} evaluations in {pool.calls} calls")
-        return [known[key] for key in keys]
+        answers = [known[key] for key in keys]
+        returned = sum(answer.non_monotone for answer in answers)
+        if returned:
+            told = (
+                f"K = {self.subject.k}: {returned} of {len(answers)} images recovered above a time"
+            )
+            print(f"{told} at which they did not: there --search scan may give another answer")
+        return answers
 
     def _save(self, known: Mapping[str, Answer]) -> None:
         if known:

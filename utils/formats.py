@@ -255,14 +255,16 @@ def save_unfinished(path: Path, arrays: Mapping[str, np.ndarray], args: Mapping)
     save_npz(path, **arrays, args=json.dumps(args))
 
 
-def load_unfinished(path: Path, args: Mapping, stages: Iterable[str]) -> dict[str, np.ndarray]:
+def load_unfinished(
+    path: Path, keys: Iterable[str], args: Mapping, stages: Iterable[str]
+) -> dict[str, np.ndarray]:
     """Its arrays; none where there is no such file, or one of other options or not whole."""
     if not path.exists():
         return {}
     try:
-        arrays = read_npz(path)
+        arrays = read_npz(path, [*keys, "args"])
         check_same(path, parse_args(arrays, path), args, stages)
-    except (UserError, KeyError) as error:
+    except UserError as error:
         print(f"left out: {error}", flush=True)
         return {}
     return arrays

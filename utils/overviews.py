@@ -91,8 +91,9 @@ def mean_radius(times: Times) -> np.ndarray:
 
 
 def times_table(groups: dict[str, dict[int, Times]]) -> str:
-    """Quartiles of the critical times, and how many lie beyond the scan."""
-    lines = [f"{'K':>6}  {'':<12} {'n':>5}  median t_c (quartiles)   never  beyond"]
+    """Quartiles of the critical times; how many images never recovered, how many still did at the
+    end of the scan, and how many bisection saw recover above a time at which they did not."""
+    lines = [f"{'K':>6}  {'':<12} {'n':>5}  median t_c (quartiles)   never  beyond  returned"]
     for k in sorted({k for sweep in groups.values() for k in sweep}):
         for name, sweep in groups.items():
             if k not in sweep:
@@ -102,7 +103,7 @@ def times_table(groups: dict[str, dict[int, Times]]) -> str:
             spread = f"{middle:6.0f} ({low:.0f} to {high:.0f})"
             lines.append(
                 f"{k:>6}  {name:<12} {len(t_c):>5}  {spread:<22} {(t_c == 0).sum():>6}"
-                f"  {censored.sum():>6}"
+                f"  {censored.sum():>6}  {sweep[k].non_monotone.sum():>8}"
             )
     return "\n".join(lines)
 
