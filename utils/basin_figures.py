@@ -35,6 +35,7 @@ GREYS = ((INK, "D"), ("#777777", "P"), ("#B5B5B5", "X"))
 OTHER_LOOKS = [Look(grey, marker, ":", "") for grey, marker in GREYS]
 SIZE_LABEL = "Training-set size K (images)"
 GOLDEN = (math.sqrt(5) - 1) / 2
+FEW = 30  # points that are each seen
 TOO_SMALL = 0.01  # of an axis: bars nearer to 0 cannot be read on it
 NAME_LENGTH = 24  # letters of a group's name that are shown
 CAPTION = {"fontsize": 8, "color": PALE, "loc": "left"}
@@ -104,7 +105,7 @@ def _counted(held: Values, sizes: list[int]) -> tuple[list[str], list[str], floa
         below = [f"n = {' / '.join(map(str, column))}" for column in n.T]
     letters = max(len(text) for text in (*map(str, sizes), *below))
     pitch = max(0.3 * len(held), 0.062 * letters + 0.14, 0.5)
-    turned = len(sizes) * pitch > 7.2
+    turned = len(sizes) * pitch > 9
     if turned:
         pitch = max(6.2 / len(sizes), 0.16, 0.085 * len(held))
     # A turned label ends at the axis: there K comes last.
@@ -138,8 +139,10 @@ def _strip(ax: Axes, x: float, width: float, t_c: np.ndarray, last: int, look: L
     else:
         halo = [withStroke(linewidth=3.6, foreground="white")]
         bar = [x - width * 0.6, x + width * 0.6]
-        style = {"color": INK, "linewidth": 2.2, "solid_capstyle": "butt", "path_effects": halo}
-        ax.plot(bar, [median, median], zorder=4, **style)
+        style = {"color": INK, "linewidth": 2.2, "solid_capstyle": "butt"}
+        # Few points would vanish behind their median, among many it would vanish itself.
+        front = {"zorder": 4, "path_effects": halo} if n > FEW else {"zorder": 2.4}
+        ax.plot(bar, [median, median], **style, **front)
 
 
 def _end_of_scan(ax: Axes, last: int) -> None:
