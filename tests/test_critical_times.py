@@ -140,6 +140,20 @@ def test_lpips_judges_the_same_whatever_the_batch():
         assert np.array_equal(other[i].time, whole[j].time)
 
 
+def test_a_judge_keeps_nothing_of_an_earlier_sweep():
+    """Another sweep's image may take an index: an original left behind would stand in for it."""
+    y = patterns(2, 3)
+    denoiser, judge = ExactDenoiser(y, Schedule()), Judge(load_metric("l2", None, "cpu"))
+    stray = noised_copy(0, y[1], image_key(y[1]), SEED, 1, 0)  # a guess that came too late
+    list(judge.distances([stray], y[1:]))
+    rule = Rule((1,), 10, 0.9)
+    dict(follow(y[1:], rule, scan, RecoveryPool(denoiser, 8, 20), judge, 0.1, SEED))
+    list(judge.distances([stray], y[1:]))
+    judge.clear()
+    found = dict(follow(y[:1], rule, scan, RecoveryPool(denoiser, 8, 20), judge, 0.1, SEED))
+    assert found[0].critical_time == 1
+
+
 def test_the_volume_of_a_ball():
     wanted = [2 * 3, math.pi * 9, 4 / 3 * math.pi * 27]
     found = [math.exp(log_ball_volume(np.array(3.0), d)) for d in (1, 2, 3)]
