@@ -157,7 +157,7 @@ def recovery_figure(groups: Values, times: np.ndarray, followed: bool) -> Figure
     """How many recover, in percent, over the time t; one panel for each group, one line for each K.
 
     groups: shares [T'], 0 to 1, at the scanned times int [T'], ascending. followed: of trials that
-    recovered at every time up to t; else of images that recover at t. The axis ends where nothing
+    recovered at every time up to t; else of images that did. The axis ends where nothing
     recovers any more. Raises ValueError where there is no share."""
     from matplotlib import colormaps
 
@@ -177,12 +177,8 @@ def recovery_figure(groups: Values, times: np.ndarray, followed: bool) -> Figure
     alive = np.any([share > 0 for sweep in held.values() for share in sweep.values()], axis=0)
     ends = min(int(np.flatnonzero(alive)[-1]) + 1 if alive.any() else len(times), len(times) - 1)
     axes[0].set(xlim=(0, 1.02 * max(1, times[ends])), ylim=(0, 103))
-    told = (
-        "Trials recovered at every time up to t"
-        if followed
-        else "Images recovered at every time up to t"
-    )
-    axes[0].set_ylabel(f"{told} (%)")
+    subject = "Trials" if followed else "Images"
+    axes[0].set_ylabel(f"{subject} recovered at every time up to t (%)")
     options = {"loc": "outside right upper", "ncols": 1 + (len(sizes) - 1) // 20}
     options["fontsize"] = 7 if len(sizes) > 18 else 9
     _legend(fig, styles.values(), [f"K = {k}" for k in sizes], **options)

@@ -5,6 +5,7 @@ A result folder named as a class (`times/memorized`) is shown together with its 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,18 @@ def figures_folder(result: Path) -> Path:
     return (result.parent if result.name in GROUPS else result) / "figures"
 
 
-def load_groups(result: Path, load, same) -> Sweeps:
+def load_groups(result: Path, load: Callable, same: Callable) -> Sweeps:
     """The results of this folder and its siblings by group and K; those of other options, by
     `same`, are left out, for they cannot be compared."""
     result = result.absolute()
     names = GROUPS if result.name in GROUPS else (result.name,)
-    own = {k: load(path) for k, path in k_named(result).items()}
+    every = {
+        name: {k: load(path) for k, path in k_named(result.parent / name).items()} for name in names
+    }
+    own = every[result.name]
     wanted = same(next(iter(own.values()))) if own else None
     groups = {}
-    for name in names:
-        found = {k: load(path) for k, path in k_named(result.parent / name).items()}
+    for name, found in every.items():
         alike = {k: value for k, value in found.items() if same(value) == wanted}
         for k in sorted(set(found) - set(alike)):
             print(f"{name}, K = {k}: made with other options, not in the figures")
@@ -74,7 +77,7 @@ def show_times(result: Path) -> None:
     print(folder / "critical-times.png")
 
 
-def each(groups: Sweeps, function) -> dict:
+def each(groups: Sweeps, function: Callable) -> dict:
     """function of every K of every group."""
     return {name: {k: function(v) for k, v in sweep.items()} for name, sweep in groups.items()}
 
@@ -90,21 +93,24 @@ def mean_radius(times: Times) -> np.ndarray:
     return times.radius.astype(np.float64).mean(axis=1)
 
 
+def by_k(groups: Sweeps) -> Iterator[tuple[int, str, Times | Energies]]:
+    """K, group and result, K by K."""
+    for k in sorted({k for sweep in groups.values() for k in sweep}):
+        yield from ((k, name, sweep[k]) for name, sweep in groups.items() if k in sweep)
+
+
 def times_table(groups: dict[str, dict[int, Times]]) -> str:
     """Quartiles of the critical times; how many images never recovered, how many still did at the
     end of the scan, and how many bisection saw recover above a time at which they did not."""
     lines = [f"{'K':>6}  {'':<12} {'n':>5}  median t_c (quartiles)   never  beyond  returned"]
-    for k in sorted({k for sweep in groups.values() for k in sweep}):
-        for name, sweep in groups.items():
-            if k not in sweep:
-                continue
-            t_c, censored = sweep[k].critical_time, sweep[k].censored
-            low, middle, high = np.quantile(t_c, (0.25, 0.5, 0.75))
-            spread = f"{middle:6.0f} ({low:.0f} to {high:.0f})"
-            lines.append(
-                f"{k:>6}  {name:<12} {len(t_c):>5}  {spread:<22} {(t_c == 0).sum():>6}"
-                f"  {censored.sum():>6}  {sweep[k].non_monotone.sum():>8}"
-            )
+    for k, name, times in by_k(groups):
+        t_c = times.critical_time
+        low, middle, high = np.quantile(t_c, (0.25, 0.5, 0.75))
+        spread = f"{middle:6.0f} ({low:.0f} to {high:.0f})"
+        lines.append(
+            f"{k:>6}  {name:<12} {len(t_c):>5}  {spread:<22} {(t_c == 0).sum():>6}"
+            f"  {times.censored.sum():>6}  {times.non_monotone.sum():>8}"
+        )
     return "\n".join(lines)
 
 
@@ -130,15 +136,12 @@ def show_energies(result: Path) -> None:
 def energies_table(groups: dict[str, dict[int, Energies]], means: dict) -> str:
     """Quartiles of the energies over samples, and how sure the path integral is."""
     lines = [f"{'K':>6}  {'':<12} {'n':>5}  median energy (quartiles)          path error"]
-    for k in sorted({k for sweep in groups.values() for k in sweep}):
-        for name, sweep in groups.items():
-            if k not in sweep:
-                continue
-            low, middle, high = np.quantile(means[name][k], (0.25, 0.5, 0.75))
-            spread = f"{middle:.4g} ({low:.4g} to {high:.4g})"
-            size = np.median(np.abs(sweep[k].potential))
-            error = np.median(np.abs(sweep[k].difference)) / size if size else 0.0
-            lines.append(
-                f"{k:>6}  {name:<12} {len(means[name][k]):>5}  {spread:<32} {100 * error:8.2g} %"
-            )
+    for k, name, energies in by_k(groups):
+        low, middle, high = np.quantile(means[name][k], (0.25, 0.5, 0.75))
+        spread = f"{middle:.4g} ({low:.4g} to {high:.4g})"
+        size = np.median(np.abs(energies.potential))
+        error = np.median(np.abs(energies.difference)) / size if size else 0.0
+        lines.append(
+            f"{k:>6}  {name:<12} {len(means[name][k]):>5}  {spread:<32} {100 * error:8.2g} %"
+        )
     return "\n".join(lines)

@@ -21,12 +21,14 @@ from utils.provenance import digest, to_plain
 class Subject:
     """One K: its model, the file of its samples (None: the training images), where results go.
 
-    args: what the result will carry, without the stage's own options."""
+    args: what the result will carry, without the stage's own options. content: digest of the
+    samples that are examined."""
 
     job: Job
     model: Model
     sample_path: Path | None
     args: dict[str, Any]
+    content: str = ""
 
     @property
     def k(self) -> int:
@@ -66,11 +68,14 @@ def plan_subjects(given: SubjectOptions, part: SliceOptions, stage: Any) -> list
         subjects = exact_subjects(given, part, stage, samples, target)
     else:
         subjects = trained_subjects(given, part, samples, target)
-    for subject in list(subjects):
-        if not len(subject.samples(given)):
+    planned = []
+    for subject in subjects:
+        samples = subject.samples(given)
+        if len(samples):
+            planned.append(replace(subject, content=digest(samples)))
+        else:
             print(f"K = {subject.k}: {subject.sample_path} has no least typical samples")
-            subjects.remove(subject)
-    return subjects
+    return planned
 
 
 def sample_files(given: SubjectOptions) -> dict[int, Path] | None:
@@ -144,7 +149,7 @@ def own_args(given: SubjectOptions, subject: Subject) -> dict[str, Any]:
     own = to_plain(given)
     del own["train_size"]  # told by args.train
     own["checkpoint"] = subject.model.fingerprint
-    own["samples"] = digest(subject.samples(given))
+    own["samples"] = subject.content
     return own
 
 
