@@ -96,6 +96,13 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.stem), reverse=True)
 
 
+def forget_training(folder: Path) -> None:
+    """Remove what an earlier training left in a results folder (--overwrite)."""
+    for path in checkpoints_in(folder):
+        path.unlink()
+    (folder / "logs" / "stats.jsonl").unlink(missing_ok=True)
+
+
 def newest_checkpoint(folder: Path, args: dict, overwrite: bool = False) -> Checkpoint | None:
     """The newest checkpoint that is whole; None where there is none.
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from utils.errors import Interrupted, UserError
 from utils.interrupts import GO_ON, stop_at_once
-from utils.options import SECTIONS, flag, parse_ints
+from utils.option_checks import flag, parse_ints
+from utils.options import SECTIONS
 
 USER_ERROR, RESUMABLE = 2, 75
 CONFIG_FLAG = "--config_path"
@@ -26,16 +27,42 @@ CONFIG_FLAG = "--config_path"
 INHERITED = {"data_path": ("data", "data_path")}
 
 
+def run_commands(
+    commands: dict[str, tuple[Callable[[Any], None], type]], doc: str, argv: list[str] | None = None
+) -> None:
+    """Run the command that argv begins with, as `run_stage` does: its main, its stage class.
+
+    A main's docstring is the command's help. Exits as `run_stage`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    script, name = Path(sys.argv[0]).name, arguments[0] if arguments else "nothing"
+    if name in ("-h", "--help"):
+        print(f"usage: {script} COMMAND [flags]\n\n{doc.strip()}\n")
+        for command, (main, _) in commands.items():
+            print(f"  {command:8}{(main.__doc__ or '').splitlines()[0]}")
+        print(f"\n`{script} COMMAND --help` lists the flags of a command.")
+        return
+    if name not in commands:
+        remedy = f"begin with one of {', '.join(commands)}; --help tells what they do"
+        _stop(f"error: {UserError('command line', name, remedy)}", USER_ERROR)
+    main, stage_class = commands[name]
+    run_stage(main, stage_class, main.__doc__ or "", arguments[1:], f"{script} {name}")
+
+
 def run_stage(
-    main: Callable[[Any], None], stage_class: type, doc: str, argv: list[str] | None = None
+    main: Callable[[Any], None],
+    stage_class: type,
+    doc: str,
+    argv: list[str] | None = None,
+    prog: str | None = None,
 ) -> None:
     """Parse argv into stage_class (a dataclass of option sections), print them, run main.
 
-    Exits with 2 on a user's mistake (one line on stderr), with 75 when stopped but resumable."""
+    prog names the program in its help. Exits with 2 on a user's mistake (one line on stderr),
+    with 75 when stopped but resumable."""
     arguments = sys.argv[1:] if argv is None else argv
     stop_at_once()
     try:
-        options = parse(stage_class, arguments, doc)
+        options = parse(stage_class, arguments, doc, prog)
         print_options(options)
         main(options)
     except UserError as error:
@@ -115,7 +142,7 @@ def _exposed(stage_class: type) -> dict[str, type]:
     return {f.name: SECTIONS[f.name] for f in fields if f.metadata.get("flags", True)}
 
 
-def parse(stage_class: type, arguments: list[str], doc: str = "") -> Any:
+def parse(stage_class: type, arguments: list[str], doc: str = "", prog: str | None = None) -> Any:
     """An instance of stage_class from flags, then YAML, then defaults. Raises UserError."""
     from simple_parsing import ArgumentParser, DashVariant, NestedMode
 
@@ -131,6 +158,7 @@ def parse(stage_class: type, arguments: list[str], doc: str = "") -> Any:
     )
     root.__doc__ = " "
     parser = ArgumentParser(
+        prog=prog,
         usage=f"%(prog)s [{CONFIG_FLAG} FILE.yaml] [flags below; they are keys of the YAML too]",
         description=doc.strip().replace("%", "%%"),
         nested_mode=NestedMode.WITHOUT_ROOT,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # matplotlib is loaded by the first picture: training needs n
 
 
 LOOKS = dict(zip(CLASSES, CLASS_LOOKS, strict=True))
-DOTS_PER_INCH = 160
+DOTS_PER_INCH = 200
 TILE_PIXELS = 32  # least side of a tile in a grid
 BINS = 40
 TILE, GAP = 0.62, 0.07  # inches: side of a tile in a panel, space between two

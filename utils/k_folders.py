@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,20 +67,32 @@ def work_through(
 
     Other processes may go through the same list: what they hold is left for later, and waited
     for at the end, so that whoever returns finds everything done."""
+    for (job,) in work_in_groups(jobs, done, overwrite, size=1):
+        yield job
+
+
+def work_in_groups(
+    jobs: list[Job], done: Callable[[Job], bool], overwrite: bool = False, size: int | None = None
+) -> Iterator[list[Job]]:
+    """As `work_through`, with as many jobs at once as are free, or `size` at most."""
     for folder in {job.target.parent for job in jobs}:
         remove_leftovers(folder)
     pending, told = list(jobs), False
     while pending:
-        held = []
-        for job in pending:
-            if not overwrite and done(job):
-                print(f"K = {job.k}: {job.target} is finished", flush=True)
-                continue
-            with claim(job.target) as mine:
-                if not mine:
-                    held.append(job)
-                elif overwrite or not done(job):  # it may have been finished just before the claim
-                    yield job
+        held: list[Job] = []
+        while pending:
+            with ExitStack() as claims:
+                group: list[Job] = []
+                while pending and len(group) != size:
+                    job = pending.pop(0)
+                    if not overwrite and done(job):
+                        print(f"K = {job.k}: {job.target} is finished", flush=True)
+                    elif not claims.enter_context(claim(job.target)):
+                        held.append(job)
+                    elif overwrite or not done(job):  # finished just before the claim?
+                        group.append(job)
+                if group:
+                    yield group
         if held and not told:
             print(f"waiting for another job that works on {held[0].target}", flush=True)
             told = True

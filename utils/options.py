@@ -5,12 +5,20 @@ simple-parsing calls it twice."""
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.option_checks import ints, one_of, within
+from utils.toy_options import (
+    ToyAllOptions,
+    ToyBasinOptions,
+    ToyDataOptions,
+    ToyExactOptions,
+    ToyPlotsOptions,
+    ToyTrainOptions,
+)
 
 DATA_NAMES = (
     "digits",
@@ -23,39 +31,6 @@ DATA_NAMES = (
     "folder",
 )
 NETWORKS = ("alex", "vgg", "squeeze")
-
-
-def flag(name: str) -> str:
-    """The flag of a field: `flag("train_size")` is `--train-size`."""
-    return "--" + name.replace("_", "-")
-
-
-def one_of(options: object, name: str, choices: tuple) -> None:
-    value = getattr(options, name)
-    if value not in choices:
-        raise UserError(flag(name), value, "choose " + ", ".join(map(str, choices)))
-
-
-def within(options: object, name: str, low: float, high: float = float("inf")) -> None:
-    """Refuse a value outside [low, high]; None and NaN-free numbers pass."""
-    value = getattr(options, name)
-    if value is not None and not low <= value <= high:
-        bounds = f"{low} or more" if high == float("inf") else f"{low} to {high}"
-        raise UserError(flag(name), value, f"choose {bounds}")
-
-
-def parse_ints(text: str) -> tuple[int, ...]:
-    """`parse_ints("1,2,2") == (1, 2, 2)`; the empty string is the empty tuple."""
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise ArgumentTypeError(f"{text!r}; give whole numbers, as in 1,2,2") from error
-
-
-def ints(*default: int) -> tuple[int, ...]:
-    from simple_parsing import field as parsed_field
-
-    return parsed_field(default=default, type=parse_ints, nargs=None)
 
 
 @dataclass
@@ -424,6 +399,42 @@ class PipelineStage:
     energy: EnergyOptions = from_yaml_only()
 
 
+@dataclass
+class ToyDataStage:
+    toy_data: ToyDataOptions
+    run: RunOptions
+
+
+@dataclass
+class ToyExactStage:
+    toy_exact: ToyExactOptions
+    run: RunOptions
+
+
+@dataclass
+class ToyTrainStage:
+    toy_train: ToyTrainOptions
+    run: RunOptions
+
+
+@dataclass
+class ToyPlotsStage:
+    toy_plots: ToyPlotsOptions
+    run: RunOptions
+
+
+@dataclass
+class ToyBasinStage:
+    toy_basin: ToyBasinOptions
+    run: RunOptions
+
+
+@dataclass
+class ToyAllStage:
+    toy_all: ToyAllOptions
+    run: RunOptions
+
+
 # The sections of a YAML file. One file serves every stage, so each stage knows all of them.
 SECTIONS = {
     "run": RunOptions,
@@ -437,6 +448,12 @@ SECTIONS = {
     "critical_times": CriticalTimesOptions,
     "energy": EnergyOptions,
     "pipeline": PipelineOptions,
+    "toy_data": ToyDataOptions,
+    "toy_exact": ToyExactOptions,
+    "toy_train": ToyTrainOptions,
+    "toy_plots": ToyPlotsOptions,
+    "toy_basin": ToyBasinOptions,
+    "toy_all": ToyAllOptions,
 }
 
 

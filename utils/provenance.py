@@ -53,13 +53,17 @@ def resolve_args(args: Any, path: Path) -> dict[str, Any]:
     return result
 
 
-def parse_args(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Any]:
-    """The resolved args of a .npz file. Raises UserError where they are no JSON of ours."""
+def read_args(arrays: Mapping[str, np.ndarray], path: Path) -> Any:
+    """The args of a .npz file as they stand there. Raises UserError where they are no JSON."""
     try:
-        args = json.loads(str(arrays["args"][()]))
+        return json.loads(str(arrays["args"][()]))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: args", "no JSON", "use a file of these stages") from error
-    args = resolve_args(args, path)
+
+
+def parse_args(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Any]:
+    """The resolved args of a .npz file. Raises UserError where they are no JSON of ours."""
+    args = resolve_args(read_args(arrays, path), path)
     k, named = k_of(path), args["train"]["train_size"]
     if k is not None and k != named:
         raise UserError(path, f"args of K = {named}", f"name it {named}{path.suffix}")

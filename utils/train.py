@@ -20,6 +20,7 @@ from utils.checkpoints import (
     Checkpoint,
     build_network,
     checkpoints_in,
+    forget_training,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
@@ -74,7 +75,7 @@ def run(options: TrainStage) -> None:
     job, fresh = Job(k, folder, folder / "checkpoints"), options.run.overwrite
     for _ in work_through([job], lambda _: is_trained(options, args), fresh):
         if fresh:
-            forget(folder)
+            forget_training(folder)
         start = None if fresh else newest_checkpoint(folder, args)
         dtype = pick_dtype(options.run.precision, device)
         Trainer(Plan(options, args, device, dtype, start)).train()
@@ -131,13 +132,6 @@ def published_file(options: TrainStage) -> Path | None:
 
 def checkpoint_file(options: TrainStage, step: int) -> Path:
     return Path(options.data.results_path) / "checkpoints" / f"{step}.pt"
-
-
-def forget(folder: Path) -> None:
-    """Remove what an earlier training left (--overwrite)."""
-    for path in checkpoints_in(folder):
-        path.unlink()
-    (folder / "logs" / "stats.jsonl").unlink(missing_ok=True)
 
 
 class Trainer:

@@ -8,6 +8,16 @@ from typing import Any
 
 from utils.storage import write_text
 
+SHOWN = {
+    "step": "step {:>7}",
+    "loss": "loss {:.4f}",
+    "valid_loss": "validation {:.4f}",
+    "grad_norm": "gradient {:.3f}",
+    "images_per_second": "{:.0f} images/s",
+    "steps_per_second": "{:.0f} steps/s",
+    "minutes_left": "{:.1f} min left",
+}
+
 
 class TrainingLog:
     """A line for people in logs/train.txt and one for machines in logs/stats.jsonl."""
@@ -18,15 +28,13 @@ class TrainingLog:
         write_text(self.machine, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, **row: float | None) -> None:
+        """Add a row; the line for people has what SHOWN knows of it."""
         with self.machine.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        valid = "" if row["valid_loss"] is None else f"  validation {row['valid_loss']:.4f}"
-        line = (
-            f"step {row['step']:>7}  loss {row['loss']:.4f}{valid}  gradient {row['grad_norm']:.3f}"
-            f"  {row['images_per_second']:.0f} images/s  {row['seconds_left'] / 60:.1f} min left"
-        )
+        known = {**row, "minutes_left": row.get("seconds_left", 0) / 60}
+        parts = [text.format(known[n]) for n, text in SHOWN.items() if known.get(n) is not None]
         with self.people.open("a") as file:
-            file.write(line + "\n")
+            file.write("  ".join(parts) + "\n")
 
 
 def read_stats(folder: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,40 @@
+"""What the options of all stages share: flags' names, checks of values, lists of numbers."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+
+from utils.errors import UserError
+
+
+def flag(name: str) -> str:
+    """The flag of a field: `flag("train_size")` is `--train-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def one_of(options: object, name: str, choices: tuple) -> None:
+    value = getattr(options, name)
+    if value not in choices:
+        raise UserError(flag(name), value, "choose " + ", ".join(map(str, choices)))
+
+
+def within(options: object, name: str, low: float, high: float = float("inf")) -> None:
+    """Refuse a value outside [low, high]; None and NaN-free numbers pass."""
+    value = getattr(options, name)
+    if value is not None and not low <= value <= high:
+        bounds = f"{low} or more" if high == float("inf") else f"{low} to {high}"
+        raise UserError(flag(name), value, f"choose {bounds}")
+
+
+def parse_ints(text: str) -> tuple[int, ...]:
+    """`parse_ints("1,2,2") == (1, 2, 2)`; the empty string is the empty tuple."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r}; give whole numbers, as in 1,2,2") from error
+
+
+def ints(*default: int) -> tuple[int, ...]:
+    from simple_parsing import field as parsed_field
+
+    return parsed_field(default=default, type=parse_ints, nargs=None)

@@ -1,0 +1,267 @@
+"""The work of toy_example.py: one function for each command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.circle import PatternMixture, circle_energy
+from utils.checkpoints import forget_training
+from utils.devices import prepare
+from utils.errors import UserError
+from utils.k_folders import Job, work_in_groups, work_through
+from utils.landscapes import SPURIOUS, places
+from utils.options import (
+    RunOptions,
+    ToyAllStage,
+    ToyBasinStage,
+    ToyDataStage,
+    ToyExactStage,
+    ToyPlotsStage,
+    ToyTrainStage,
+)
+from utils.progress import progress
+from utils.provenance import check_same, digest, to_plain
+from utils.storage import check_writable
+from utils.toy_analysis import basins_of, landscape_of, network_score, square
+from utils.toy_files import (
+    Basins,
+    Circle,
+    ExactEnergies,
+    Landscape,
+    ToyCheckpoint,
+    basin_file,
+    checkpoint_file,
+    data_file,
+    exact_file,
+    k_folder,
+    landscape_file,
+    load_points,
+    pick_checkpoint,
+    save_points,
+    usable_checkpoints,
+)
+from utils.toy_options import (
+    ToyBasinOptions,
+    ToyDataOptions,
+    ToyExactOptions,
+    ToyPlotsOptions,
+    ToyTrainOptions,
+)
+from utils.toy_overviews import show_basins, show_data, show_exact, show_landscapes, show_training
+from utils.toy_training import Trainer, training_args
+
+COMMAND = "toy_example.py"
+
+
+def run_data(options: ToyDataStage) -> None:
+    """Write data.npz and a picture of it."""
+    given, root = options.toy_data, Path(options.toy_data.results_path)
+    path = data_file(root)
+    if options.run.dry_run:
+        print(f"would write {path}")
+        return
+    check_writable(root)
+    if path.exists() and not options.run.overwrite:
+        check_same(path, load_points(root).args, {"toy_data": to_plain(given)}, ["toy_data"])
+        print(f"{path} is finished")
+    else:
+        save_points(given)
+    show_data(root)
+
+
+def run_exact(options: ToyExactStage) -> None:
+    """Write and draw the analytic energies: of infinitely many patterns, and of K of them."""
+    given, root = options.toy_exact, Path(options.toy_exact.results_path)
+    device = pick_home(options.run)
+    circle, jobs = opened(
+        root, options.run, given.sample_size, lambda k: exact_file(root, k, given)
+    )
+    args = {
+        k: {**circle.args, "toy_exact": {"k": k, "beta": given.beta}} for k in given.sample_size
+    }
+    if options.run.dry_run:
+        return
+
+    def done(job: Job) -> bool:
+        return ExactEnergies.is_finished(job.target, args[job.k])
+
+    axis = square()
+    spots = torch.from_numpy(places(axis)).to(device)
+    for job in work_through(jobs, done, options.run.overwrite):
+        patterns = circle.points[: job.k]
+        energy = PatternMixture(patterns.to(device)).energy(spots, given.beta)
+        ring = circle_energy(spots.norm(dim=1), given.beta)
+        both = (e.reshape(len(axis), -1).cpu().numpy() for e in (energy, ring))
+        ExactEnergies(axis, *both, patterns.numpy(), args[job.k]).save(job.target)
+    show_exact(root, given)
+
+
+def run_train(options: ToyTrainStage) -> None:
+    """Train a network on each K to the asked number of steps, or go on where that stopped."""
+    given, root = options.toy_train, Path(options.toy_train.results_path)
+    device = pick_home(options.run)
+    final = lambda k: checkpoint_file(root, k, given.n_iter)  # noqa: E731
+    circle, jobs = opened(root, options.run, given.sample_size, final)
+    args = {k: training_args(given, circle, k) for k in given.sample_size}
+    if options.run.dry_run:
+        return
+
+    def done(job: Job) -> bool:
+        return max(usable_checkpoints(root, job.k, args[job.k]), default=0) >= given.n_iter
+
+    # published batches differ with K: such networks cannot be stacked
+    at_once = 1 if given.as_published else None
+    for group in work_in_groups(jobs, done, options.run.overwrite, at_once):
+        sizes = [job.k for job in group]
+        if options.run.overwrite:
+            for k in sizes:
+                forget_training(k_folder(root, k))
+        trainer = Trainer(root, given, circle, sizes, device)
+        # A kill between two writes may leave one K ahead: all go on from where all have been.
+        found = [usable_checkpoints(root, k, args[k]) for k in sizes]
+        common = {step for step in set.intersection(*map(set, found)) if step <= given.n_iter}
+        if common:
+            trainer.resume([checkpoints[max(common)] for checkpoints in found])
+        trainer.train()
+    show_training(root, given.sample_size)
+
+
+def run_plots(options: ToyPlotsStage) -> None:
+    """Write and draw the landscape of each K's network at a time, its wells and its samples."""
+    given, root = options.toy_plots, Path(options.toy_plots.results_path)
+    device = pick_home(options.run)
+    target = lambda k: landscape_file(root, k, given.t)  # noqa: E731
+    circle, jobs = opened(root, options.run, given.sample_size, target)
+    networks = {k: picked(root, k, given.checkpoint, circle) for k in given.sample_size}
+    names = ("t", "samples", "seed", "dynamic_threshold")
+    own = {name: getattr(given, name) for name in names}
+    if not given.dynamic_threshold:
+        own["distance_threshold"] = given.distance_threshold
+    args = {k: {**n.args, "toy_plots": {**own, **of_network(n)}} for k, n in networks.items()}
+    if options.run.dry_run:
+        return
+
+    def done(job: Job) -> bool:
+        return Landscape.is_finished(job.target, args[job.k])
+
+    for job in with_progress(work_through(jobs, done, options.run.overwrite), len(jobs)):
+        score, patterns = network_score(networks[job.k], device), circle.points[: job.k]
+        found = trusted(job.k, landscape_of, score, patterns.to(device), given, args[job.k])
+        found.save(job.target)
+    show_landscapes(root, given.sample_size, given.t)
+
+
+def run_basin(options: ToyBasinStage) -> None:
+    """Write and draw the basins of patterns, spurious states and points of the circle."""
+    given, root = options.toy_basin, Path(options.toy_basin.results_path)
+    device = pick_home(options.run)
+    target = lambda k: basin_file(root, k, given.t)  # noqa: E731
+    circle, jobs = opened(root, options.run, given.sample_size, target)
+    networks = {k: picked(root, k, given.checkpoint, circle) for k in given.sample_size}
+    spurious = {k: spurious_states(root, n, given.t) for k, n in networks.items()}
+    names = ("t", "delta", "p_trials", "p", "points", "seed")
+    own = {name: getattr(given, name) for name in names}
+    args = {
+        k: {**n.args, "toy_basin": {**own, **of_network(n), "spurious": digest(spurious[k])}}
+        for k, n in networks.items()
+    }
+    if options.run.dry_run:
+        return
+
+    def done(job: Job) -> bool:
+        return Basins.is_finished(job.target, args[job.k])
+
+    for job in with_progress(work_through(jobs, done, options.run.overwrite), len(jobs)):
+        score, patterns = network_score(networks[job.k], device), circle.points[: job.k]
+        known = patterns.to(device), spurious[job.k]
+        trusted(job.k, basins_of, score, *known, given, args[job.k]).save(job.target)
+    show_basins(root, given.sample_size, given.t)
+
+
+def run_all(options: ToyAllStage) -> None:
+    """Every command, one after the other, with what they have in common."""
+    given, run = options.toy_all, options.run
+    common: dict[str, Any] = {"results_path": given.results_path}
+    sized = {**common, "sample_size": given.sample_size}
+    run_data(ToyDataStage(ToyDataOptions(**common), run))
+    run_exact(ToyExactStage(ToyExactOptions(**sized, beta=1 / (2 * given.t)), run))
+    training = ToyTrainOptions(
+        **sized, n_iter=given.n_iter, sampling_freq=-(-given.n_iter // 4), seed=given.seed
+    )
+    run_train(ToyTrainStage(training, run))
+    if run.dry_run:
+        print("would draw landscapes and basins of what is trained then")
+        return
+    seen = {**sized, "t": given.t, "checkpoint": given.n_iter, "seed": given.seed}
+    plots = ToyPlotsOptions(**seen, dynamic_threshold=True)
+    run_plots(ToyPlotsStage(plots, run))
+    run_basin(ToyBasinStage(ToyBasinOptions(**seen, delta=given.delta), run))
+
+
+def pick_home(run: RunOptions) -> torch.device:
+    """The device; float64 is needed, which MPS has not, so that there the CPU computes.
+
+    Raises UserError for --precision bfloat16."""
+    if run.precision == "bfloat16":
+        remedy = "leave it out: the circle is computed in float32 and float64"
+        raise UserError("--precision", run.precision, remedy)
+    device = prepare(run)
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def opened(root: Path, run: RunOptions, sizes: tuple[int, ...], target: Any):
+    """The points, and a job for each K; with --dry-run the plan is told and nothing written."""
+    if run.dry_run:
+        for k in sizes:
+            there = target(k).exists() and not run.overwrite
+            print(f"K = {k}: {target(k)} is there" if there else f"would write {target(k)}")
+    else:
+        check_writable(root)
+    circle = load_points(root, keep=not run.dry_run)
+    return circle, [Job(k, data_file(root), target(k)) for k in sizes]
+
+
+def picked(root: Path, k: int, step: int | None, circle: Circle) -> ToyCheckpoint:
+    """The checkpoint of K. Raises UserError where it was trained on other points."""
+    checkpoint = pick_checkpoint(root, k, step)
+    path = checkpoint_file(root, k, checkpoint.iterations)
+    check_same(path, checkpoint.args, circle.args, ["toy_data"])
+    return checkpoint
+
+
+def of_network(checkpoint: ToyCheckpoint) -> dict[str, Any]:
+    return {"checkpoint": checkpoint.iterations, "network": checkpoint.fingerprint}
+
+
+def spurious_states(root: Path, checkpoint: ToyCheckpoint, t: float) -> np.ndarray:
+    """The spurious wells [n, 2] that `plots` found for this network; none without a landscape.
+
+    Raises UserError where the landscape is of another network."""
+    path, k = landscape_file(root, checkpoint.k, t), checkpoint.k
+    remedy = f"run {COMMAND} plots --sample_size {k} --t {t:g}"
+    if not path.exists():
+        print(f"K = {k}: no landscape at t = {t:g}, so no spurious states; {remedy}")
+        return np.empty((0, 2))
+    found = Landscape.load(path)
+    plotted = found.args["toy_plots"]
+    if plotted["network"] != checkpoint.fingerprint:
+        found_step = f"a landscape of the network at step {plotted['checkpoint']}"
+        now = f"{remedy} --checkpoint {checkpoint.iterations} --overwrite"
+        raise UserError(path, found_step, now)
+    return found.wells[found.well_kinds == SPURIOUS]
+
+
+def trusted(k: int, work: Any, *given: Any) -> Any:
+    """work(*given); a network that is not finite is the user's to mend."""
+    try:
+        return work(*given)
+    except ValueError as error:
+        raise UserError(f"network of K = {k}", str(error), "train it again") from error
+
+
+def with_progress(jobs: Any, total: int) -> Any:
+    return progress(jobs, total=total, unit="K")
