@@ -3,7 +3,7 @@
     python toy_example.py all
     python toy_example.py data --seed 9
     python toy_example.py exact --sample_size 2,9,1000 --beta 20
-    python toy_example.py train --sample_size 2,9,1000 --n_iter 40000 --sampling_freq 10000
+    python toy_example.py train --sample_size 2,9,1000 --n_iter 50000 --sampling_freq 10000
     python toy_example.py plots --sample_size 9 --t 0.05 --dynamic_threshold
     python toy_example.py basin --sample_size 9 --t 0.05 --delta 0.1
 
@@ -23,9 +23,10 @@ from utils.options import (
 
 
 def data(options: ToyDataStage) -> None:
-    """Write the data set, 60,000 points of the circle of radius 1, of which a subset is the first K.
+    """Write the data set: 60,000 points of the circle of radius 1; its first K are a subset.
 
-    python toy_example.py data --seed 9"""
+    python toy_example.py data --seed 9
+    """
     from utils.toy import run_data
 
     run_data(options)
@@ -34,7 +35,8 @@ def data(options: ToyDataStage) -> None:
 def exact(options: ToyExactStage) -> None:
     """Draw the analytic energies: of K patterns, and of infinitely many.
 
-    python toy_example.py exact --sample_size 2,9,1000 --beta 20"""
+    python toy_example.py exact --sample_size 2,9,1000 --beta 20
+    """
     from utils.toy import run_exact
 
     run_exact(options)
@@ -43,16 +45,18 @@ def exact(options: ToyExactStage) -> None:
 def train(options: ToyTrainStage) -> None:
     """Train a score network on each K, all of them together, and hold it against the exact score.
 
-    python toy_example.py train --sample_size 2,9,1000 --n_iter 40000 --sampling_freq 10000"""
+    python toy_example.py train --sample_size 2,9,1000 --n_iter 50000 --sampling_freq 10000
+    """
     from utils.toy import run_train
 
     run_train(options)
 
 
 def plots(options: ToyPlotsStage) -> None:
-    """Draw what a network learned: energy, score, wells, samples and their clusters, beside the exact.
+    """Draw what a network learned beside the exact: energy, score, wells, samples, clusters.
 
-    python toy_example.py plots --sample_size 2,9,1000 --t 0.05 --dynamic_threshold"""
+    python toy_example.py plots --sample_size 2,9,1000 --t 0.05 --dynamic_threshold
+    """
     from utils.toy import run_plots
 
     run_plots(options)
@@ -61,7 +65,8 @@ def plots(options: ToyPlotsStage) -> None:
 def basin(options: ToyBasinStage) -> None:
     """Measure how much noise patterns, spurious states and points of the circle survive.
 
-    python toy_example.py basin --sample_size 2,9,1000 --t 0.05 --delta 0.1"""
+    python toy_example.py basin --sample_size 2,9,1000 --t 0.05 --delta 0.1
+    """
     from utils.toy import run_basin
 
     run_basin(options)
@@ -70,7 +75,8 @@ def basin(options: ToyBasinStage) -> None:
 def everything(options: ToyAllStage) -> None:
     """Do all of this for several K, and draw them side by side.
 
-    python toy_example.py all"""
+    python toy_example.py all
+    """
     from utils.toy import run_all
 
     run_all(options)

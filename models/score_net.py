@@ -69,18 +69,18 @@ class ScoreNets(nn.Module):
 
 
 class NetworkScore:
-    """One network as a function of points x [B, 2] and a time t, a float or [B]: scores [B, 2].
+    """One network as a function of points x [B, 2] and a time t, a float or [B]: scores like x.
 
-    In float64, since the divergence of a score is integrated."""
+    The network multiplies in float32, whatever the format of x."""
 
     def __init__(self, state: dict[str, Tensor], device: torch.device) -> None:
         self._net = ScoreNets([0])
         self._net.load_state_of(0, state)
-        self._net.double().to(device).requires_grad_(False)
+        self._net.to(device).requires_grad_(False)
 
     def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:
-        t = torch.as_tensor(t, dtype=torch.float64, device=x.device)
-        return self._net(x[None], t.reshape(1, -1))[0]
+        t = torch.as_tensor(t, dtype=torch.float32, device=x.device)
+        return self._net(x.float()[None], t.reshape(1, -1))[0].to(x)
 
 
 def denoising_loss(nets: ScoreNets, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:

@@ -8,11 +8,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(p.stem for p in ROOT.glob("*.py"))
-STAGES = {p.removeprefix("run_").removesuffix("_unet") for p in SCRIPTS} | {"pipeline"}
+WORK_OF = {s: re.sub(r"^run_|_unet$|_example$", "", s) for s in SCRIPTS}
+STAGES = {*WORK_OF.values(), "pipeline"}
 # From the floor upwards; a file may import from lower floors and, plumbing and analysis, its own.
 ANALYSIS = {
     *("embeddings", "calibration", "verdicts", "statistics", "figures", "lpips_weights"),
     *("searches", "basins", "basin_figures", "overviews"),
+    *("landscapes", "toy_training", "toy_analysis", "toy_figures", "toy_overviews"),
 }
 FILES = sorted([*(ROOT / "models").glob("*.py"), *(ROOT / "utils").glob("*.py")])
 
@@ -54,7 +56,7 @@ def test_imports_go_downward(path):
         (r"torch\.load\(|np\.load\(", {"storage", "original_files"}),
         (r"\bpickle\b(?!d)", {"storage", "original_files"}),
         (r"torch\.distributed|WORLD_SIZE|SLURM_", {"distributed"}),
-        (r"simple_parsing", {"cli", "options"}),
+        (r"simple_parsing", {"cli", "option_checks"}),
         (r"sys\.exit", {"cli"}),
     ],
 )
@@ -72,6 +74,6 @@ def test_models_know_no_paths_and_no_users():
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_work_of_a_script_is_in_the_file_of_its_name(script):
-    name = script.removeprefix("run_").removesuffix("_unet")
+    name = WORK_OF[script]
     assert (ROOT / "utils" / f"{name}.py").exists()
     assert f"utils.{name}" in imports(ROOT / f"{script}.py")

@@ -45,6 +45,7 @@ STYLE = {
     "legend.frameon": False,
     "hatch.linewidth": 0.6,
     "lines.linewidth": 1.6,
+    "pdf.fonttype": 42,  # fonts as TrueType: a journal's programs can read them
 }
 
 

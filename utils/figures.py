@@ -44,8 +44,11 @@ def save_figure(fig: Figure, path: Path) -> None:
     """Write fig under path, whole or not at all; the ending names the format (png, pdf, svg).
 
     Raises UserError where path cannot be written."""
+    kind = Path(path).suffix[1:] or "png"
+    # a PDF would carry the time at which it was made: equal pictures shall have equal bytes
+    metadata = {"CreationDate": None} if kind == "pdf" else None
     with atomic_write(Path(path)) as file:
-        fig.savefig(file, format=Path(path).suffix[1:] or "png", dpi=DOTS_PER_INCH)
+        fig.savefig(file, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
 
 
 @styled

@@ -14,7 +14,7 @@ from utils.verdicts import CLASSES
 
 BARRIER = 0.5  # nats
 MEMORIZED, SPURIOUS, GENERALIZED = range(len(CLASSES))
-MANIFOLD_REACH = 2.0  # noise levels sqrt(t) beyond which a flat bottom is no point
+HALF_WAY_ROUND, ANGLES = 0.5, 72  # share of directions that a ring's bottom fills, of so many
 CHAIN = 0.25  # noise levels sqrt(t): settled points nearer than this are never told apart
 NEIGHBOURS = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
 
@@ -89,23 +89,34 @@ def kinds_of(
 ) -> np.ndarray:
     """What each well is, int64 [n], an index of CLASSES.
 
-    Generalized: its bottom, the places up to BARRIER nats above its minimum, reaches farther than
-    2 sqrt(t) from it; a point that is blurred by the noise does not reach sqrt(t): it is a
-    manifold. Else memorized: it holds one pattern, within sqrt(t) of its minimum. Else spurious:
-    several patterns have merged into it, or it has none."""
-    beta, home = 1 / (2 * t), wells.basins[tuple(nearest_cells(patterns, axis).T)]
+    Its bottom are the places up to BARRIER nats above its minimum. Generalized: the bottom goes
+    round at least half of the circle, and leaves out its middle. Else memorized: it holds one
+    pattern, within sqrt(t) of its minimum. Else spurious: patterns merged into it, or none is
+    there."""
+    home = wells.basins[tuple(nearest_cells(patterns, axis).T)]
     kinds = np.full(len(wells.cells), SPURIOUS)
     for i, cell in enumerate(wells.cells):
-        place = axis[cell[::-1]]
-        bottom = (wells.basins == i) & (beta * (energy - energy[tuple(cell)]) <= BARRIER)
-        rows, columns = np.nonzero(bottom)
-        reach = np.hypot(axis[columns] - place[0], axis[rows] - place[1]).max()
-        held = patterns[home == i]
-        if reach > MANIFOLD_REACH * math.sqrt(t):
+        held, place = patterns[home == i], axis[cell[::-1]]
+        bottom = bottom_of(wells, energy, t, i)
+        if goes_round(bottom, axis):
             kinds[i] = GENERALIZED
         elif len(held) == 1 and np.hypot(*(held[0] - place)) <= math.sqrt(t):
             kinds[i] = MEMORIZED
     return kinds
+
+
+def bottom_of(wells: Wells, energy: np.ndarray, t: float, i: int) -> np.ndarray:
+    """The places of well i up to BARRIER nats above its minimum, bool [G, G]."""
+    return (wells.basins == i) & (energy - energy[tuple(wells.cells[i])] <= 2 * t * BARRIER)
+
+
+def goes_round(bottom: np.ndarray, axis: np.ndarray) -> bool:
+    """Whether places bool [G, G] lie in at least half of all directions, but not in the middle."""
+    rows, columns = np.nonzero(bottom)
+    turn = np.arctan2(axis[rows], axis[columns]) / (2 * np.pi) + 0.5  # 0 to 1
+    filled = np.unique((turn * ANGLES).astype(int) % ANGLES)
+    middle = tuple(nearest_cells(np.zeros((1, 2)), axis)[0])
+    return len(filled) >= HALF_WAY_ROUND * ANGLES and not bottom[middle]
 
 
 def nearest_cells(points: np.ndarray, axis: np.ndarray) -> np.ndarray:

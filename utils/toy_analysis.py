@@ -20,10 +20,9 @@ from utils.toy_files import Basins, Landscape, ToyCheckpoint
 from utils.toy_options import ToyBasinOptions, ToyPlotsOptions
 from utils.toy_training import FIRST_TIME
 
-REACH, SIDE = 1.8, 101  # half the side of the square that is shown, and its points
-TOLERANCE = 1e-6  # of the likelihood's solver: 3e-4 nats at most against closed forms, t >= 0.05
+REACH, SIDE = 1.8, 81  # half the side of the square that is shown, and its points
 SETTLE_STEPS = 10
-BASIN_TIMES, BASIN_FLOW_STEPS = 32, 20
+BASIN_TIMES = 32
 PATTERN, SPURIOUS_STATE, CIRCLE_POINT = range(3)  # groups of Basins
 
 
@@ -45,7 +44,7 @@ def landscape_of(
     def energies(points: np.ndarray) -> np.ndarray:
         parts = torch.from_numpy(points).to(home).split(options.batch_size)
         prior = lambda x: exact.log_density(x, 1.0)  # noqa: E731
-        found = [log_density(score, prior, part, t, TOLERANCE) for part in parts]
+        found = [log_density(score, prior, part, t) for part in parts]
         return energy_of(torch.cat(found), t).cpu().numpy()
 
     def settled(points: np.ndarray) -> np.ndarray:
@@ -161,7 +160,7 @@ def _survival(
     end = torch.full_like(start, floor)
     tables = [part.to(device) for part in (copies, start, end)]
     parts = [part.split(options.batch_size) for part in tables]
-    back = torch.cat([flow(score, *part, BASIN_FLOW_STEPS) for part in zip(*parts, strict=True)])
+    back = torch.cat([flow(score, *part) for part in zip(*parts, strict=True)])
     rest = settle(score, back, floor, SETTLE_STEPS).cpu()
     recovered = (rest - home).norm(dim=1) <= options.delta
     share = recovered.reshape(-1, trials).double().mean(dim=1).numpy()

@@ -5,12 +5,14 @@ everywhere (figure_style.CLASS_LOOKS)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from utils.figure_style import CLASS_LOOKS, FAINT, INK, PALE, new_figure, styled
+from utils.landscapes import BARRIER, GENERALIZED
 from utils.toy_files import Basins, Landscape
 from utils.verdicts import CLASSES
 
@@ -42,7 +44,9 @@ def data_figure(points: np.ndarray, subsets: Mapping[int, np.ndarray]) -> Figure
     """All points of the circle, and beside them the subsets by K."""
     fig = new_figure(2.3 * (1 + len(subsets)), 2.5)
     named = {f"{len(points):,} points": points, **{f"K = {k}": p for k, p in subsets.items()}}
-    for ax, (title, shown) in zip(np.atleast_1d(fig.subplots(1, len(named))), named.items()):
+    for ax, (title, shown) in zip(
+        np.atleast_1d(fig.subplots(1, len(named))), named.items(), strict=True
+    ):
         _plane(ax, 1.4, title)
         _circle(ax)
         _patterns(ax, shown)
@@ -73,8 +77,8 @@ def exact_figure(
     energies: by title; patterns: of some titles. Below: E along y = 0 and the ray of each."""
     fig = new_figure(2.9 * len(energies) + 0.6, 5.4)
     upper, lower = fig.subplots(2, len(energies), squeeze=False, height_ratios=(3, 2))
-    middle, lowest = len(axis) // 2, min(energy.min() for energy in energies.values())
-    for ax, line, (title, energy) in zip(upper, lower, energies.items()):
+    middle, lowest = len(axis) // 2, _floor(*energies.values())
+    for ax, line, (title, energy) in zip(upper, lower, energies.items(), strict=True):
         drawn = _energy(ax, axis, energy, lowest)
         _plane(ax, axis[-1], title)
         if title in patterns:
@@ -116,13 +120,13 @@ def landscape_figure(scene: Scene, landscape: Landscape, t: float) -> Figure:
     """One K at time t: learned energy and score, exact energy, samples, and where they settle."""
     fig = new_figure(7.4, 6.9)
     (learned, exact), (samples, rest) = fig.subplots(2, 2)
-    lowest = min(scene.energy.min(), scene.exact_energy.min())
+    lowest = _floor(scene.energy, scene.exact_energy)
     drawn = _energy(learned, scene.axis, scene.energy, lowest)
     _energy(exact, scene.axis, scene.exact_energy, lowest)
     _arrows(learned, scene.axis, landscape.score)
     for ax in (learned, exact):
         _patterns(ax, scene.patterns)
-    _wells(learned, scene)
+    _wells(learned, scene, t)
     _samples(samples, scene)
     _patterns(samples, scene.patterns)
     _circle(rest)
@@ -136,7 +140,7 @@ def landscape_figure(scene: Scene, landscape: Landscape, t: float) -> Figure:
         away = centre / max(np.linalg.norm(centre), 1e-9)
         rest.annotate(f"{energy:.2f}", centre + 0.28 * away, ha="center", va="center", fontsize=8)
     titles = ("Learned energy and score", "Exact energy", "Samples of the flow")
-    for ax, title in zip((learned, exact, samples), titles):
+    for ax, title in zip((learned, exact, samples), titles, strict=True):
         _plane(ax, scene.axis[-1], title)
     count = len(centres)
     _plane(rest, scene.axis[-1], f"Settled samples: {count} cluster{'s' * (count > 1)}, energies")
@@ -154,16 +158,16 @@ def circle_figure(scenes: Mapping[int, Scene], t: float) -> Figure:
     rows = fig.subplots(3, len(sizes), squeeze=False, sharex=True, sharey=True)
     for column, k in enumerate(sizes):
         scene = scenes[k]
-        lowest = min(scene.energy.min(), scene.exact_energy.min())
         learned, exact, samples = rows[:, column]
-        drawn = _energy(learned, scene.axis, scene.energy, lowest, relative=True)
-        _energy(exact, scene.axis, scene.exact_energy, lowest, relative=True)
-        _wells(learned, scene)
+        lowest = min(scene.energy.min(), scene.exact_energy.min())
+        drawn = _energy(learned, scene.axis, scene.energy - lowest, 0.0)
+        _energy(exact, scene.axis, scene.exact_energy - lowest, 0.0)
+        _wells(learned, scene, t)
         _samples(samples, scene)
         for ax in (learned, exact, samples):
             _plane(ax, scene.axis[-1], f"K = {k}" if ax is learned else "", bare=True)
             _patterns(ax, scene.patterns)
-    for ax, name in zip(rows[:, 0], ("Learned energy", "Exact energy", "Samples")):
+    for ax, name in zip(rows[:, 0], ("Learned energy", "Exact energy", "Samples"), strict=True):
         ax.set_ylabel(name, fontsize=10)
     label = f"Energy above the lowest, t = {t:g}"
     fig.colorbar(drawn, ax=list(rows[:2].flat), label=label, shrink=0.6, aspect=30)
@@ -174,37 +178,33 @@ def circle_figure(scenes: Mapping[int, Scene], t: float) -> Figure:
 @styled
 def basin_figure(basins: Basins, title: str) -> Figure:
     """Recovery over time of each group, critical times in the plane, and their spread."""
-    points, groups, censored = basins.points, basins.groups, basins.censored
-    times, recovery, critical = basins.times, basins.recovery, basins.critical_time
+    groups, censored, critical = basins.groups, basins.censored, basins.critical_time
     fig = new_figure(9.6, 3.3)
     curves, plane, strip = fig.subplots(1, 3, width_ratios=(1.15, 1.1, 0.9))
     _circle(plane)
-    for group in np.unique(groups):
+    for group in np.unique(groups)[::-1]:  # points of the circle below the others
         mine, (colour, marker, line) = groups == group, GROUP_STYLE[group]
-        label = f"{GROUPS[group]} ({mine.sum()})"
-        mean = recovery[mine].mean(axis=0)
-        curves.plot(times[mine][0], mean, color=colour, linestyle=line, label=label)
         shift = np.linspace(-0.2, 0.2, mine.sum()) if mine.sum() > 1 else np.zeros(1)
-        for stopped, fill in ((~censored[mine], colour), (censored[mine], "none")):
-            strip.scatter(
-                group + shift[stopped],
-                critical[mine][stopped],
-                s=16,
-                marker=marker,
-                facecolor=fill,
-                edgecolor=colour,
-            )
+        for some, fill in ((~censored[mine], colour), (censored[mine], "none")):
+            look = {"s": 16, "marker": marker, "facecolor": fill, "edgecolor": colour}
+            strip.scatter(group + shift[some], critical[mine][some], **look)
         drawn = plane.scatter(
-            *points[mine].T,
+            *basins.points[mine].T,
             c=critical[mine],
             vmin=0,
             vmax=critical.max() or 1,
-            marker=marker,
             cmap="cividis",
-            s=26,
+            marker=marker,
+            s=(44, 60, 14)[group],
             edgecolor=INK,
             linewidths=0.4,
+            zorder=3,
         )
+    for group in np.unique(groups):
+        mine, (colour, _, line) = groups == group, GROUP_STYLE[group]
+        label = f"{GROUPS[group]} ({mine.sum()})"
+        mean = basins.recovery[mine].mean(axis=0)
+        curves.plot(basins.times[mine][0], mean, color=colour, linestyle=line, label=label)
     curves.set(xlabel="Time t", ylabel="Share of trials recovered", ylim=(-0.03, 1.03), xlim=(0, 1))
     curves.legend(fontsize=8)
     _plane(plane, 1.4, "")
@@ -216,17 +216,20 @@ def basin_figure(basins: Basins, title: str) -> Figure:
     return fig
 
 
-def _energy(ax: Axes, axis: np.ndarray, energy: np.ndarray, lowest: float, relative: bool = False):
-    """Filled contours of DEPTH above the lowest energy; deep is dark."""
+def _energy(ax: Axes, axis: np.ndarray, energy: np.ndarray, base: float) -> Any:
+    """Filled contours of energies from base to base + DEPTH; deep is dark."""
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = LinearSegmentedColormap.from_list("depth", colormaps["bone"](np.linspace(0.3, 1, 64)))
-    base = 0.0 if relative else lowest
     levels = base + np.linspace(0, DEPTH, LEVELS)
-    shown = energy - (lowest - base)
-    ax.contour(axis, axis, shown, levels=levels, colors="#00000030", linewidths=0.4)
-    return ax.contourf(axis, axis, shown, levels=levels, cmap=shades, extend="max")
+    ax.contour(axis, axis, energy, levels=levels, colors="#00000030", linewidths=0.4)
+    return ax.contourf(axis, axis, energy, levels=levels, cmap=shades, extend="max")
+
+
+def _floor(*energies: np.ndarray) -> float:
+    """The lowest energy, rounded down to a tenth: where the levels begin."""
+    return math.floor(10 * min(energy.min() for energy in energies)) / 10
 
 
 def _arrows(ax: Axes, axis: np.ndarray, score: np.ndarray) -> None:
@@ -238,10 +241,17 @@ def _arrows(ax: Axes, axis: np.ndarray, score: np.ndarray) -> None:
     ax.quiver(places, places, u, v, color=INK, alpha=0.55, scale=26, width=0.004, pivot="mid")
 
 
-def _wells(ax: Axes, scene: Scene) -> None:
-    for well, kind in zip(scene.wells, scene.well_kinds):
+def _wells(ax: Axes, scene: Scene, t: float) -> None:
+    """A mark at each well; a ring has no place, so its bottom is outlined."""
+    for well, kind in zip(scene.wells, scene.well_kinds, strict=True):
         look = CLASS_LOOKS[kind]
-        ax.scatter(*well, s=52, color=look.colour, marker=look.marker, edgecolor="white", zorder=4)
+        if kind == GENERALIZED:
+            edge = [scene.energy.min() + 2 * t * BARRIER]
+            ax.contour(scene.axis, scene.axis, scene.energy, levels=edge, colors=look.colour)
+        else:
+            ax.scatter(
+                *well, s=52, color=look.colour, marker=look.marker, edgecolor="white", zorder=4
+            )
 
 
 def _samples(ax: Axes, scene: Scene) -> None:
@@ -284,7 +294,7 @@ def _legend(fig: Figure) -> None:
     dot = {"linestyle": "", "markersize": 6}
     handles = [
         Line2D([], [], color=look.colour, marker=look.marker, label=name.capitalize(), **dot)
-        for name, look in zip(CLASSES, CLASS_LOOKS)
+        for name, look in zip(CLASSES, CLASS_LOOKS, strict=True)
     ]
     handles.append(Line2D([], [], color=INK, marker="x", label="Training pattern", **dot))
     fig.legend(handles=handles, loc="outside lower center", ncols=4)

@@ -66,10 +66,10 @@ class ToyTrainOptions(ToyOptions):
     """Training of score networks on K points; those of several K are trained together."""
 
     sample_size: tuple[int, ...] = ints(1000)  # K; several, as 2,9,1000, are trained together
-    n_iter: int = 800_000  # steps; 40,000 are enough (`all` takes as many)
+    n_iter: int = 800_000  # steps; 50,000 are enough (`all` takes as many)
     sampling_freq: int = 50_000  # steps between checkpoints, each with a picture of samples
     global_batch_size: int = 128  # noised points a step, of each network
-    lr: float = 2e-3  # Adam's step size at the start; it falls to 0 as a cosine
+    lr: float = 1e-3  # Adam's step size at the start; it falls to 0 as a cosine
     seed: int = 3407  # of the first weights and of every step
     # the original's training: step size 1e-4 throughout, min(500, K) points a step, t uniform
     as_published: bool = False
@@ -132,7 +132,7 @@ class ToyAllOptions(ToyOptions):
     """Everything: data, exact energies, training, landscapes, basins, and the figure of all K."""
 
     sample_size: tuple[int, ...] = ints(2, 9, 1000)  # K
-    n_iter: int = 40_000  # training steps
+    n_iter: int = 50_000  # training steps
     t: float = 0.05  # time of the landscapes, above 0 up to 1
     delta: float = 0.1  # recovered up to this distance to the point
     seed: int = 3407  # of training, samples and trials

@@ -1,4 +1,4 @@
-"""What a command of the toy shows at its end: pictures of its files, and a table in the terminal."""
+"""What a command of the toy shows at its end: pictures of its files, a table in the terminal."""
 
 from __future__ import annotations
 
@@ -99,11 +99,13 @@ def told(k: int, t: float, found: Landscape) -> str:
     """Wells, shares of samples, and clusters of one K, in two lines."""
     kinds = found.well_kinds[found.sample_wells]
     wells = ", ".join(
-        f"{n} {name}" for name, n in zip(CLASSES, np.bincount(found.well_kinds, minlength=3)) if n
+        f"{n} {name}"
+        for name, n in zip(CLASSES, np.bincount(found.well_kinds, minlength=3), strict=True)
+        if n
     )
     shares = ", ".join(
         f"{100 * n / len(kinds):.0f} % {name}"
-        for name, n in zip(CLASSES, np.bincount(kinds, minlength=3))
+        for name, n in zip(CLASSES, np.bincount(kinds, minlength=3), strict=True)
         if n
     )
     lines = [f"K = {k}, t = {t:g}: wells: {wells}; of {len(kinds)} samples {shares}"]

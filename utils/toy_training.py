@@ -27,6 +27,7 @@ from utils.toy_options import ToyTrainOptions
 from utils.training_log import TrainingLog
 
 FIRST_TIME = 1e-3  # the earliest time that is trained on, and where generation ends
+LAST_LEVEL = 1.05  # noise level sqrt(t) up to which is trained: so t = 1 is not at the edge
 ERROR_TIMES = (0.01, 0.05, 0.15, 0.3, 0.6, 1.0)  # where a network is held against the exact score
 ERROR_POINTS = 4000
 DRAWN_STEPS = 64  # steps whose points are drawn at once
@@ -101,7 +102,8 @@ class Draws:
             # One in each of B equal parts of the noise level, sqrt(t): all levels at every step,
             # and the low ones, at which scores are hardest to learn, as often as the high ones.
             low = math.sqrt(FIRST_TIME)
-            t = (low + (1 - low) * (u + torch.arange(self._batch)) / self._batch).square()
+            level = low + (LAST_LEVEL - low) * (u + torch.arange(self._batch)) / self._batch
+            t = level.square()
         return x_0, t, torch.randn(*shape, 2, generator=g)
 
 
