@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -52,6 +53,22 @@ def test_equal_content_gives_equal_bytes(tmp_path):
         save_torch(tmp_path / f"{name}.pt", {"x": torch.arange(5), "k": 3})
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
+def test_equal_checkpoints_have_equal_bytes_wherever_their_words_come_from(tmp_path):
+    """Pickle tells one string met twice from two equal ones, as a loaded checkpoint has."""
+
+    def fresh(word):
+        return "".join(list(word))
+
+    shared, word = "learning rate", "learning rate"
+    for name, (a, b) in {"one": (shared, word), "two": (fresh(shared), fresh(word))}.items():
+        value = OrderedDict(x={a: torch.arange(3)}, y=[{b: 1}, (b, a)])
+        save_torch(tmp_path / f"{name}.pt", value)
+    one, two = ((tmp_path / f"{name}.pt").read_bytes() for name in ("one", "two"))
+    assert one == two
+    found = load_torch(tmp_path / "two.pt")
+    assert type(found) is OrderedDict and found["y"] == [{shared: 1}, (shared, shared)]
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path):

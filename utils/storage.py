@@ -7,9 +7,11 @@ import io
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -203,9 +205,22 @@ def save_torch(path: Path, value: Any) -> None:
     import torch
 
     buffer = io.BytesIO()
-    torch.save(value, buffer)
+    torch.save(_with_one_string_each(value), buffer)
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
+
+
+def _with_one_string_each(value: Any) -> Any:
+    """value with equal strings made one object: pickle writes the second of two equal strings
+    otherwise than a string that it meets again, so bytes would tell where a value came from."""
+    if type(value) is str:
+        return sys.intern(value)
+    if isinstance(value, dict):
+        pairs = ((_with_one_string_each(k), _with_one_string_each(v)) for k, v in value.items())
+        return OrderedDict(pairs) if isinstance(value, OrderedDict) else dict(pairs)
+    if type(value) in (list, tuple):
+        return type(value)(_with_one_string_each(item) for item in value)
+    return value
 
 
 def load_torch(path: Path) -> Any:

@@ -24,7 +24,7 @@ from utils.options import (
     ToyTrainStage,
 )
 from utils.progress import progress
-from utils.provenance import check_same, digest, to_plain
+from utils.provenance import check_same, digest
 from utils.storage import check_writable
 from utils.toy_analysis import basins_of, landscape_of, network_score, square
 from utils.toy_files import (
@@ -35,6 +35,7 @@ from utils.toy_files import (
     ToyCheckpoint,
     basin_file,
     checkpoint_file,
+    data_args,
     data_file,
     exact_file,
     k_folder,
@@ -52,7 +53,7 @@ from utils.toy_options import (
     ToyTrainOptions,
 )
 from utils.toy_overviews import show_basins, show_data, show_exact, show_landscapes, show_training
-from utils.toy_training import Trainer, training_args
+from utils.toy_training import FIRST_TIME, Trainer, training_args
 
 COMMAND = "toy_example.py"
 
@@ -66,7 +67,7 @@ def run_data(options: ToyDataStage) -> None:
         return
     check_writable(root)
     if path.exists() and not options.run.overwrite:
-        check_same(path, load_points(root).args, {"toy_data": to_plain(given)}, ["toy_data"])
+        check_same(path, load_points(root).args, data_args(given), ["toy_data"])
         print(f"{path} is finished")
     else:
         save_points(given)
@@ -142,6 +143,8 @@ def run_plots(options: ToyPlotsStage) -> None:
     if not given.dynamic_threshold:
         own["distance_threshold"] = given.distance_threshold
     args = {k: {**n.args, "toy_plots": {**own, **of_network(n)}} for k, n in networks.items()}
+    if given.t < FIRST_TIME:
+        print(f"--t {given.t:g} lies before {FIRST_TIME:g}, the earliest time that was trained on")
     if options.run.dry_run:
         return
 

@@ -19,7 +19,7 @@ from models.score_net import ScoreNets
 from utils.checkpoints import checkpoints_in
 from utils.errors import UserError
 from utils.k_folders import k_of
-from utils.provenance import check_same, digest, read_args, to_plain
+from utils.provenance import check_same, digest, read_args
 from utils.storage import load_torch, read_npz, save_npz, save_torch
 from utils.toy_options import CIRCLE_POINTS, ToyDataOptions, ToyExactOptions
 
@@ -52,8 +52,13 @@ def basin_file(root: Path, k: int, t: float) -> Path:
 def save_points(options: ToyDataOptions) -> None:
     """data.npz: 60,000 points of the circle, in the order of which each subset is the first K."""
     points = ordered_points(options).numpy()
-    args = json.dumps({"toy_data": to_plain(options)})
+    args = json.dumps(data_args(options))
     save_npz(data_file(options.results_path), points=points, args=args)
+
+
+def data_args(options: ToyDataOptions) -> dict[str, Any]:
+    """What decides the points; where they lie does not."""
+    return {"toy_data": {"seed": options.seed, "subset_seed": options.subset_seed}}
 
 
 def ordered_points(options: ToyDataOptions) -> Tensor:
@@ -80,7 +85,7 @@ def load_points(root: Path, keep: bool = True) -> Circle:
         options = ToyDataOptions()
         if keep:
             save_points(replace(options, results_path=Path(root)))
-        return Circle(ordered_points(options), {"toy_data": to_plain(options)})
+        return Circle(ordered_points(options), data_args(options))
     arrays = read_npz(path, ["points", "args"])
     points, remedy = arrays["points"], "make it again with `toy_example.py data --overwrite`"
     if points.shape != (CIRCLE_POINTS, 2) or points.dtype != np.float64:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.option_checks import ints, within
+from utils.option_checks import flag, ints, within
 
 CIRCLE_POINTS = 60_000  # of the toy's data set
 
@@ -80,6 +80,11 @@ class ToyTrainOptions(ToyOptions):
             within(self, name, 1)
         if not 0 < self.lr < float("inf"):
             raise UserError("--lr", self.lr, "choose a positive number")
+        fields = type(self).__dataclass_fields__
+        for name in ("lr", "global_batch_size"):
+            if self.as_published and getattr(self, name) != fields[name].default:
+                found = f"{flag(name)} {getattr(self, name)} beside it"
+                raise UserError("--as-published", found, f"leave out {flag(name)}")
 
 
 @dataclass
