@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from models.circle import PatternMixture, circle_energy
 from utils.checkpoints import forget_training
@@ -32,6 +34,7 @@ from utils.toy_files import (
     Circle,
     ExactEnergies,
     Landscape,
+    ToyArrays,
     ToyCheckpoint,
     basin_file,
     checkpoint_file,
@@ -134,55 +137,71 @@ def run_train(options: ToyTrainStage) -> None:
 def run_plots(options: ToyPlotsStage) -> None:
     """Write and draw the landscape of each K's network at a time, its wells and its samples."""
     given, root = options.toy_plots, Path(options.toy_plots.results_path)
-    device = pick_home(options.run)
-    target = lambda k: landscape_file(root, k, given.t)  # noqa: E731
-    circle, jobs = opened(root, options.run, given.sample_size, target)
-    networks = {k: picked(root, k, given.checkpoint, circle) for k in given.sample_size}
     names = ("t", "samples", "seed", "dynamic_threshold")
     own = {name: getattr(given, name) for name in names}
     if not given.dynamic_threshold:
         own["distance_threshold"] = given.distance_threshold
-    args = {k: {**n.args, "toy_plots": {**own, **of_network(n)}} for k, n in networks.items()}
     if given.t < FIRST_TIME:
         print(f"--t {given.t:g} lies before {FIRST_TIME:g}, the earliest time that was trained on")
-    if options.run.dry_run:
-        return
 
-    def done(job: Job) -> bool:
-        return Landscape.is_finished(job.target, args[job.k])
+    def work(network: ToyCheckpoint, patterns: Tensor, args: dict) -> Landscape:
+        return landscape_of(network_score(network, patterns.device), patterns, given, args)
 
-    for job in with_progress(work_through(jobs, done, options.run.overwrite), len(jobs)):
-        score, patterns = network_score(networks[job.k], device), circle.points[: job.k]
-        found = trusted(job.k, landscape_of, score, patterns.to(device), given, args[job.k])
-        found.save(job.target)
-    show_landscapes(root, given.sample_size, given.t)
+    if examine(given, options.run, Landscape, landscape_file, lambda _: own, work):
+        show_landscapes(root, given.sample_size, given.t)
 
 
 def run_basin(options: ToyBasinStage) -> None:
     """Write and draw the basins of patterns, spurious states and points of the circle."""
     given, root = options.toy_basin, Path(options.toy_basin.results_path)
-    device = pick_home(options.run)
-    target = lambda k: basin_file(root, k, given.t)  # noqa: E731
-    circle, jobs = opened(root, options.run, given.sample_size, target)
-    networks = {k: picked(root, k, given.checkpoint, circle) for k in given.sample_size}
-    spurious = {k: spurious_states(root, n, given.t) for k, n in networks.items()}
     names = ("t", "delta", "p_trials", "p", "points", "seed")
-    own = {name: getattr(given, name) for name in names}
-    args = {
-        k: {**n.args, "toy_basin": {**own, **of_network(n), "spurious": digest(spurious[k])}}
-        for k, n in networks.items()
-    }
-    if options.run.dry_run:
-        return
+    common = {name: getattr(given, name) for name in names}
+    spurious: dict[int, np.ndarray] = {}
+
+    def own(network: ToyCheckpoint) -> dict[str, Any]:
+        spurious[network.k] = spurious_states(root, network, given.t)
+        return {**common, "spurious": digest(spurious[network.k])}
+
+    def work(network: ToyCheckpoint, patterns: Tensor, args: dict) -> Basins:
+        score = network_score(network, patterns.device)
+        return basins_of(score, patterns, spurious[network.k], given, args)
+
+    if examine(given, options.run, Basins, basin_file, own, work):
+        show_basins(root, given.sample_size, given.t)
+
+
+def examine(
+    given: ToyPlotsOptions | ToyBasinOptions,
+    run: RunOptions,
+    kind: type[ToyArrays],
+    target: Callable[[Path, int, float], Path],
+    own: Callable[[ToyCheckpoint], dict[str, Any]],
+    work: Callable[[ToyCheckpoint, Tensor, dict], ToyArrays],
+) -> bool:
+    """Write the file `target` of each K, unless it is there; False for a dry run.
+
+    own(network) are the options in its args, work(network, patterns, args) its content."""
+    root, device = Path(given.results_path), pick_home(run)
+    circle, jobs = opened(root, run, given.sample_size, lambda k: target(root, k, given.t))
+    networks = {k: picked(root, k, given.checkpoint, circle) for k in given.sample_size}
+    args = {}
+    for k, network in networks.items():
+        of = {"checkpoint": network.iterations, "network": network.fingerprint}
+        args[k] = {**network.args, kind.sections[-1]: {**own(network), **of}}
+    if run.dry_run:
+        return False
 
     def done(job: Job) -> bool:
-        return Basins.is_finished(job.target, args[job.k])
+        return kind.is_finished(job.target, args[job.k])
 
-    for job in with_progress(work_through(jobs, done, options.run.overwrite), len(jobs)):
-        score, patterns = network_score(networks[job.k], device), circle.points[: job.k]
-        known = patterns.to(device), spurious[job.k]
-        trusted(job.k, basins_of, score, *known, given, args[job.k]).save(job.target)
-    show_basins(root, given.sample_size, given.t)
+    todo = work_through(jobs, done, run.overwrite)
+    for job in progress(todo, total=len(jobs), unit="K"):
+        try:
+            found = work(networks[job.k], circle.points[: job.k].to(device), args[job.k])
+        except ValueError as error:  # a network that is not finite somewhere
+            raise UserError(f"network of K = {job.k}", str(error), "train it again") from error
+        found.save(job.target)
+    return True
 
 
 def run_all(options: ToyAllStage) -> None:
@@ -216,7 +235,9 @@ def pick_home(run: RunOptions) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def opened(root: Path, run: RunOptions, sizes: tuple[int, ...], target: Any):
+def opened(
+    root: Path, run: RunOptions, sizes: tuple[int, ...], target: Callable[[int], Path]
+) -> tuple[Circle, list[Job]]:
     """The points, and a job for each K; with --dry-run the plan is told and nothing written."""
     if run.dry_run:
         for k in sizes:
@@ -236,10 +257,6 @@ def picked(root: Path, k: int, step: int | None, circle: Circle) -> ToyCheckpoin
     return checkpoint
 
 
-def of_network(checkpoint: ToyCheckpoint) -> dict[str, Any]:
-    return {"checkpoint": checkpoint.iterations, "network": checkpoint.fingerprint}
-
-
 def spurious_states(root: Path, checkpoint: ToyCheckpoint, t: float) -> np.ndarray:
     """The spurious wells [n, 2] that `plots` found for this network; none without a landscape.
 
@@ -256,15 +273,3 @@ def spurious_states(root: Path, checkpoint: ToyCheckpoint, t: float) -> np.ndarr
         now = f"{remedy} --checkpoint {checkpoint.iterations} --overwrite"
         raise UserError(path, found_step, now)
     return found.wells[found.well_kinds == SPURIOUS]
-
-
-def trusted(k: int, work: Any, *given: Any) -> Any:
-    """work(*given); a network that is not finite is the user's to mend."""
-    try:
-        return work(*given)
-    except ValueError as error:
-        raise UserError(f"network of K = {k}", str(error), "train it again") from error
-
-
-def with_progress(jobs: Any, total: int) -> Any:
-    return progress(jobs, total=total, unit="K")
