@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup setup-dev demo test quick lint bench clean help
+.PHONY: setup setup-dev demo toy test quick lint bench clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -27,6 +27,9 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 
 demo: setup  ## the whole transition on real digits, 12 minutes on a laptop
 	$(RUN) run_pipeline.py --config_path configs/digits.yaml
+
+toy: setup  ## the circle in the plane: memories, spurious states, a ring
+	$(RUN) toy_example.py all
 
 test: setup-dev  ## all tests
 	$(RUN) -m pytest -n auto

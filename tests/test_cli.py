@@ -11,6 +11,7 @@ import pytest
 
 from utils.cli import parse, required
 from utils.errors import UserError
+from utils.option_checks import flag
 from utils.options import (
     ClassifyStage,
     CriticalTimesStage,
@@ -115,20 +116,26 @@ def test_the_original_training_command():
             "--ref-path reference/image.npz --ckpt-path models/ --data-path data/ --sample-path "
             "identified/memorized --sample-size 2048 --batch-size 512",
         ),
+        (ToyDataStage, "--seed 9"),
+        (ToyExactStage, "--sample_size 1000 --beta 20"),
+        (ToyTrainStage, "--sample_size 1000 --n_iter 800000 --sampling_freq 50000"),
+        (
+            ToyPlotsStage,
+            "--sample_size 1000 --t 0.15 --checkpoint 500000 --distance_threshold 1.0 "
+            "--batch_size 10000 --dynamic_threshold False",
+        ),
+        (ToyBasinStage, "--sample_size 1000 --checkpoint 500000 --delta 0.1"),
     ],
 )
 def test_the_other_original_commands(stage, command):
     options = parse(stage, command.split())
-    flags = dict(zip(command.split(), [*command.split()[1:], ""]))
-    for section in (
-        options.__dict__[n]
-        for n in ("generate", "distances", "classify", "critical_times", "energy", "slice")
-        if n in options.__dict__
-    ):
-        for name, value in vars(section).items():
-            flag = "--" + name.replace("_", "-")
-            if flag in flags and flag != "--use-lpips":
-                assert str(value) == flags[flag].rstrip("/")
+    words = command.split()
+    given = {w.replace("_", "-"): after for w, after in zip(words, [*words[1:], ""])}
+    sections = [vars(section) for name, section in vars(options).items() if name != "run"]
+    found = {flag(name): value for values in sections for name, value in values.items()}
+    for name in (word for word in given if word.startswith("--") and word != "--use-lpips"):
+        value = ",".join(map(str, found[name])) if type(found[name]) is tuple else found[name]
+        assert str(value) == given[name].rstrip("/")
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "configs").glob("*.yaml")))
