@@ -132,10 +132,12 @@ def test_the_other_original_commands(stage, command):
     words = command.split()
     given = {w.replace("_", "-"): after for w, after in zip(words, [*words[1:], ""])}
     sections = [vars(section) for name, section in vars(options).items() if name != "run"]
-    found = {flag(name): value for values in sections for name, value in values.items()}
+    # the stage's own section comes first: its flag wins over the same key of a YAML-only one
+    found = {flag(n): value for values in sections[::-1] for n, value in values.items()}
     for name in (word for word in given if word.startswith("--") and word != "--use-lpips"):
-        value = ",".join(map(str, found[name])) if type(found[name]) is tuple else found[name]
-        assert str(value) == given[name].rstrip("/")
+        value, text = found[name], given[name].rstrip("/")
+        text = {"True": True, "False": False}.get(text, text)
+        assert value == ((int(text),) if type(value) is tuple else type(value)(text)), name
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "configs").glob("*.yaml")))
