@@ -444,7 +444,9 @@ def test_the_threshold_lies_in_the_widest_gap(seed):
     lengths = [floor, *links[links > floor]]
     low, high = max(zip(lengths, lengths[1:]), key=lambda pair: pair[1] / pair[0])
     found, threshold = cluster(points, t, None)
-    assert threshold == pytest.approx(math.sqrt(low * high))
+    parted = high / low >= 2
+    assert threshold == pytest.approx(math.sqrt(low * high) if parted else lengths[-1])
+    assert bool(found.any()) == parted
     assert partition(found) == partition(cluster(points, t, threshold)[0])
 
 
@@ -469,13 +471,22 @@ def test_a_ring_is_one_cluster(t, wobble):
     assert np.hypot(*middle) > 0.9
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.24, 1), (0.26, 2)])
+@pytest.mark.parametrize(("share", "count"), [(0.24, 1), (0.26, 1), (0.49, 1), (0.51, 2)])
 @pytest.mark.parametrize("t", [0.05, 0.5])
-def test_points_nearer_than_a_quarter_of_the_noise_are_one(share, count, t):
+def test_points_nearer_than_half_of_the_noise_are_one(share, count, t):
     points = np.array([[0, 0], [0, 0], [share * math.sqrt(t), 0]])
     found, threshold = cluster(points, t, None)
     assert found.tolist() == [0, 0, count - 1]
-    assert threshold == pytest.approx(math.sqrt(t) * math.sqrt(0.25 * max(share, 0.25)), rel=0.02)
+    expected = math.sqrt(0.25 * share) if count == 2 else max(share, 0.25)
+    assert threshold == pytest.approx(math.sqrt(t) * expected)
+
+
+@SEEDS
+@pytest.mark.parametrize("n", [200, 500, 2000])
+def test_a_ring_of_random_points_is_one_cluster(n, seed):
+    angle = np.random.default_rng(seed).uniform(0, 2 * np.pi, n)
+    points = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    assert not cluster(points, 0.05, None)[0].any()
 
 
 def test_extremes_of_clusters():

@@ -183,6 +183,7 @@ def test_a_step_draws_what_seed_size_and_step_say():
             assert torch.equal(many[1], one[0])
     x_0, t, _ = both.at(7)
     assert not torch.equal(t, both.at(8)[1]) and not torch.equal(t, make([2, 9], 2).at(7)[1])
+    assert not torch.equal(*both.at(7)[2])  # networks do not share their noise
     assert (torch.cdist(x_0[1].double(), patterns[:9]).amin(dim=1) < 1e-6).all()
     level = t.sqrt().sort(dim=1).values  # one in each of 32 equal parts
     edges = torch.linspace(math.sqrt(1e-3), 1.05, 33)

@@ -251,8 +251,11 @@ def test_training_and_its_errors():
         assert line.get_xydata().tolist() == list(map(list, zip([0.01, 1], errors[k])))
         (same,) = [other for other in left.lines if other.get_label() == line.get_label()]
         assert (same.get_color(), same.get_linestyle()) == (line.get_color(), line.get_linestyle())
-    shown = [text.get_text() for text in right.get_legend().get_texts()]
-    assert shown == ["K = 2", "K = 9"]
+    shown = [text.get_text() for text in left.get_legend().get_texts()]
+    assert shown == ["K = 2", "K = 9", "K = 1000"]
+    assert (
+        not training_figure(losses, [0.01, 1], {}).axes[1].lines
+    )  # stopped before it was measured
     looks = {(colour(line.get_color()), line.get_linestyle()) for line in left.lines}
     assert len(looks) == 3
     assert_nothing_is_cut_off(fig)
@@ -304,16 +307,22 @@ def test_arrows_have_the_score_s_direction_and_one_length():
     assert away.sum() > 100
 
 
+def at_well(scene, i):
+    """The energy at the place of the grid that is nearest to well i."""
+    column, row = (np.abs(scene.axis - value).argmin() for value in scene.wells[i])
+    return scene.energy[row, column]
+
+
 def test_a_ring_is_outlined_and_not_marked():
-    """Half a nat above its lowest energy, in beta E; a state beside it keeps its mark."""
+    """Half a nat above the energy of its well, in beta E; a state beside it keeps its mark."""
     ring = scene(100, [2])
     panel = circle_figure({100: ring}, T).axes[0]
     assert not scatters(panel, 52)
-    assert outlines(panel) == [(pytest.approx(ring.energy.min() + T), BLUE.upper())]
+    assert outlines(panel) == [(pytest.approx(at_well(ring, 0) + T), BLUE.upper())]
     both = scene(100, [2, 1])
     panel = landscape_figure(both, landscape(both, [[1, 0]], [0], [2]), 0.2).axes[0]
     assert_marked(panel, 52, [(both.wells[1], 1)])
-    assert outlines(panel) == [(pytest.approx(both.energy.min() + 0.2), BLUE.upper())]
+    assert outlines(panel) == [(pytest.approx(at_well(both, 0) + 0.2), BLUE.upper())]
 
 
 def test_columns_of_the_circle_are_k_ascending():

@@ -16,13 +16,15 @@ BARRIER = 0.5  # nats
 MEMORIZED, SPURIOUS, GENERALIZED = range(len(CLASSES))
 HALF_WAY_ROUND, ANGLES = 0.5, 72  # share of directions that a ring's bottom fills, of so many
 CHAIN = 0.25  # noise levels sqrt(t): settled points nearer than this are never told apart
+FAR_APART = 2.0  # how many times as long the next merge must be to be a gap between clusters
 NEIGHBOURS = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
 
 
 @dataclass(frozen=True)
 class Wells:
-    """cells int64 [n, 2]: row and column of each minimum, the deepest first; basins int64
-    [G, G]: the well that each cell belongs to; barriers [n] in nats, infinite for the deepest."""
+    """cells int64 [n, 2]: row and column of each minimum, the lowest first and then by barrier;
+    basins int64 [G, G]: the well that each cell belongs to; barriers [n] in nats, falling,
+    infinite for the lowest."""
 
     cells: np.ndarray
     basins: np.ndarray
@@ -140,15 +142,18 @@ def cluster(points: np.ndarray, t: float, threshold: float | None) -> tuple[np.n
     Hierarchical clustering with single linkage (scipy): two points are of one cluster where a
     chain of points leads from one to the other, no link of it longer than the threshold, so a
     ring is one cluster. Without a threshold it is found: the middle (geometric) of the widest gap
-    between successive lengths at which clusters merge, sought above sqrt(t) / 4."""
+    between successive lengths at which clusters merge, sought above sqrt(t) / 4; where no length
+    is twice the one before it, all are one cluster."""
     from scipy.cluster.hierarchy import fcluster, linkage
 
     tree = linkage(points, method="single")
     if threshold is None:
         floor = CHAIN * math.sqrt(t)
         lengths = np.array([floor, *tree[:, 2][tree[:, 2] > floor]])
-        gap = int(np.argmax(lengths[1:] / lengths[:-1])) if len(lengths) > 1 else 0
-        threshold = float(np.sqrt(lengths[gap] * lengths[min(gap + 1, len(lengths) - 1)]))
+        ratios = np.append(lengths[1:] / lengths[:-1], 1.0)
+        gap = int(ratios.argmax())
+        parted = ratios[gap] >= FAR_APART
+        threshold = float(np.sqrt(lengths[gap] * lengths[gap + 1]) if parted else lengths[-1])
     found = fcluster(tree, threshold, criterion="distance")
     names, sizes = np.unique(found, return_counts=True)
     rank = np.empty(names.max() + 1, np.int64)

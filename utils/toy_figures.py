@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from utils.figure_style import CLASS_LOOKS, FAINT, INK, PALE, new_figure, styled
-from utils.landscapes import BARRIER, GENERALIZED
+from utils.landscapes import BARRIER, GENERALIZED, nearest_cells
 from utils.toy_files import Basins, Landscape
 from utils.verdicts import CLASSES
 
@@ -111,7 +111,7 @@ def training_figure(
     left.set(xlabel="Step", ylabel="Loss (mean squared error)", title="Training", yscale="log")
     right.set(xlabel="Time t", ylabel="t x mean squared error", xscale="log", yscale="log")
     right.set_title("Against the exact score of the K patterns")
-    right.legend()
+    left.legend()
     return fig
 
 
@@ -246,7 +246,8 @@ def _wells(ax: Axes, scene: Scene, t: float) -> None:
     for well, kind in zip(scene.wells, scene.well_kinds, strict=True):
         look = CLASS_LOOKS[kind]
         if kind == GENERALIZED:
-            edge = [scene.energy.min() + 2 * t * BARRIER]
+            lowest = scene.energy[tuple(nearest_cells(well[None], scene.axis)[0])]
+            edge = [lowest + 2 * t * BARRIER]
             ax.contour(scene.axis, scene.axis, scene.energy, levels=edge, colors=look.colour)
         else:
             ax.scatter(

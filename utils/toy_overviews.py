@@ -75,10 +75,8 @@ def show_landscapes(root: Path, sizes: Sequence[int], t: float) -> None:
         scenes[k] = scene_of(found)
         _save(landscape_figure(scenes[k], found, t), landscape_file(root, k, t).with_suffix(".png"))
         print(told(k, t, found))
-    figure = circle_figure(scenes, t)
-    names = f"circle-t{t:g}"
-    _save(figure, root / f"{names}.png")
-    _save(figure, root / f"{names}.pdf")
+    for ending in ("png", "pdf"):  # drawn afresh: saving moves the parts of a figure a little
+        _save(circle_figure(scenes, t), root / f"circle-t{t:g}.{ending}")
 
 
 def scene_of(found: Landscape) -> Scene:
