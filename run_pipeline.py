@@ -3,8 +3,11 @@
     python run_pipeline.py --config_path configs/digits.yaml
     python run_pipeline.py --config_path configs/mnist.yaml --sizes 2,64,1024 --samples 512 \\
         --metric alex --root results/mnist
+    python run_pipeline.py --models models --data-path data --metric vgg --sizes 2,1000,50000 \\
+        --root results/published
 
-One YAML file serves all stages; flags beat it. Writes models/, training/, generations/,
+One YAML file serves all stages; flags beat it. With --models nothing is trained: the models of that
+folder, ours or the published ones, are examined. Writes models/, training/, generations/,
 synthetics/, dists/ and identified/ below --root, and ends with a table and the paths of the
 figures. Run it again to continue: finished work is found and skipped."""
 

@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(p.stem for p in ROOT.glob("*.py"))
 WORK_OF = {s: re.sub(r"^run_|_unet$|_example$", "", s) for s in SCRIPTS}
-STAGES = {*WORK_OF.values(), "pipeline"}
+COMMANDS = {"describe", "to_diffusers"}  # `python -m utils.NAME`: no stage, so no script
+STAGES = {*WORK_OF.values(), *COMMANDS, "pipeline"}
 # From the floor upwards; a file may import from lower floors and, plumbing and analysis, its own.
 ANALYSIS = {
     *("embeddings", "calibration", "verdicts", "statistics", "figures", "lpips_weights"),

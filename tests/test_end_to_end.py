@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,35 @@ def test_the_pipeline_writes_every_folder_and_ends_with_a_table(sweep):
     )
     assert "memorized" in done.stdout and "transition.png" in done.stdout
     assert not [p for p in root.rglob(".*") if p.suffix in (".part", ".claim")]
+
+
+def test_the_pipeline_examines_models_that_are_there(sweep, tmp_path):
+    """A folder as `hf download` lays it out: the same sets and classes, and nothing trained."""
+    root, models, again = sweep[0], tmp_path / "models", tmp_path / "again"
+    shutil.copytree(root / "models", models)
+    (models / ".cache").mkdir()
+    for name in ("README.md", "config.json", ".gitattributes"):
+        (models / name).write_text("{}")
+    drawn = ["--config_path", DIGITS, "--samples", 120, "--jobs", 2, "--root", again]
+    done = ok("run_pipeline.py", *drawn, "--models", models, "--sizes", "")
+    for k in (2, 8):
+        mine, theirs = (load_synthetics(r / "synthetics" / f"{k}.npz") for r in (again, root))
+        np.testing.assert_array_equal(mine.samples, theirs.samples)
+    assert rows_of(again / "identified" / "summary.csv") == rows_of(
+        root / "identified" / "summary.csv"
+    )
+    for stage in ("times", "energies"):
+        mine, theirs = (
+            {p.relative_to(r / stage) for p in (r / stage).glob("*/*.npz")} for r in (again, root)
+        )
+        assert mine == theirs
+    assert not (again / "training").exists() and "losses.png" not in done.stdout
+    done = ok("run_pipeline.py", *drawn, "--models", models, "--sizes", "")
+    assert "2 of 2 models and their sets are finished" in done.stdout
+    refused = run_script("run_pipeline.py", *drawn, "--models", models, "--sizes", "2,16")
+    assert_one_line(refused, f"--models {models}: found no 16.pt", "--sizes")
+    refused = run_script("run_pipeline.py", *drawn, "--models", tmp_path / "none")
+    assert_one_line(refused, "--models", "no such folder")
 
 
 def test_the_pipeline_measures_every_class_that_is_not_empty(sweep):

@@ -43,7 +43,7 @@ from utils.toy_files import (
     ordered_points,
     save_checkpoint,
 )
-from utils.toy_training import Draws, recipe, score_errors
+from utils.toy_training import Draws, Trainer, recipe, score_errors
 from utils.training_log import read_stats
 
 TRAIN = ("--n_iter", "60", "--sampling_freq", "20", "--global_batch_size", "16")
@@ -198,6 +198,15 @@ def test_the_published_recipe():
     assert [round(ours.lr(step) * 1e3, 6) for step in (0, 50, 100)] == [1.0, 0.5, 0.0]
 
 
+def test_a_step_has_the_step_size_of_the_recipe(tmp_path):
+    given = train(tmp_path).toy_train
+    trainer = Trainer(tmp_path, given, load_points(tmp_path), [2, 3], torch.device("cpu"))
+    for step in range(3):
+        trainer.train_step()
+        assert trainer.optimizer.param_groups[0]["lr"] == recipe(given, 2).lr(step)
+    assert recipe(given, 2).lr(1) < recipe(given, 2).lr(0)
+
+
 def test_networks_do_not_depend_on_their_companions(tmp_path):
     trained(tmp_path / "both", "--sample_size", "2,9")
     trained(tmp_path / "alone", "--sample_size", "9")
@@ -227,6 +236,13 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
     run_train(train(stopped, "--sample_size", "2,9"))
     assert bytes_below(stopped, ".pt") == bytes_below(straight, ".pt")
     assert [row["step"] for row in read_stats(stopped / "2")] == [20, 40, 60]
+    # and no more is done again than must be
+    for k in (2, 9):
+        checkpoint_file(stopped, k, 60).unlink()
+    before = checkpoint_file(stopped, 2, 40).stat().st_mtime_ns
+    run_train(train(stopped, "--sample_size", "2,9"))
+    assert checkpoint_file(stopped, 2, 40).stat().st_mtime_ns == before
+    assert bytes_below(stopped, ".pt") == bytes_below(straight, ".pt")
 
 
 def start(*flags):

@@ -317,6 +317,7 @@ class PipelineOptions:
     criterion: str = "calibrated"  # calibrated, delta or ratio
     jobs: int = 1  # processes side by side, each with its K or class
     basins: bool = True  # also critical times and energies of each class
+    models: Path | None = None  # folder of trained models, K.pt, instead of training
 
     def __post_init__(self) -> None:
         for name in ("samples", "jobs"):
@@ -327,6 +328,22 @@ class PipelineOptions:
             raise UserError("--sizes", self.sizes, "name each K once")
         one_of(self, "metric", ("l2", *NETWORKS))
         one_of(self, "criterion", ("calibrated", "delta", "ratio"))
+
+
+@dataclass
+class DescribeOptions:
+    """A file to look into."""
+
+    path: Path | None = None  # a .pt or .npz of these stages or of the original; may come first
+    grid: Path | None = None  # a picture of its first 64 images, .png
+
+
+@dataclass
+class ToDiffusersOptions:
+    """A checkpoint for diffusers."""
+
+    ckpt_path: Path | None = None  # trained model, K.pt
+    result_path: Path | None = None  # folder that DDPMPipeline.from_pretrained will load
 
 
 def from_yaml_only() -> Any:
@@ -400,6 +417,17 @@ class PipelineStage:
 
 
 @dataclass
+class DescribeStage:
+    describe: DescribeOptions
+
+
+@dataclass
+class ToDiffusersStage:
+    to_diffusers: ToDiffusersOptions
+    run: RunOptions
+
+
+@dataclass
 class ToyDataStage:
     toy_data: ToyDataOptions
     run: RunOptions
@@ -448,6 +476,8 @@ SECTIONS = {
     "critical_times": CriticalTimesOptions,
     "energy": EnergyOptions,
     "pipeline": PipelineOptions,
+    "describe": DescribeOptions,
+    "to_diffusers": ToDiffusersOptions,
     "toy_data": ToyDataOptions,
     "toy_exact": ToyExactOptions,
     "toy_train": ToyTrainOptions,

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
-import os
-import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import replace
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +16,12 @@ from utils import classify, critical_times, distances, energy, generate, train
 from utils.calibration import split_pool, unseen_images
 from utils.cli import required
 from utils.datasets import to_float
+from utils.denoisers import trained_model
 from utils.embeddings import load_metric
-from utils.errors import Interrupted, UserError
+from utils.errors import UserError
 from utils.figures import loss_figure, sample_sheet_figure, save_figure
 from utils.formats import load_synthetics
-from utils.interrupts import GO_ON, stop_at_once
+from utils.k_folders import k_files
 from utils.options import (
     ClassifyStage,
     CriticalTimesStage,
@@ -36,25 +33,47 @@ from utils.options import (
     TrainStage,
 )
 from utils.overviews import show_energies, show_times
-from utils.progress import QUIET, progress
+from utils.progress import progress
+from utils.side_by_side import run_side_by_side
 from utils.storage import check_writable, read_npz, save_npz
 from utils.training_log import read_stats
 from utils.verdicts import CLASSES
 
-POLL_SECONDS = 0.5
 REFERENCES = 4  # real images that energies are taken against
 Task = tuple[Callable, Any]  # a stage's run, and its options
-Plan = tuple[TrainStage, GenerateStage]  # the stages that each K goes through alone
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages that one K goes through alone; args: the resolved options of its model.
+
+    training is None where the model is there already (--models)."""
+
+    k: int
+    args: dict[str, Any]
+    training: TrainStage | None
+    sampling: GenerateStage
+
+    def is_finished(self) -> bool:
+        trained = self.training is None or train.is_finished_run(self.training)
+        return trained and generate.is_finished_run(self.sampling)
+
+    @property
+    def steps(self) -> int:
+        """Training steps, or 1 where there is nothing to train."""
+        return self.training.train.iterations if self.training else 1
 
 
 def run(options: PipelineStage) -> None:
-    """Train and generate for each K (--jobs of them side by side), then judge them together."""
-    sizes = sorted(required(options.pipeline, "sizes"))
+    """Train and generate for each K (--jobs of them side by side), then judge them together.
+
+    With --models the training is left out: the models of that folder are examined."""
     root = Path(options.pipeline.root)
-    plans = [(train_stage(options, k), generate_stage(options, k)) for k in sizes]
+    plans = plan_all(options)
+    sizes = [plan.k for plan in plans]
     check(options, plans)
     if options.run.dry_run:
-        for training, _ in plans:
+        for training in (plan.training for plan in plans if plan.training):
             train.run(training)
         print(f"would draw {options.pipeline.samples} images of each, and judge them, in {root}")
         return
@@ -64,28 +83,61 @@ def run(options: PipelineStage) -> None:
     rows = classify.run(classify_stage(options), judge_again=True)
     draw_overview(root, sizes)
     if options.pipeline.basins:
-        measure_classes(options, rows)
+        measure_classes(options, rows, plans[-1].args)
     print(f"\n{classify.table(rows)}\n")
     figures = root / "identified" / "figures"
     for name in ("transition.png", "samples.png", "losses.png"):
-        print(figures / name)
+        if (figures / name).exists():
+            print(figures / name)
     print(f"{figures}: also distances-K.png and CLASS-K.png for each K")
+
+
+def plan_all(options: PipelineStage) -> list[Plan]:
+    """One plan for each K, by K: of --sizes, or of the models in --models, or of both.
+
+    Raises UserError where a model is not there or cannot be read."""
+    if options.pipeline.models is None:
+        sizes = sorted(required(options.pipeline, "sizes"))
+        stages = {k: train_stage(options, k) for k in sizes}
+        args = {k: train.training_args(stage) for k, stage in stages.items()}
+    else:
+        remedy = "give a folder of trained models"
+        there = k_files(options.pipeline.models, ".pt", "--models", remedy)
+        sizes = sorted(options.pipeline.sizes or there)
+        missing = [k for k in sizes if k not in there]
+        if missing:
+            found = f"no {missing[0]}.pt"
+            remedy = "leave its K out of --sizes"
+            raise UserError(f"--models {options.pipeline.models}", found, remedy)
+        stages = {}
+        args = {k: trained_model(there[k], options.data.data_path).args for k in sizes}
+    return [Plan(k, args[k], stages.get(k), generate_stage(options, k)) for k in sizes]
 
 
 def check(options: PipelineStage, plans: list[Plan]) -> None:
     """Raises UserError now for whatever a later stage would refuse, hours on."""
-    for training, _ in plans:
-        train.check_sizes(training)
-    generate.sampling_steps(options.generate, options.train.timesteps)
+    for plan in plans:
+        if plan.training:
+            train.check_sizes(plan.training)
+        generate.sampling_steps(options.generate, plan.args["train"]["timesteps"])
     load_metric(options.pipeline.metric, weights_folder(options), torch.device("cpu"))
     if options.pipeline.criterion == "calibrated":
-        args = train.training_args(plans[-1][0])
-        pool = options.classify.pool_size or plans[-1][0].train.train_size
+        pool = options.classify.pool_size or plans[-1].k
         rate = options.classify.false_positive_rate
-        split_pool(args, rate, pool, options.pipeline.samples)
+        split_pool(plans[-1].args, rate, pool, options.pipeline.samples)
     if options.pipeline.criterion == "ratio" and options.pipeline.metric != "l2":
         remedy = "choose --metric l2, or another --criterion"
         raise UserError("--criterion ratio", f"--metric {options.pipeline.metric}", remedy)
+
+
+def models_folder(options: PipelineStage) -> Path:
+    """Where the trained models lie, K.pt."""
+    return Path(options.pipeline.models or Path(options.pipeline.root) / "models")
+
+
+def moved_data(options: PipelineStage) -> dict[str, Path]:
+    """Published models name their authors' folder of the data sets: ours is given instead."""
+    return {"data_path": options.data.data_path} if options.pipeline.models else {}
 
 
 def train_stage(options: PipelineStage, k: int) -> TrainStage:
@@ -102,7 +154,7 @@ def generate_stage(options: PipelineStage, k: int) -> GenerateStage:
     root = Path(options.pipeline.root)
     own = replace(
         options.generate,
-        ckpt_path=root / "models" / f"{k}.pt",
+        ckpt_path=models_folder(options) / f"{k}.pt",
         result_path=root / "generations" / str(k),
         synth_path=root / "synthetics",
         num_samples=options.pipeline.samples,
@@ -124,6 +176,7 @@ def distances_stage(options: PipelineStage) -> DistancesStage:
         use_lpips=metric != "l2",
         network=options.distances.network if metric == "l2" else metric,
         lpips_weights=weights_folder(options),
+        **moved_data(options),
     )
     return DistancesStage(own, SliceOptions(), options.run)
 
@@ -137,14 +190,19 @@ def classify_stage(options: PipelineStage) -> ClassifyStage:
         result_path=root / "identified",
         criterion=options.pipeline.criterion,
         lpips_weights=weights_folder(options),
+        **moved_data(options),
     )
     return ClassifyStage(own, SliceOptions(), options.run)
 
 
-def measure_classes(options: PipelineStage, rows: list[dict[str, Any]]) -> None:
-    """Critical times and energies of each class that is not empty everywhere."""
+def measure_classes(
+    options: PipelineStage, rows: list[dict[str, Any]], args: dict[str, Any]
+) -> None:
+    """Critical times and energies of each class that is not empty everywhere.
+
+    args: of the largest K, whose model has seen the most images."""
     root = Path(options.pipeline.root)
-    write_references(options, root / "energies" / "reference.npz")
+    write_references(args, root / "energies" / "reference.npz")
     names = [name for name in CLASSES if any(row[name] for row in rows)]
     times = [critical_times_stage(options, name, rows) for name in names]
     energies = [energy_stage(options, name) for name in names]
@@ -176,13 +234,14 @@ def critical_times_stage(
     root, metric = Path(options.pipeline.root), options.pipeline.metric
     own = replace(
         options.critical_times,
-        ckpt_path=root / "models",
+        ckpt_path=models_folder(options),
         sample_path=root / "identified" / name,
         result_path=root / "times" / name,
         use_lpips=metric != "l2",
         network=options.critical_times.network if metric == "l2" else metric,
         lpips_weights=weights_folder(options),
         delta=rows[0]["delta_m"] or options.critical_times.delta,
+        **moved_data(options),
     )
     sections = (options.data, options.train, options.model)
     return CriticalTimesStage(own, SliceOptions(), options.run, *sections)
@@ -192,34 +251,33 @@ def energy_stage(options: PipelineStage, name: str) -> EnergyStage:
     root = Path(options.pipeline.root)
     own = replace(
         options.energy,
-        ckpt_path=root / "models",
+        ckpt_path=models_folder(options),
         sample_path=root / "identified" / name,
         result_path=root / "energies" / name,
         ref_path=root / "energies" / "reference.npz",
+        **moved_data(options),
     )
     sections = (options.data, options.train, options.model)
     return EnergyStage(own, SliceOptions(), options.run, *sections)
 
 
-def write_references(options: PipelineStage, path: Path) -> None:
+def write_references(args: dict[str, Any], path: Path) -> None:
     """Real images that no model of the sweep has seen, where the data set has any left."""
-    stage = train_stage(options, max(options.pipeline.sizes))
-    images = to_float(unseen_images(train.training_args(stage), REFERENCES)).numpy()
+    images = to_float(unseen_images(args, REFERENCES)).numpy()
     if not path.exists() or not np.array_equal(read_npz(path, ["samples"])["samples"], images):
         save_npz(path, samples=images)
 
 
 def train_and_generate(plan: Plan) -> None:
     """The stages that each K goes through alone."""
-    train.run(plan[0])
-    generate.run(plan[1])
+    if plan.training:
+        train.run(plan.training)
+    generate.run(plan.sampling)
 
 
 def train_and_generate_all(plans: list[Plan], jobs: int) -> None:
     """All K, `jobs` processes at a time, each with its share of the processors."""
-    todo = [
-        p for p in plans if not (train.is_finished_run(p[0]) and generate.is_finished_run(p[1]))
-    ]
+    todo = [plan for plan in plans if not plan.is_finished()]
     if len(todo) < len(plans):
         print(f"{len(plans) - len(todo)} of {len(plans)} models and their sets are finished")
     if not todo:
@@ -230,80 +288,17 @@ def train_and_generate_all(plans: list[Plan], jobs: int) -> None:
         return
     # The largest K first: a sweep may give it more steps, and nothing should wait for it.
     tasks = [(train_and_generate, plan) for plan in reversed(todo)]
-    total = sum(plan[0].train.iterations for plan in todo)
+    total = sum(plan.steps for plan in todo)
     with progress(total=total, unit="step", desc=f"{len(todo)} models") as bar:
         run_side_by_side(tasks, jobs, lambda: bar.update(sum_of_steps(todo) - bar.n))
 
 
 def sum_of_steps(plans: list[Plan]) -> int:
-    """Training steps done so far."""
-    return sum(steps_done(plan[0]) for plan in plans)
-
-
-def run_side_by_side(
-    tasks: list[tuple[Callable, Any]], jobs: int, told: Callable[[], object] = lambda: None
-) -> None:
-    """Call each function with its argument, `jobs` processes at a time, with their share of the
-    processors. Raises what the first of them to fail raised; the others save and stop."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    waiting, running = list(tasks), []
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                running.append(Worker(*waiting.pop(0), threads))
-            running = [worker for worker in running if not worker.has_ended()]
-            told()
-            time.sleep(POLL_SECONDS)
-    finally:
-        for worker in running:
-            worker.stop()
-
-
-class Worker:
-    """A process that works on one task."""
-
-    def __init__(self, function: Callable, argument: Any, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._inbox, outbox = context.Pipe(duplex=False)
-        self._process = context.Process(target=work, args=(function, argument, threads, outbox))
-        self._process.start()
-        outbox.close()
-
-    def has_ended(self) -> bool:
-        """Whether the work is done. Raises what the process raised, in this one."""
-        if self._process.is_alive():
-            return False
-        self._process.join()
-        try:
-            raise self._inbox.recv()
-        except EOFError:  # it had nothing to say
-            code = self._process.exitcode
-            if code:
-                found = f"a worker that ended with code {code}"
-                remedy = "see above; if nothing is there, memory ran out: choose fewer --jobs"
-                raise UserError("--jobs", found, remedy) from None
-            return True
-
-    def stop(self) -> None:
-        """Let it save and stop."""
-        if self._process.is_alive():
-            self._process.terminate()
-        self._process.join()
-
-
-def work(function: Callable, argument: Any, threads: int, outbox: Connection) -> None:
-    """What a worker does; the user's errors and interrupts go to the parent process."""
-    stop_at_once()
-    os.environ[QUIET] = "1"
-    torch.set_num_threads(threads)
-    try:
-        function(argument)
-    except (UserError, Interrupted) as error:
-        outbox.send(error)
-    except KeyboardInterrupt:
-        outbox.send(Interrupted(GO_ON))
-    finally:
-        outbox.close()
+    """Training steps done so far; of a model that was there, 1 where its set is whole."""
+    sets = {plan.k: Path(plan.sampling.generate.synth_path) / f"{plan.k}.npz" for plan in plans}
+    return sum(
+        steps_done(plan.training) if plan.training else int(sets[plan.k].exists()) for plan in plans
+    )
 
 
 def steps_done(training: TrainStage) -> int:
@@ -317,4 +312,5 @@ def draw_overview(root: Path, sizes: list[int]) -> None:
     images = {k: load_synthetics(root / "synthetics" / f"{k}.npz").samples for k in sizes}
     save_figure(sample_sheet_figure(images), folder / "samples.png")
     stats = {k: read_stats(root / "training" / str(k)) for k in sizes}
-    save_figure(loss_figure(stats), folder / "losses.png")
+    if any(stats.values()):  # models of --models bring none
+        save_figure(loss_figure(stats), folder / "losses.png")

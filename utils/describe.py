@@ -1,0 +1,178 @@
+"""What a file of these stages or of the original toolkit is, in one screen.
+
+    python -m utils.describe models/64.pt
+    python -m utils.describe identified/spurious/64.npz --grid spurious-64.png
+
+Says of a .pt or .npz its kind, K, data set, options, shapes and ranges; --grid draws its samples.
+Nothing in the file is executed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.cli import required, run_stage
+from utils.errors import UserError
+from utils.options import SECTIONS, DescribeStage
+
+# The keys that tell a kind of .npz, the more telling first.
+NPZ_KINDS = {
+    "sample-wells": "a landscape of the toy circle (K/landscape-tT.npz)",
+    "groups": "basins of the toy circle (K/basins-tT.npz)",
+    "ring": "exact energies of the toy circle (K/exact-betaB.npz)",
+    "points": "points of the toy circle (data.npz)",
+    "train-nns": "samples of one class (identified/CLASS/K.npz)",
+    "data-dists": "distances to neighbours (dists/K.npz)",
+    "time": "critical times (times/K.npz)",
+    "potential": "relative energies (energies/K.npz)",
+    "seeds": "a shard of generated images (generations/K/shard-N.npz)",
+    "samples": "images (synthetics/K.npz, or references)",
+}
+SHOWN_IMAGES = 64
+
+
+def run(options: DescribeStage) -> None:
+    """Print what the file is; with --grid, also draw its samples."""
+    path, grid = Path(required(options.describe, "path")), options.describe.grid
+    lines, samples = describe(path)
+    print("\n".join(lines))
+    if grid is None:
+        return
+    if samples is None:
+        raise UserError("--grid", f"{path}, which has no images", "leave it out")
+    from utils.figures import image_grid
+    from utils.storage import save_png
+
+    save_png(grid, image_grid(samples[:SHOWN_IMAGES]))
+    print(f"wrote {grid}: {min(len(samples), SHOWN_IMAGES)} of {len(samples)} images")
+
+
+def describe(path: Path) -> tuple[list[str], np.ndarray | None]:
+    """Lines that say what a file is, and its images [N, C, H, W] where it has such.
+
+    Raises UserError where the file is missing, cut short, of another kind or hostile."""
+    if path.suffix == ".pt":
+        return describe_checkpoint(path), None
+    if path.suffix == ".npz":
+        return describe_arrays(path)
+    raise UserError(path, f"a file ending in {path.suffix!r}", "give a .pt or a .npz")
+
+
+def describe_checkpoint(path: Path) -> list[str]:
+    """Kind, K, step, options, and the size and range of the weights."""
+    from utils.checkpoints import load_checkpoint
+    from utils.original_files import plain
+    from utils.storage import load_torch
+
+    content = load_torch(path)
+    if not isinstance(content, Mapping) or "args" not in content:
+        raise UserError(path, "no checkpoint of these stages", "give one of train_unet.py")
+    args = plain(content["args"])
+    ours = "format_version" in content
+    if "toy_train" in args:
+        lines = [f"{path}: a network of the toy circle (K/checkpoints/ITER.pt)"]
+        lines += told_args(args, ("toy_data", "toy_train"))
+    else:
+        found = load_checkpoint(path)
+        kind = "a checkpoint" if ours else "a checkpoint of the original toolkit"
+        lines = [f"{path}: {kind}, {size_of(path)}"]
+        lines += origin(found.args) + told_args(found.args, ("data", "train", "model"))
+        lines.append(f"fingerprint of the averaged weights: {found.fingerprint}")
+    lines.append(f"steps: {content.get('iterations', 'not said')}")
+    for name in ("model", "ema"):
+        if isinstance(content.get(name), Mapping):
+            lines.append(told_weights(name, content[name]))
+    return lines
+
+
+def told_weights(name: str, state: Mapping[str, Any]) -> str:
+    numbers = sum(value.numel() for value in state.values())
+    low = min(value.min().item() for value in state.values() if value.numel())
+    high = max(value.max().item() for value in state.values() if value.numel())
+    prefix = ", names with module." if next(iter(state)).startswith("module.") else ""
+    return f"{name}: {numbers:,} numbers in {len(state)} tensors, {low:.3g} to {high:.3g}{prefix}"
+
+
+def describe_arrays(path: Path) -> tuple[list[str], np.ndarray | None]:
+    """Kind, K, options, and each array's format, shape and range."""
+    from utils.provenance import read_args, resolve_args
+    from utils.storage import read_npz
+
+    arrays = read_npz(path)
+    kind = next((told for key, told in NPZ_KINDS.items() if key in arrays), "arrays")
+    lines = [f"{path}: {kind}, {size_of(path)}"]
+    if "args" in arrays:
+        args = read_args(arrays, path)
+        if isinstance(args, Mapping) and "train" in args:
+            args = resolve_args(args, path)
+            lines += origin(args)
+        if isinstance(args, Mapping):
+            names = [name for name in args if isinstance(args[name], Mapping)]
+            lines += told_args(args, names)
+    lines += [told_array(key, array) for key, array in arrays.items() if key != "args"]
+    samples = arrays.get("samples")
+    images = samples is not None and samples.ndim == 4 and samples.dtype.kind == "f"
+    return lines, samples if images and len(samples) else None
+
+
+def told_array(key: str, array: np.ndarray) -> str:
+    """`samples: float32 [256, 1, 8, 8], -1 to 1`; one value is shown, NaN are counted."""
+    if not array.ndim:
+        return f"{key}: {array.dtype}, {str(array)[:60]}"
+    line = f"{key}: {array.dtype} [{', '.join(map(str, array.shape))}]"
+    if array.dtype.kind == "b":
+        return f"{line}, {array.sum()} true"
+    finite = array[np.isfinite(array)] if array.dtype.kind in "iuf" else array[:0]
+    if not finite.size:
+        return line
+    missing = array.size - finite.size
+    line += f", {finite.min():.4g} to {finite.max():.4g}"
+    return f"{line}, {missing} not finite" if missing else line
+
+
+def origin(args: Mapping[str, Any]) -> list[str]:
+    """What the images or weights come from."""
+    data, train, model = (args[name] for name in ("data", "train", "model"))
+    side, channels = model["image_size"], model["in_channels"]
+    colours = {1: "grey", 3: "colour"}[channels]
+    trained = f"K = {train['train_size']} of {data['data_name']}, seed {train['global_seed']}"
+    return [f"{trained}, {side} x {side} {colours}"]
+
+
+def told_args(args: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """One line a section: the options that differ from our defaults, or all of an unknown one."""
+    import dataclasses
+
+    lines = []
+    for name in names:
+        kind, values = SECTIONS.get(name), args[name]
+        usual = dataclasses.asdict(kind()) if kind else {}
+        told = [f"{key}={value}" for key, value in values.items() if differs(value, usual.get(key))]
+        lines.append(f"{name}: {' '.join(told) or 'defaults'}")
+    return lines
+
+
+def differs(value: Any, usual: Any) -> bool:
+    if isinstance(usual, tuple):
+        return list(usual) != value
+    return str(usual) != str(value) if isinstance(usual, Path) else usual != value
+
+
+def size_of(path: Path) -> str:
+    """`size_of` a file of 1,234,567 bytes is `1.2 MB`."""
+    return f"{path.stat().st_size / 1e6:.1f} MB"
+
+
+def main(arguments: list[str]) -> None:
+    # the path alone is enough to type
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--path", *arguments]
+    run_stage(run, DescribeStage, __doc__ or "", arguments, "python -m utils.describe")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
