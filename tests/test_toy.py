@@ -137,6 +137,14 @@ def test_one_pattern_is_always_recovered():
     )
 
 
+@pytest.mark.parametrize(("delta", "near"), [(1.2, 0), (1.5, 32)])
+def test_a_point_is_recovered_within_delta_of_itself(delta, near):
+    """All of the plane falls into the one pattern, sqrt(2) and 2 away from other points."""
+    found = exact_basins(torch.tensor([[1.0, 0.0]]).double(), p_trials=5, delta=delta)
+    others = found.groups == CIRCLE_POINT
+    assert found.recovery[others].sum(axis=1).tolist() == [32, near, 0, near]
+
+
 def test_two_patterns_share_the_plane_at_its_middle():
     """A copy is recovered on its pattern's side: a share Phi(a / sqrt(t)), a to the middle."""
     a = 0.6
@@ -153,10 +161,12 @@ def test_two_patterns_share_the_plane_at_its_middle():
 def test_a_spurious_state_lives_at_its_own_time():
     """At t = 0.5 two near patterns have merged: the middle is a state, and comes back to itself."""
     patterns = torch.tensor([[0.2, 1.0], [-0.2, 1.0]]).double()
-    found = exact_basins(patterns, [[0.0, 1.0]], t=0.5, p_trials=20)
+    found = exact_basins(patterns, [[0.0, 1.0]], t=0.5)
     state = found.groups == SPURIOUS_STATE
     assert found.censored[state].all() and (found.times[state] > 0.5).all()
-    alone = exact_basins(patterns, [[0.0, 1.0]], t=0.5, p_trials=20, points=1)
+    # only the noise from 0.5 to 1 is added to it: the noise of 0.5 it has
+    np.testing.assert_allclose(found.radius[state], math.sqrt(0.5 * math.pi / 2), rtol=0.1)
+    alone = exact_basins(patterns, [[0.0, 1.0]], t=0.5, points=1)
     for name in ("recovery", "critical_time", "radius"):  # whatever stands beside it
         same = alone.groups == SPURIOUS_STATE
         np.testing.assert_array_equal(getattr(alone, name)[same], getattr(found, name)[state])
