@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.diffusers_names import diffusers_config, to_diffusers
 from models.layers import AttentionBlock, time_embedding
 from models.unet import UNet
 from utils.storage import load_torch, read_npz
@@ -37,74 +38,18 @@ def test_the_original_checkpoint_gives_the_original_numbers(shared, weights):
     torch.testing.assert_close(out, torch.tensor(arrays[f"{weights}_out"]), rtol=0, atol=1e-5)
 
 
-def to_diffusers(network: UNet, mults: tuple, attention: tuple, blocks: int):
+def built_by_diffusers(network: UNet, mults: tuple, attention: tuple, blocks: int):
     """The same network as diffusers builds it, with our weights."""
     from diffusers import UNet2DModel
 
-    levels = [network.image_size // 2**i in attention for i in range(len(mults))]
-    other = UNet2DModel(
-        sample_size=network.image_size,
-        in_channels=network.in_channels,
-        out_channels=network.in_channels,
-        layers_per_block=blocks,
-        block_out_channels=[network.dim * m for m in mults],
-        down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in levels],
-        up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(levels)],
-        downsample_padding=0,
-        flip_sin_to_cos=False,
-        freq_shift=1,
-        norm_eps=1e-6,
-        attention_head_dim=None,
-    ).eval()
-
-    ours = iter(network.all_modules)
-
-    def copy(theirs, mine):
-        theirs.load_state_dict(mine.state_dict())
-
-    def copy_nin(theirs, nin):
-        weight = nin.W.T.reshape(theirs.weight.shape)
-        theirs.load_state_dict({"weight": weight, "bias": nin.b})
-
-    def copy_block(theirs):
-        mine = next(ours)
-        copy(theirs.norm1, mine.GroupNorm_0)
-        copy(theirs.conv1, mine.Conv_0)
-        copy(theirs.time_emb_proj, mine.Dense_0)
-        copy(theirs.norm2, mine.GroupNorm_1)
-        copy(theirs.conv2, mine.Conv_1)
-        if theirs.conv_shortcut is not None:
-            copy_nin(theirs.conv_shortcut, mine.NIN_0)
-
-    def copy_attention(theirs):
-        mine = next(ours)
-        copy(theirs.group_norm, mine.GroupNorm_0)
-        for name, nin in zip(("to_q", "to_k", "to_v"), (mine.NIN_0, mine.NIN_1, mine.NIN_2)):
-            copy_nin(getattr(theirs, name), nin)
-        copy_nin(theirs.to_out[0], mine.NIN_3)
-
-    def copy_level(level, resampler):
-        attentions = getattr(level, "attentions", None) or [None] * len(level.resnets)
-        for block, attention_block in zip(level.resnets, attentions):
-            copy_block(block)
-            if attention_block is not None:
-                copy_attention(attention_block)
-        for layer in resampler or []:
-            copy(layer.conv, next(ours).Conv_0)
-
-    copy(other.time_embedding.linear_1, next(ours))
-    copy(other.time_embedding.linear_2, next(ours))
-    copy(other.conv_in, next(ours))
-    for level in other.down_blocks:
-        copy_level(level, level.downsamplers)
-    copy_block(other.mid_block.resnets[0])
-    copy_attention(other.mid_block.attentions[0])
-    copy_block(other.mid_block.resnets[1])
-    for level in other.up_blocks:
-        copy_level(level, level.upsamplers)
-    copy(other.conv_norm_out, next(ours))
-    copy(other.conv_out, next(ours))
-    assert next(ours, None) is None
+    options = {
+        **{"image_size": network.image_size, "in_channels": network.in_channels},
+        **{"dim": network.dim, "dim_mults": mults, "attn_resolutions": attention},
+        **{"num_res_blocks": blocks, "dropout": 0.0, "conditional": True},
+        **{"resamp_with_conv": True, "nonlinearity": "swish", "scale_by_sigma": False},
+    }
+    other = UNet2DModel(**diffusers_config(options)).eval()
+    other.load_state_dict(to_diffusers(network.state_dict(), options), strict=True)
     return other
 
 
@@ -118,7 +63,7 @@ def test_agrees_with_diffusers(side, mults, attention, blocks):
     for parameter in network.parameters():  # the published start has zeros, which hide errors
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.1)
-    other = to_diffusers(network, mults, attention, blocks)
+    other = built_by_diffusers(network, mults, attention, blocks)
     x, t = torch.randn(3, 3, side, side), torch.tensor([0, 500, 999])
     with torch.no_grad():
         ours, theirs = network(x, t), other(x, t).sample
