@@ -1,42 +1,251 @@
-"""Files of the original toolkit give its numbers, through the functions of our scripts."""
+"""Files of the original toolkit give its numbers, through the functions of our scripts.
+
+Its own files are not here, so their like is written by other processes with classes of the same
+names: by this Python and NumPy, and by whatever other Pythons the machine has."""
 
 import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from tests.tiny import ROOT
 from utils import distances, generate
 from utils.checkpoints import load_checkpoint
 from utils.cli import parse
+from utils.errors import UserError
 from utils.formats import load_dists, load_synthetics
 from utils.options import DistancesStage, GenerateStage
+from utils.storage import read_npz
+
+# The original's module of options; `fewer` lacks some, as older files do, `more` has others.
+PARSE_UTILS = """
+import argparse, dataclasses, sys, types
+from pathlib import Path
+module = sys.modules["parse_utils"] = types.ModuleType("parse_utils")
+SECTIONS = {
+    "data": dict(data_path=Path("../data"), results_path=Path("results/x"), data_name="digits"),
+    "train": dict(
+        global_batch_size=64, iterations=12, num_workers=0, log_every=500, ckpt_every=500,
+        train_size=8, valid_size=10, global_seed=3407, lr=2e-4, ema_decay=0.9999, clip_grad=True,
+        prediction_type="epsilon", beta_schedule="linear", timesteps=20, centercrop=False,
+    ),
+    "model": dict(
+        image_size=8, in_channels=1, dim=32, dim_mults=(1, 2), attn_resolutions=(4,),
+        num_res_blocks=1, dropout=0.1, conditional=True, resamp_with_conv=True,
+        nonlinearity="swish", scale_by_sigma=False,
+    ),
+}
+LACKING = {"data": ["results_path"], "train": ["beta_schedule", "centercrop"],
+           "model": ["scale_by_sigma", "conditional"]}
+
+def namespace(variant):
+    sections = {}
+    for name, values in SECTIONS.items():
+        values = dict(values)
+        if variant == "fewer":
+            for key in LACKING[name]:
+                del values[key]
+        if variant == "more":
+            values.update(wandb_project="x", extra_path=Path("/a/b"), betas=(0.9, [0.99, None]))
+        kind = dataclasses.make_dataclass(
+            name.capitalize() + "Options", [(k, type(v)) for k, v in values.items()]
+        )
+        kind.__module__ = "parse_utils"
+        setattr(module, kind.__name__, kind)
+        sections[name] = kind(**values)
+    return argparse.Namespace(config_path=[Path("configs/x.yaml")], **sections)
+"""
+CHECKPOINTS = """
+import numpy as np, torch
+from utils.checkpoints import build_network
+folder = Path(sys.argv[1])
+torch.manual_seed(0)
+model, ema = build_network(SECTIONS["model"]), build_network(SECTIONS["model"])
+adam = torch.optim.Adam(model.parameters(), lr=2e-4)
+sum(p.square().sum() for p in model.parameters()).backward()
+adam.step()
+torch.save([model.state_dict(), ema.state_dict()], folder / "weights.pth")
+forms = {f"protocol{p}": dict(pickle_protocol=p) for p in (2, 3, 4, 5)}
+forms["legacy"] = dict(_use_new_zipfile_serialization=False)
+for variant in ("whole", "fewer", "more"):
+    args = namespace(variant)
+    content = {
+        "model": {"module." + k: v for k, v in model.state_dict().items()},
+        "ema": ema.state_dict(), "opt": adam.state_dict(), "args": args, "iterations": 12,
+    }
+    for form, how in forms.items():
+        (folder / variant / form).mkdir(parents=True)
+        torch.save(content, folder / variant / form / "8.pt", **how)
+    samples = np.random.default_rng(0).uniform(-1, 1, (6, 1, 8, 8)).astype(np.float32)
+    np.savez(folder / variant / "8.npz", samples=samples, args=np.array(args, dtype=object))
+"""
+# NumPy's pickles from Pythons that have none: CORE is the name of its inner package.
+ARRAYS = """
+import pickle
+folder = Path(sys.argv[1])
+sys.modules["numpy"] = numpy = types.ModuleType("numpy")
+for core in ("core", "_core"):
+    sys.modules["numpy." + core] = types.ModuleType("numpy." + core)
+    array = sys.modules[f"numpy.{core}.multiarray"] = types.ModuleType("multiarray")
+    def _reconstruct(*_): ...
+    _reconstruct.__module__, array._reconstruct = f"numpy.{core}.multiarray", _reconstruct
+    class dtype:
+        def __reduce__(self):
+            return dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 63)
+    class ndarray:
+        def __reduce__(self):
+            state = (1, (), dtype(), False, [namespace("whole")])
+            return _reconstruct, (ndarray, (0,), b"b"), state
+    for kind in (dtype, ndarray):
+        kind.__module__, kind.__qualname__ = "numpy", kind.__name__
+        setattr(numpy, kind.__name__, kind)
+    for protocol in range(6):
+        (folder / f"{core}-{protocol}").write_bytes(pickle.dumps(ndarray(), protocol))
+"""
 
 
-def test_a_checkpoint_says_what_it_is(shared):
-    checkpoint = load_checkpoint(shared / "reference" / "16.pt")
-    assert checkpoint.k == 16 and checkpoint.args["data"]["data_name"] == "mnist"
-    assert checkpoint.args["model"]["dim_mults"] == [1, 2]
-    assert checkpoint.args["train"]["ema_warmup"] is False  # unknown there: our default
+def python(executable, code, *arguments):
+    command = [executable, "-c", PARSE_UTILS + code, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("network", ["alex", pytest.param("vgg", marks=pytest.mark.slow)])
-def test_distances_of_a_published_set(shared, tmp_path, network):
-    (tmp_path / "s").mkdir()
-    shutil.copy(shared / "reference" / "synthetics_128.npz", tmp_path / "s" / "128.npz")
-    flags = ["--synth-path", tmp_path / "s", "--result-path", tmp_path / "d", "--use-lpips"]
-    flags += ["--network", network, "--data-path", shared / "data", "--device", "cpu"]
-    distances.run(parse(DistancesStage, [str(flag) for flag in flags]))
-    found = load_dists(tmp_path / "d" / "128.npz")
-    with np.load(shared / "reference" / f"dists_{network}_128.npz") as theirs:
-        for key in ("data-indices", "synth-indices"):
-            assert np.array_equal(found.arrays[key], theirs[key]), key
-        for key in ("data-dists", "synth-dists"):
-            np.testing.assert_allclose(found.arrays[key], theirs[key], rtol=0, atol=1e-6)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """VARIANT/FORM/8.pt and VARIANT/8.npz as the original writes them; weights.pth beside."""
+    folder = tmp_path_factory.mktemp("original")
+    done = python(sys.executable, CHECKPOINTS, folder)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
-def test_a_published_checkpoint_generates(shared, tmp_path):
-    flags = ["--ckpt-path", shared / "reference" / "16.pt", "--result-path", tmp_path / "g"]
-    flags += ["--synth-path", tmp_path / "s", "--num-samples", 3, "--sampler", "ddim"]
-    generate.run(parse(GenerateStage, [str(flag) for flag in [*flags, "--steps", 3]]))
-    found = load_synthetics(tmp_path / "s" / "16.npz")
-    assert found.samples.shape == (3, 1, 28, 28) and found.args["data"]["data_name"] == "mnist"
+def check_args(args, variant):
+    """Options as written; what was not there has our default, what we do not know is gone."""
+    assert args["config_path"] == ["configs/x.yaml"]
+    assert args["data"]["data_name"] == "digits" and args["data"]["data_path"] == "../data"
+    assert args["data"]["results_path"] == ("results" if variant == "fewer" else "results/x")
+    assert args["train"]["train_size"] == 8 and args["train"]["lr"] == 2e-4
+    assert args["train"]["centercrop"] is False and args["train"]["subset"] == "first"
+    assert args["model"]["dim_mults"] == [1, 2] and args["model"]["attn_resolutions"] == [4]
+    assert args["model"]["conditional"] is True and args["model"]["scale_by_sigma"] is False
+    assert not {"wandb_project", "extra_path", "betas"} & {k for s in args.values() for k in s}
+
+
+@pytest.mark.parametrize("form", ["protocol2", "protocol3"])
+@pytest.mark.parametrize("variant", ["whole", "fewer", "more"])
+def test_a_checkpoint_as_the_original_writes_it(written, variant, form):
+    checkpoint = load_checkpoint(written / variant / form / "8.pt")
+    assert checkpoint.k == 8 and checkpoint.iterations == 12
+    check_args(checkpoint.args, variant)
+    for found, wanted in zip(
+        (checkpoint.model, checkpoint.ema), torch.load(written / "weights.pth", weights_only=True)
+    ):
+        assert found.keys() == wanted.keys()  # the prefix of the distributed model is gone
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert len(checkpoint.opt["state"]) == len(checkpoint.model)
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("protocol4", "not allowed (pickle protocol 4)"),
+        ("protocol5", "not allowed (pickle protocol 5)"),
+        ("legacy", "no whole .pt file"),
+    ],
+)
+def test_forms_that_the_original_does_not_write(written, form, words):
+    """torch.save writes zip files of protocol 2; its own safe reader stops at protocol 3."""
+    path = written / "whole" / form / "8.pt"
+    with pytest.raises(UserError) as raised:
+        load_checkpoint(path)
+    assert words in str(raised.value) and str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("variant", ["whole", "fewer", "more"])
+def test_samples_as_the_original_writes_them(written, variant):
+    found = load_synthetics(written / variant / "8.npz")
+    assert found.k == 8 and found.samples.shape == (6, 1, 8, 8)
+    check_args(found.args, variant)
+
+
+def test_stages_run_on_files_of_the_original(written, tmp_path):
+    flags = [
+        "--ckpt-path",
+        written / "fewer" / "protocol2" / "8.pt",
+        "--result-path",
+        tmp_path / "g",
+    ]
+    flags += ["--synth-path", tmp_path / "s", "--num-samples", 2, "--sampler", "ddim", "--steps", 2]
+    generate.run(parse(GenerateStage, [str(flag) for flag in [*flags, "--device", "cpu"]]))
+    assert load_synthetics(tmp_path / "s" / "8.npz").samples.shape == (2, 1, 8, 8)
+    for source, n in ((tmp_path / "s", 2), (written / "fewer", 6)):
+        flags = ["--synth-path", source, "--result-path", tmp_path / f"d{n}", "--device", "cpu"]
+        distances.run(parse(DistancesStage, [str(flag) for flag in flags]))
+        assert load_dists(tmp_path / f"d{n}" / "8.npz").arrays["data-dists"].shape == (n, 5)
+
+
+def object_npz(path, pickled):
+    """An .npz whose `args` is this pickle; the samples are as they should be."""
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
+    header += b" " * (117 - len(header)) + b"\n"
+    np.savez(path, samples=np.zeros((2, 1, 8, 8), np.float32))
+    with zipfile.ZipFile(path, "a") as archive:
+        prefix = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header))
+        archive.writestr("args.npy", prefix + header + pickled)
+
+
+def pythons():
+    """This Python, and those of 3.10 to 3.14 on the path or of pyenv that start."""
+    known = [shutil.which(f"python3.{minor}") for minor in range(10, 15)]
+    known += [str(p) for p in sorted(Path.home().glob(".pyenv/versions/3.1[0-9]*/bin/python3"))]
+    for executable in [sys.executable, *filter(None, known)]:
+        if python(executable, "").returncode == 0:  # pyenv leaves names on the path that do not
+            yield executable
+
+
+def test_pickles_of_every_python_here(tmp_path):
+    """Protocol 3 (NumPy 1), 4 (NumPy 2) and 5 are read; older ones, which NumPy does not write
+    into an .npz, need more names and opcodes, and are refused by the first of these."""
+    path = tmp_path / "8.npz"
+    for executable in pythons():
+        done = python(executable, ARRAYS, tmp_path)
+        assert done.returncode == 0, done.stderr
+        for core in ("core", "_core"):
+            for protocol, asked in enumerate(("opcode PUT", "_codecs.encode", "_codecs.encode")):
+                object_npz(path, (tmp_path / f"{core}-{protocol}").read_bytes())
+                with pytest.raises(UserError, match=rf"8\.npz: .* that asks for {asked};"):
+                    load_synthetics(path)
+            for protocol in (3, 4, 5):
+                object_npz(path, (tmp_path / f"{core}-{protocol}").read_bytes())
+                check_args(load_synthetics(path).args, "whole")
+
+
+def renamed(pickled, names, wanted):
+    """The pickle with a module that has one of names called wanted."""
+    for name in names:
+        # Its length stands before it (protocol 4), or it is the first of two lines (protocol 3).
+        for form in (lambda n: b"\x8c%c%b\x94" % (len(n), n), lambda n: b"c%b\n" % n):
+            if form(name) in pickled:
+                return pickled.replace(form(name), form(wanted))
+    raise AssertionError(f"none of {names} in {pickled[:99]}")
+
+
+@pytest.mark.parametrize("core", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+@pytest.mark.parametrize("paths", [b"pathlib", b"pathlib._local"])
+def test_names_of_every_numpy_and_pathlib(written, tmp_path, core, paths):
+    """This NumPy's own bytes, with the names that others give."""
+    with zipfile.ZipFile(written / "whole" / "8.npz") as archive:
+        npy = archive.read("args.npy")
+    pickled = npy[npy.index(b"\n") + 1 :]
+    pickled = renamed(pickled, (b"numpy._core.multiarray", b"numpy.core.multiarray"), core)
+    pickled = renamed(pickled, (b"pathlib._local", b"pathlib"), paths)
+    if pickled[2:3] == b"\x95":  # one frame over all: its length follows
+        pickled = pickled[:3] + struct.pack("<Q", len(pickled) - 11) + pickled[11:]
+    object_npz(tmp_path / "8.npz", pickled)
+    check_args(load_synthetics(tmp_path / "8.npz").args, "whole")
+    assert read_npz(tmp_path / "8.npz")["args"].dtype.kind == "U"

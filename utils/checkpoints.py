@@ -16,7 +16,6 @@ from models.unet import UNet
 from utils.devices import pick_dtype
 from utils.errors import UserError
 from utils.k_folders import k_of
-from utils.original_files import plain
 from utils.provenance import check_same, digest, resolve_args
 from utils.storage import load_torch, save_torch
 
@@ -62,15 +61,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
     missing = [key for key in wanted if not isinstance(content, Mapping) or key not in content]
     if missing:
         raise UserError(path, f"no {missing[0]!r}", "give a checkpoint of train_unet.py")
-    args = resolve_args(plain(content["args"]), path)
+    args = resolve_args(content["args"], path)
     weights = {name: _weights(content.get(name), path) for name in ("model", "ema")}
+    if not weights["ema"]:
+        raise UserError(path, "no averaged weights", "train the model again")
+    iterations, opt, rng = (content.get(key) or 0 for key in ("iterations", "opt", "rng"))
+    whole = type(iterations) is int and all(isinstance(part or {}, Mapping) for part in (opt, rng))
+    if not whole or not 0 <= iterations < 2**63:
+        raise UserError(path, "no state of a training", "use an earlier checkpoint")
     checkpoint = Checkpoint(
         model=weights["model"] or weights["ema"],
         ema=weights["ema"],
-        opt=content.get("opt", {}),
+        opt=opt or {},
         args=args,
-        iterations=int(content.get("iterations", 0)),
-        rng=dict(content.get("rng", {})),
+        iterations=iterations,
+        rng=dict(rng or {}),
     )
     k = k_of(path)
     if k is not None and path.parent.name != "checkpoints" and k != checkpoint.k:
@@ -82,12 +87,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def _weights(state: Any, path: Path) -> dict[str, Tensor]:
     if state is None:
         return {}
-    tensors = isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())
-    if not tensors or not state:
+    named = isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
+    if not named or not state or not all(map(_is_whole, state.values())):
         raise UserError(path, "weights that are no state dict", "train the model again")
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise UserError(path, "NaN or infinite weights", "use an earlier checkpoint")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    return {name.removeprefix("module."): value.detach() for name, value in state.items()}
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether value is a real tensor all of whose numbers lie in the file.
+
+    A view with strides of 0 may claim any size, and the first look at it takes all memory."""
+    if not isinstance(value, Tensor) or value.is_complex() or value.is_neg():
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -344,6 +344,8 @@ class ToDiffusersOptions:
 
     ckpt_path: Path | None = None  # trained model, K.pt
     result_path: Path | None = None  # folder that DDPMPipeline.from_pretrained will load
+    dry_run: bool = False  # print what would be written, write nothing
+    overwrite: bool = False  # write over another model
 
 
 def from_yaml_only() -> Any:
@@ -424,7 +426,6 @@ class DescribeStage:
 @dataclass
 class ToDiffusersStage:
     to_diffusers: ToDiffusersOptions
-    run: RunOptions
 
 
 @dataclass

@@ -7,13 +7,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from utils.errors import UserError
 from utils.k_folders import k_of
 from utils.options import SECTIONS, known_only
+from utils.original_files import plain
 from utils.storage import read_npz
 
 # Options that change the speed, or where things lie, but not what a file holds.
@@ -34,6 +36,7 @@ def resolve_args(args: Any, path: Path) -> dict[str, Any]:
     """The args of a file with every known option of data, train and model filled in.
 
     Raises UserError where they have no such sections or impossible values."""
+    args = plain(args, f"{path}: args")
     if not isinstance(args, Mapping) or not isinstance(args.get("train"), Mapping):
         raise UserError(path, "no options of a training run in args", "use a file of these stages")
     result = dict(args)
@@ -45,12 +48,30 @@ def resolve_args(args: Any, path: Path) -> dict[str, Any]:
             for key in ("dim_mults", "attn_resolutions"):
                 if isinstance(values.get(key), str):  # as the original's command line left it
                     values[key] = [int(n) for n in values[key].split(",")]
+            check_kinds(kind, values)
             result[name] = to_plain(kind(**values))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{path}: args: {name}", str(error), "use another file") from error
         except UserError as error:
             raise UserError(f"{path}: args: {name}", str(error), "use another file") from error
     return result
+
+
+def check_kinds(options_class: type, values: Mapping[str, Any]) -> None:
+    """Raises TypeError where a value is of another kind than its option: a file may hold any."""
+    for name, hint in get_type_hints(options_class).items():
+        if name not in values:
+            continue
+        value, kinds = values[name], get_args(hint) if get_origin(hint) is UnionType else (hint,)
+        if value is None:
+            fits = type(None) in kinds
+        elif get_origin(hint) is tuple:
+            fits = isinstance(value, list) and all(type(item) is int for item in value)
+        else:
+            stored = {float: (int, float), Path: (str,)}.get(kinds[0], (kinds[0],))
+            fits = type(value) in stored
+        if not fits:
+            raise TypeError(f"{name} {value!r}")
 
 
 def read_args(arrays: Mapping[str, np.ndarray], path: Path) -> Any:

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ import numpy as np
 from utils.errors import UserError
 
 PART = ".part"  # ending of a file that is being written
+OBJECT_BYTES = 2**20  # most that pickled args may take; the original's take 1,000
 ABANDONED_SECONDS = 120.0  # a part that was not written to for so long is left over
 
 
@@ -144,7 +146,11 @@ def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, np.ndar
     Raises UserError where the file is missing, cut short, no .npz, or lacks a key."""
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        # numpy's warnings about old headers are no news to the user, and no line of ours.
+        with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
+            warnings.simplefilter("ignore")
+            if sum(info.compress_size for info in archive.infolist()) > path.stat().st_size:
+                raise ValueError("members that overlap")
             names = {Path(n).stem: n for n in archive.namelist() if n.endswith(".npy")}
             wanted = list(names) if keys is None else list(keys)
             missing = [key for key in wanted if key not in names]
@@ -152,19 +158,24 @@ def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, np.ndar
                 found = f"no {missing[0]!r} (it holds: {', '.join(sorted(names)) or 'nothing'})"
                 raise UserError(path, found, "give a file that the stage before this one wrote")
             return {key: _read_member(archive, names[key], path, key) for key in wanted}
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(path, reason(error), "check the path") from error
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, KeyError) as error:
-        remedy = "copy it again or delete it and rerun the stage that wrote it"
-        raise UserError(path, f"no readable .npz file ({error})", remedy) from error
     except MemoryError as error:
         raise UserError(path, "arrays larger than the memory", "use a smaller file") from error
+    except Exception as error:  # a mutated file may raise anything
+        remedy = "copy it again or delete it and rerun the stage that wrote it"
+        raise UserError(path, f"no readable .npz file ({error})", remedy) from error
 
 
 def _read_member(archive: zipfile.ZipFile, name: str, path: Path, key: str) -> np.ndarray:
     from utils.original_files import read_object_array
 
     info = archive.getinfo(name)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # numpy writes no other, and these grow ten-thousandfold.
+        raise ValueError(f"{key}: compression {info.compress_type}")
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         read_header = {
@@ -179,6 +190,8 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path, key: str) -> n
             if key != "args":
                 remedy = "use a file of this toolkit or of the original one"
                 raise UserError(path, f"pickled objects under {key!r}", remedy)
+            if info.file_size > OBJECT_BYTES:
+                raise ValueError(f"{key}: {info.file_size} bytes")
             return np.array(json.dumps(read_object_array(member.read(), path), default=str))
         # A header may claim any size: believe it only where the bytes are there.
         size = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
@@ -227,29 +240,30 @@ def load_torch(path: Path) -> Any:
     """Tensors and plain values of a .pt file, on the CPU; no code in it is executed.
 
     Raises UserError where the file is missing, cut short, or holds anything else."""
-    import pickle
-
     import torch
 
-    from utils.original_files import allowed_in_checkpoints
+    from utils.original_files import Refused, allowed_in_checkpoints, check_archive
 
     path = Path(path)
     try:
-        with path.open("rb") as file, allowed_in_checkpoints():
-            if not zipfile.is_zipfile(file) and path.suffix == ".pt":
+        with path.open("rb") as file, allowed_in_checkpoints(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about pickle protocols
+            if zipfile.is_zipfile(file):
+                check_archive(file)
+            elif path.suffix == ".pt":
                 raise UserError(path, "no whole .pt file", "copy or train it again")
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(path, reason(error), "check the path") from error
-    except pickle.UnpicklingError as error:
-        refused = _refused_name(str(error))
+    except Exception as error:  # a mutated file may raise anything
+        refused = str(error) if isinstance(error, Refused) else _refused_name(str(error))
         if refused is None:
             raise UserError(path, "no whole .pt file", "copy or train it again") from error
         remedy = "use only files that you trust, as our stages write"
         raise UserError(path, f"content that is not allowed ({refused})", remedy) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(path, "no whole .pt file", "copy or train it again") from error
 
 
 def _refused_name(message: str) -> str | None:

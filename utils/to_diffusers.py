@@ -135,13 +135,13 @@ def _refuse_other_content(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def run(options: ToDiffusersStage) -> None:
     """Convert one checkpoint, or say what would be written."""
-    given, run = options.to_diffusers, options.run
+    given = options.to_diffusers
     checkpoint, folder = (Path(required(given, n)) for n in ("ckpt_path", "result_path"))
-    if run.dry_run:
+    if given.dry_run:
         for name, content in pipeline_files(load_checkpoint(checkpoint), checkpoint).items():
             print(f"would write {folder / name}: {len(content) / 1e6:.1f} MB")
         return
-    convert(checkpoint, folder, run.overwrite)
+    convert(checkpoint, folder, given.overwrite)
     print(f"{folder}: load it with DDPMPipeline.from_pretrained({str(folder)!r})")
 
 
