@@ -109,6 +109,14 @@ def test_nine_patterns_have_spurious_wells_between_them():
     assert len(spurious) >= 2 and away.max() > 0.05
     assert (found.well_kinds == 0).any()
     assert len(found.centres) == len(found.wells)  # the samples find the same states
+    exact = PatternMixture(torch.from_numpy(found.patterns))
+    for places, energies in (
+        (found.wells, found.well_energies),
+        (found.centres, found.centre_energies),
+    ):
+        expected = exact.energy(torch.from_numpy(places), 10.0)
+        np.testing.assert_allclose(energies, expected, rtol=0, atol=1e-4)
+    assert np.ptp(found.well_energies) > 0.03
 
 
 def test_a_thousand_patterns_are_a_ring(monkeypatch):
@@ -346,6 +354,12 @@ def test_every_command_finds_what_the_one_before_wrote(tmp_path, coarse, capsys)
     assert before == {
         p: p.stat().st_mtime_ns for p in root.rglob("*") if p.suffix in (".npz", ".pt")
     }
+    for run, given, words in (
+        (run_plots, plots(root, "--sample_size", 2, "--distance_threshold", 2), "threshold 1.0"),
+        (run_basin, basin(root, "--sample_size", 2, "--delta", 0.2), r"delta 0\.1 \(now 0\.2\)"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run(given)
     once = bytes_below(root, ".npz")
     run_plots(plots(root, "--sample_size", "1,2", "--overwrite"))
     assert bytes_below(root, ".npz") == once
@@ -388,8 +402,8 @@ def test_the_checkpoint_is_the_published_one_or_the_newest(tmp_path, coarse):
     run_plots(plots(root, "--sample_size", "2"))
     assert Landscape.load(landscape_file(root, 2, 0.15)).args["toy_plots"]["checkpoint"] == 60
     published = load_checkpoint(checkpoint_file(root, 2, 20))
-    published.iterations = 500_000
-    save_checkpoint(root, published)
+    for published.iterations in (500_000, 600_000):
+        save_checkpoint(root, published)
     run_plots(plots(root, "--sample_size", "2", "--t", "0.2"))
     assert Landscape.load(landscape_file(root, 2, 0.2)).args["toy_plots"]["checkpoint"] == 500_000
 
