@@ -3,6 +3,7 @@
 Its own files are not here, so their like is written by other processes with classes of the same
 names: by this Python and NumPy, and by whatever other Pythons the machine has."""
 
+import csv
 import shutil
 import struct
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import ROOT
+from tests.tiny import ROOT, run_script
 from utils import distances, generate
 from utils.checkpoints import load_checkpoint
 from utils.cli import parse
@@ -249,3 +250,24 @@ def test_names_of_every_numpy_and_pathlib(written, tmp_path, core, paths):
     object_npz(tmp_path / "8.npz", pickled)
     check_args(load_synthetics(tmp_path / "8.npz").args, "whole")
     assert read_npz(tmp_path / "8.npz")["args"].dtype.kind == "U"
+
+
+@pytest.mark.slow
+def test_the_whole_path_on_a_folder_of_the_original(written, tmp_path):
+    """Every stage by one command, on models as the original wrote them, other files beside them."""
+    models, root = tmp_path / "models", tmp_path / "root"
+    shutil.copytree(written / "whole" / "protocol2", models)
+    (models / "README.md").write_text("as `hf download` lays it out")
+    given = ("--models", models, "--samples", 120, "--root", root, "--data-path", tmp_path)
+    done = run_script("run_pipeline.py", *given)
+    assert done.returncode == 0, done.stderr
+    assert load_synthetics(root / "synthetics" / "8.npz").samples.shape == (120, 1, 8, 8)
+    (row,) = csv.DictReader((root / "identified" / "summary.csv").read_text().splitlines())
+    assert row["K"] == "8" and row["N"] == "120" and row["criterion"] == "calibrated"
+    classes = {path.parent.name for path in root.glob("identified/*/8.npz")}
+    assert classes
+    for stage, key in (("times", "critical-time"), ("energies", "potential")):
+        assert {path.parent.name for path in root.glob(f"{stage}/*/8.npz")} == classes
+        for name in classes:
+            found = read_npz(root / stage / name / "8.npz", [key])[key]
+            assert np.isfinite(found).all() and found.size

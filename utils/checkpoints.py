@@ -65,17 +65,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     weights = {name: _weights(content.get(name), path) for name in ("model", "ema")}
     if not weights["ema"]:
         raise UserError(path, "no averaged weights", "train the model again")
-    iterations, opt, rng = (content.get(key) or 0 for key in ("iterations", "opt", "rng"))
-    whole = type(iterations) is int and all(isinstance(part or {}, Mapping) for part in (opt, rng))
+    opt, rng = content.get("opt", {}), content.get("rng", {})
+    iterations = content.get("iterations", 0)
+    whole = type(iterations) is int and isinstance(opt, Mapping) and isinstance(rng, Mapping)
     if not whole or not 0 <= iterations < 2**63:
         raise UserError(path, "no state of a training", "use an earlier checkpoint")
     checkpoint = Checkpoint(
         model=weights["model"] or weights["ema"],
         ema=weights["ema"],
-        opt=opt or {},
+        opt=opt,
         args=args,
         iterations=iterations,
-        rng=dict(rng or {}),
+        rng=dict(rng),
     )
     k = k_of(path)
     if k is not None and path.parent.name != "checkpoints" and k != checkpoint.k:
@@ -137,12 +138,25 @@ def build_network(model_options: Mapping) -> UNet:
     return UNet(**{name: model_options[name] for name in NETWORK_OPTIONS})
 
 
+def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where names or shapes of weights differ."""
+    for name in [*expected, *state]:
+        if name not in state or name not in expected:
+            raise ValueError(
+                f"{name} is in {'the options' if name in expected else 'the file'} only"
+            )
+        if state[name].shape != expected[name].shape:
+            raise ValueError(f"{name}: {list(state[name].shape)}, not {list(expected[name].shape)}")
+
+
 def denoiser_of(
     checkpoint: Checkpoint, path: Path, device: torch.device, precision: str = "auto"
 ) -> NetworkDenoiser:
     """The averaged weights of a checkpoint as a denoiser. Raises UserError where they misfit."""
     model, train = checkpoint.args["model"], checkpoint.args["train"]
     try:
+        with torch.device("meta"):  # options may name a network that no memory holds
+            check_fit(checkpoint.ema, build_network(model).state_dict())
         network = build_network(model)
         network.load_state_dict(checkpoint.ema)
     except (RuntimeError, ValueError) as error:

@@ -71,7 +71,7 @@ def describe_checkpoint(path: Path) -> list[str]:
     content = load_torch(path)
     if not isinstance(content, Mapping) or "args" not in content:
         raise UserError(path, "no checkpoint of these stages", "give one of train_unet.py")
-    args = plain(content["args"])
+    args = plain(content["args"], path)
     ours = "format_version" in content
     if "toy_train" in args:
         lines = [f"{path}: a network of the toy circle (K/checkpoints/ITER.pt)"]

@@ -13,7 +13,7 @@ import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -155,11 +155,13 @@ class _Other:
     """Any other thing met by `_walk`."""
 
 
-def _walk(data: bytes, allowed: Any, storages: Mapping[str, int] | None = None) -> None:
+def _walk(
+    data: bytes, allowed: Container[tuple], storages: Mapping[str, int] | None = None
+) -> None:
     """Follow a pickle's stack without running it, and refuse what no honest file does.
 
-    storages: bytes of each tensor storage by key, where the pickle may ask for them; torch takes
-    their claimed sizes on trust and would read past their ends.
+    storages: bytes of each tensor storage by key, where the pickle may ask for them: what it
+    claims of their sizes is held against these.
     Raises Refused naming what is refused, ValueError where the pickle makes no sense."""
     stack: list = []
     marks: list[int] = []
@@ -200,8 +202,10 @@ def _walk(data: bytes, allowed: Any, storages: Mapping[str, int] | None = None) 
             stack.append(_Tuple.of(taken))
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             found = argument.split(" ", 1) if name == "GLOBAL" else taken
+            if not all(isinstance(part, str) for part in found):
+                raise ValueError("a name of other things than words")
             if tuple(found) not in allowed:
-                raise Refused(".".join(map(str, found)))
+                raise Refused(".".join(part[:80] for part in found))
             stack.append(_Global(found))
         elif name == "REDUCE" and taken[0] == ORDERED and taken[1] != ():
             raise Refused("an OrderedDict that is a copy")
