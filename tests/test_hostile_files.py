@@ -23,6 +23,7 @@ from utils.denoisers import trained_model
 from utils.errors import UserError
 from utils.formats import load_synthetics, save_synthetics
 from utils.original_files import plain
+from utils.progress import QUIET
 from utils.provenance import to_plain
 from utils.storage import load_torch, read_npz
 
@@ -649,8 +650,9 @@ def test_plain_values_only():
     assert plain({"x": (1, 2.5, None, True, ["a"], {})}) == {"x": [1, 2.5, None, True, ["a"], {}]}
 
 
-def test_options_of_a_giant_cost_no_memory(tmp_path):
+def test_options_of_a_giant_cost_no_memory(tmp_path, monkeypatch):
     """The network is built when its weights are known to fit."""
+    monkeypatch.setenv(QUIET, "1")
     train.run(train_options(tmp_path))
     content = torch.load(tmp_path / "models" / "8.pt", weights_only=True)
     content["args"]["model"]["dim"] = 2**20
