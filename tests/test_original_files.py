@@ -16,12 +16,18 @@ import pytest
 import torch
 
 from tests.tiny import ROOT, run_script
-from utils import distances, generate
+from utils import classify, critical_times, distances, energy, generate
 from utils.checkpoints import load_checkpoint
 from utils.cli import parse
 from utils.errors import UserError
-from utils.formats import load_dists, load_synthetics
-from utils.options import DistancesStage, GenerateStage
+from utils.formats import load_dists, load_energies, load_synthetics, load_times
+from utils.options import (
+    ClassifyStage,
+    CriticalTimesStage,
+    DistancesStage,
+    EnergyStage,
+    GenerateStage,
+)
 from utils.storage import read_npz
 
 # The original's module of options; `fewer` lacks some, as older files do, `more` has others.
@@ -271,3 +277,25 @@ def test_the_whole_path_on_a_folder_of_the_original(written, tmp_path):
         for name in classes:
             found = read_npz(root / stage / name / "8.npz", [key])[key]
             assert np.isfinite(found).all() and found.size
+
+
+def test_every_later_stage_takes_a_published_set(written, tmp_path):
+    """Its args are a pickled object: distances, classes, critical times and energies follow it."""
+    for name, source in (("s", "8.npz"), ("m", "protocol2/8.pt")):
+        (tmp_path / name).mkdir()
+        shutil.copy(written / "whole" / source, tmp_path / name)
+    s, d, i, m = (tmp_path / name for name in "sdim")
+
+    def run(stage, work, *flags):
+        work.run(parse(stage, [str(flag) for flag in flags]))
+
+    run(DistancesStage, distances, "--synth-path", s, "--result-path", d, "--data-path", tmp_path)
+    limits = ("--delta-m", 0, "--delta-s", 0)
+    run(ClassifyStage, classify, "--dist-path", d, "--eval-path", s, "--result-path", i, *limits)
+    assert len(read_npz(i / "generalized" / "8.npz", ["samples"])["samples"]) == 6
+    on = ("--ckpt-path", m, "--sample-path", i / "generalized", "--sample-size", 2)
+    few = ("--p-trials", 2, "--stride", 6, "--result-path", tmp_path / "t")
+    run(CriticalTimesStage, critical_times, *on, *few)
+    assert load_times(tmp_path / "t" / "8.npz").critical_time.shape == (2,)
+    run(EnergyStage, energy, *on, "--ref-path", s / "8.npz", "--result-path", tmp_path / "e")
+    assert load_energies(tmp_path / "e" / "8.npz").potential.shape == (6, 2)
