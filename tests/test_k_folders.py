@@ -8,7 +8,7 @@ import pytest
 
 from tests.tiny import ROOT
 from utils.errors import UserError
-from utils.k_folders import k_files, k_of, plan_jobs, work_through
+from utils.k_folders import Job, k_files, k_of, plan_jobs, work_through
 from utils.options import SliceOptions
 
 
@@ -61,7 +61,7 @@ def test_finished_jobs_are_left_out(folder, capsys):
 WORKER = """
 import sys, time
 from pathlib import Path
-from utils.k_folders import k_files, plan_jobs, work_through
+from utils.k_folders import Job, k_files, plan_jobs, work_through
 from utils.options import SliceOptions
 folder = Path(sys.argv[1])
 jobs = plan_jobs(k_files(folder / "in", ".npz", "", ""), folder / "out", SliceOptions())
@@ -92,3 +92,9 @@ def test_the_claim_of_a_killed_process_is_taken_over(folder):
     worker.wait()
     done = subprocess.run([sys.executable, "-c", WORKER, str(folder)], cwd=ROOT, timeout=60)
     assert done.returncode == 0 and not mark.exists()
+
+
+def test_a_job_that_another_ended_just_before_the_claim_is_not_done_again(tmp_path):
+    job, answers = Job(2, tmp_path, tmp_path / "2.npz"), iter([False, True])
+    assert list(work_through([job], lambda _: next(answers))) == []
+    assert next(answers, None) is None  # it was asked before the claim and after
