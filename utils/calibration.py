@@ -10,8 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from utils.datasets import open_images, permutation
-from utils.embeddings import Embedder, nearest
+from utils.embeddings import Embedder
 from utils.errors import UserError
+from utils.nearest import Means, nearest
 from utils.verdicts import calibrated_thresholds
 
 DRAWS_OF = 4096  # real images that delta_s is taken from, where the data set has as many
@@ -29,7 +30,12 @@ class Calibration:
 
 
 def calibrate(
-    args: Mapping, embedder: Embedder, rate: float, pool: int, n: int, batch: int = 256
+    args: Mapping,
+    embedder: Embedder,
+    rate: float,
+    pool: int,
+    n: int,
+    means: Means | None = None,
 ) -> Calibration:
     """Thresholds at which a share `rate` of real images would be misjudged.
 
@@ -42,8 +48,7 @@ def calibrate(
     pool, held_out = split_pool(args, rate, pool, n)
     images = open_images(args)
     perm = permutation(len(images), args["train"]["global_seed"])
-    batches = {"query_batch": batch, "reference_batch": batch}
-    to_pool, _ = nearest(embedder, held_out, images.read(perm[:pool]), 1, **batches)
+    to_pool, _ = nearest(embedder, held_out, images.read(perm[:pool]), 1, means=means)
     copies = int((to_pool == 0).sum())
     if copies > rate * len(to_pool):
         found = f"{copies} of {len(to_pool)} held-out images that are in the pool too"
@@ -55,7 +60,7 @@ def calibrate(
     # One draw of n images says little of a rate near 1 / n: several, disjoint, say more.
     for first in range(0, max(1, min(len(images), DRAWS_OF) // n) * n, n):
         real = images.read(perm[first : first + n])
-        within.append(nearest(embedder, real, real, 1, exclude_self=True, **batches)[0])
+        within.append(nearest(embedder, real, real, 1, exclude_self=True, means=means)[0])
     if not within[0].size:
         raise UserError("--criterion calibrated", f"{n} sample", "judge 2 samples or more")
     delta_m, delta_s = calibrated_thresholds(to_pool, np.stack(within), rate)

@@ -8,9 +8,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 from utils.errors import UserError
@@ -19,6 +20,9 @@ from utils.storage import PART, make_folder, reason, write_remedy
 CLAIM = ".claim"  # ending of the mark of a target that somebody works on
 STALE_SECONDS = 120.0  # a claim whose heartbeat is older belongs to a dead process
 BEAT_SECONDS = 10.0
+POLL_SECONDS = 1.0
+
+Item = TypeVar("Item")
 
 
 @contextmanager
@@ -48,6 +52,41 @@ def claim(target: Path) -> Iterator[bool]:
         with suppress(OSError, ValueError):
             if json.loads(mark.read_text()).get("id") == owner["id"]:
                 mark.unlink()
+
+
+def take_turns(
+    items: Iterable[Item],
+    target: Callable[[Item], Path],
+    done: Callable[[Item], bool],
+    size: int | None = 1,
+) -> Iterator[list[Item]]:
+    """Yield the items that are not done, `size` at once (None: as many as are free), claimed.
+
+    Other processes may go through the same items: what they hold is left for later, and waited
+    for at the end, so that whoever returns finds everything done. done is asked before the claim
+    and after it, since another may have ended in between."""
+    pending, told = list(items), False
+    while pending:
+        held: list[Item] = []
+        while pending:
+            with ExitStack() as claims:
+                group: list[Item] = []
+                while pending and len(group) != size:
+                    item = pending.pop(0)
+                    if done(item):
+                        continue
+                    if not claims.enter_context(claim(target(item))):
+                        held.append(item)
+                    elif not done(item):
+                        group.append(item)
+                if group:
+                    yield group
+        if held and not told:
+            print(f"waiting for another job that works on {target(held[0])}", flush=True)
+            told = True
+        if held:
+            time.sleep(POLL_SECONDS)
+        pending = held
 
 
 def _take(mark: Path, owner: dict) -> bool:

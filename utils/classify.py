@@ -12,13 +12,14 @@ import numpy as np
 
 from utils.calibration import calibrate
 from utils.cli import required
-from utils.datasets import to_float, training_subset
-from utils.devices import prepare
-from utils.embeddings import load_metric
+from utils.datasets import open_images, to_float, training_subset
+from utils.devices import pick_dtype, prepare
+from utils.embeddings import load_metric, open_cache
 from utils.errors import UserError
 from utils.figures import histogram_figure, neighbour_panel, save_figure, transition_figure
 from utils.formats import Distances, Identified, load_dists, load_synthetics, save_identified
 from utils.k_folders import Job, k_files, k_of, plan_jobs, work_through
+from utils.nearest import Means
 from utils.options import ClassifyOptions, ClassifyStage
 from utils.progress import progress
 from utils.provenance import check_same, digest, with_data_path
@@ -137,7 +138,13 @@ def thresholds(options: ClassifyStage, dists: Distances, largest: int, n: int) -
     device = prepare(options.run)
     embedder = load_metric(dists.metric_name, given.lpips_weights, device)
     rate = given.false_positive_rate
-    found = calibrate(args, embedder, rate, pool, n, given.eval_batch_size)
+    images, cache = open_images(args), None
+    if not options.run.dry_run:
+        beside = Path(given.result_path)
+        cache = open_cache(embedder, options.cache, beside, images.read([0]), len(images))
+    batch = given.eval_batch_size
+    means = Means(batch, batch, cache=cache, product=pick_dtype(options.run.precision, device))
+    found = calibrate(args, embedder, rate, pool, n, means)
     return {"false_positive_rate": rate, **asdict(found)}
 
 

@@ -16,6 +16,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from utils.distributed import let_first_rank_speak
 from utils.errors import Interrupted, UserError
 from utils.interrupts import GO_ON, stop_at_once
 from utils.option_checks import flag, parse_ints
@@ -62,6 +63,7 @@ def run_stage(
     arguments = sys.argv[1:] if argv is None else argv
     stop_at_once()
     try:
+        let_first_rank_speak()
         options = parse(stage_class, arguments, doc, prog)
         print_options(options)
         main(options)

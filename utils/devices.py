@@ -7,6 +7,7 @@ import os
 import torch
 from torch import nn
 
+from utils.distributed import launched
 from utils.errors import UserError
 from utils.options import RunOptions
 
@@ -14,10 +15,15 @@ from utils.options import RunOptions
 def pick_device(name: str) -> torch.device:
     """The device of `--device`: auto takes CUDA, then MPS, then the CPU.
 
-    Raises UserError where the device is not here."""
+    Each rank of a machine takes a CUDA device of its own where it sees several (srun may show
+    each only its own one). Raises UserError where the device is not here."""
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        count, own = torch.cuda.device_count(), launched().local_rank
+        if own >= count > 1:
+            remedy = "start one rank for each device of a machine"
+            raise UserError("--device", f"{name}: {own + 1} ranks, {count} devices", remedy)
+        return torch.device("cuda", own if count > 1 else 0)
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     device = torch.device(name)
     count = torch.cuda.device_count() if device.type == "cuda" else 1

@@ -2,86 +2,186 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from utils.claims import claim
 from utils.cli import required
 from utils.datasets import training_subset
-from utils.devices import prepare
-from utils.embeddings import Embedder, load_metric, nearest_images, parse_memory
+from utils.devices import pick_dtype, prepare
+from utils.distance_parts import (
+    Part,
+    forget_parts,
+    merge_parts,
+    part_file,
+    part_of,
+    save_part,
+)
+from utils.distributed import launched
+from utils.embeddings import Embedder, load_metric, open_cache
 from utils.formats import DISTANCE_KEYS, Distances, load_synthetics, save_dists
 from utils.k_folders import Job, k_files, plan_jobs, work_through
+from utils.memory import parse_memory, to_work_in
+from utils.nearest import Means, as_distances, nearest_in
 from utils.options import DistancesOptions, DistancesStage
 from utils.progress import progress
 from utils.provenance import digest, is_finished, with_data_path
-from utils.storage import check_writable
+from utils.shares import WHOLE, Share, parse_share
+from utils.storage import check_writable, read_shape
 
 STAGES = ("data", "train", "model", "generate", "distances")
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do: known, and refused, before work starts."""
+
+    jobs: list[Job]  # the target is dists/K.npz
+    args: dict[int, dict[str, Any]]  # what each K's file will carry
+    counts: dict[int, int]  # N, samples of each K
+    share: Share  # of each K
+    given: DistancesOptions
+    overwrite: bool
+
+    @property
+    def result(self) -> Path:
+        return Path(self.given.result_path)
+
+    def is_done(self, job: Job) -> bool:
+        """Whether dists/K.npz is there, made with these options. Raises UserError otherwise."""
+        return is_finished(job.target, self.args[job.k], STAGES, DISTANCE_KEYS)
+
+
 def run(options: DistancesStage) -> None:
-    """Write dists/K.npz for each synthetic set of the slice."""
-    given = options.distances
+    """Write dists/K.npz for each synthetic set of the slice, or this worker's parts of them."""
     device = prepare(options.run)
-    synth, result = Path(required(given, "synth_path")), Path(required(given, "result_path"))
-    files = k_files(synth, ".npz", "--synth-path", "give the folder of synthetic sets, K.npz")
-    jobs = plan_jobs(files, result, options.slice)
-    args = {job.k: wanted_args(job, given) for job in jobs}
-    memory = parse_memory(given.memory) if given.memory else None
+    plan = plan_distances(options)
     if options.run.dry_run:
-        for job in jobs:
-            state = "redo" if options.run.overwrite else "skip"
+        for job in plan.jobs:
+            state = "redo" if plan.overwrite else "skip"
             print(f"K = {job.k}: {state if job.target.exists() else 'write'} {job.target}")
         return
-    if not jobs:
+    if not plan.jobs:
         return
-    check_writable(result)
+    given = plan.given
+    check_writable(given.result_path)
     metric = "l2" if not given.use_lpips else given.network
     embedder = load_metric(metric, given.lpips_weights, device)
+    first = load_synthetics(plan.jobs[0].source).samples[:1]
+    most = sum(plan.counts.values()) + max(plan.counts)
+    cache = open_cache(embedder, options.cache, given.result_path, torch.from_numpy(first), most)
+    means = Means(
+        given.eval_batch_size,
+        given.ref_batch_size or given.eval_batch_size,
+        to_work_in(parse_memory(given.memory), device),
+        cache,
+        pick_dtype(options.run.precision, device),
+    )
+    work = compute_whole if plan.share == WHOLE else compute_parts
+    work(plan, embedder, means)
+
+
+def plan_distances(options: DistancesStage) -> Plan:
+    """The sets of the slice, and what their results will carry. Raises UserError."""
+    given = options.distances
+    synth, result = Path(required(given, "synth_path")), Path(required(given, "result_path"))
+    files = k_files(synth, ".npz", "--synth-path", "give the folder of synthetic sets, K.npz")
+    jobs = plan_jobs(files, result, options.slice, cost)
+    args, counts = {}, {}
+    for job in jobs:
+        found = load_synthetics(job.source)
+        own = {
+            "metric": "lpips" if given.use_lpips else "l2",
+            "network": given.network if given.use_lpips else "",
+            "k": given.k,
+            "samples": digest(found.samples),
+        }
+        args[job.k] = {**with_data_path(found.args, given.data_path), "distances": own}
+        counts[job.k] = len(found.samples)
+    launch = launched()
+    share = parse_share(given.shard, "--shard").split(launch.rank, launch.world)
+    return Plan(jobs, args, counts, share, given, options.run.overwrite)
+
+
+def cost(k: int, path: Path) -> float:
+    """Pairs to compare, N (K + N): at most K's products take most of the time."""
+    n = (read_shape(path, "samples") or (1,))[0]
+    return n * (k + n)
+
+
+def compute_whole(plan: Plan, embedder: Embedder, means: Means) -> None:
+    """Write dists/K.npz for each K."""
+    for job in work_through(plan.jobs, plan.is_done, plan.overwrite):
+        _, arrays, subset = compare(plan, job, embedder, means)
+        save(plan, job, embedder, arrays, subset)
+        print(f"K = {job.k}: {job.target} written", flush=True)
+        forget_parts(plan.result, job.k)
+
+
+def compute_parts(plan: Plan, embedder: Embedder, means: Means) -> None:
+    """Write this worker's part of each K; whoever finds all parts there merges them."""
+    whole = {job.k: job for job in plan.jobs}
 
     def done(job: Job) -> bool:
-        return is_finished(job.target, args[job.k], STAGES, DISTANCE_KEYS)
+        if not plan.overwrite and plan.is_done(whole[job.k]):
+            return True
+        return is_finished(job.target, plan.args[job.k], STAGES, ("part", "subset"))
 
-    for job in work_through(jobs, done, options.run.overwrite):
-        save_dists(job.target, distances(job, embedder, given, args[job.k], memory))
-
-
-def wanted_args(job: Job, given: DistancesOptions) -> dict[str, Any]:
-    """The args that the result will carry; the set's content is a part of them."""
-    synthetics = load_synthetics(job.source)
-    own = {
-        "metric": "lpips" if given.use_lpips else "l2",
-        "network": given.network if given.use_lpips else "",
-        "k": given.k,
-        "samples": digest(synthetics.samples),
-    }
-    return {**with_data_path(synthetics.args, given.data_path), "distances": own}
+    files = {k: part_file(plan.result, k, plan.share) for k in whole}
+    jobs = [Job(job.k, job.source, files[job.k]) for job in plan.jobs]
+    for job in work_through(jobs, done, plan.overwrite):
+        part, arrays, subset = compare(plan, job, embedder, means)
+        save_part(job.target, part, arrays, subset, plan.args[job.k])
+        print(f"K = {job.k}: shard {plan.share} written", flush=True)
+    for job in plan.jobs:
+        merge(plan, job, embedder)
 
 
-def distances(
-    job: Job,
-    embedder: Embedder,
-    given: DistancesOptions,
-    args: dict[str, Any],
-    memory: int | None,
-) -> Distances:
-    """The content of dists/K.npz for one synthetic set."""
-    samples = load_synthetics(job.source).samples
-    subset = training_subset(args)
-    with progress(
-        total=len(samples) + len(subset.images), unit="image", desc=f"K = {job.k}"
-    ) as bar:
-        arrays = nearest_images(
-            embedder,
-            torch.from_numpy(samples),
-            subset.images,
-            given.k,
-            sample_batch=given.eval_batch_size,
-            train_batch=given.ref_batch_size or given.eval_batch_size,
-            memory_bytes=memory,
-            progress=bar.update,
+def compare(
+    plan: Plan, job: Job, embedder: Embedder, means: Means
+) -> tuple[Part, dict[str, np.ndarray], str]:
+    """This worker's part of a K, its arrays of `nearest_in`, and the training subset."""
+    samples = torch.from_numpy(load_synthetics(job.source).samples)
+    subset = training_subset(plan.args[job.k])
+    part = part_of(plan.share, len(samples), len(subset.images) + len(samples))
+    name = f"K = {job.k}" if plan.share == WHOLE else f"K = {job.k}, shard {plan.share}"
+    with progress(total=len(part.columns), unit="image", desc=name) as bar:
+        told = replace(means, compared=bar.update)
+        arrays = nearest_in(
+            embedder, samples, subset.images, plan.given.k, part.rows, part.columns, told
         )
+    return part, arrays, subset.fingerprint
+
+
+def merge(plan: Plan, job: Job, embedder: Embedder) -> None:
+    """Make dists/K.npz where all parts are there, and say so where they are not."""
+    count = plan.share.count
+    with claim(job.target) as mine:
+        there = sum(part_file(plan.result, job.k, Share(i, count)).exists() for i in range(count))
+        if there == count and mine:
+            k_train = len(training_subset(plan.args[job.k]).images)
+            sizes = plan.counts[job.k], k_train
+            found = merge_parts(plan.result, job.k, count, *sizes, plan.args[job.k], STAGES)
+            save(plan, job, embedder, *found)
+            print(f"K = {job.k}: {job.target} merged from {count} parts", flush=True)
+        elif mine and (plan.overwrite or not job.target.exists()):
+            told = f"{there} of {count} parts are there; the job of the last one merges them"
+            print(f"K = {job.k}: {told}", flush=True)
+            return
+        if mine:
+            forget_parts(plan.result, job.k)
+
+
+def save(
+    plan: Plan, job: Job, embedder: Embedder, arrays: Mapping[str, np.ndarray], subset: str
+) -> None:
+    """Write dists/K.npz."""
+    args = plan.args[job.k]
     own = args["distances"]
-    return Distances(arrays, own["metric"], own["network"], subset.fingerprint, args)
+    found = as_distances(embedder, arrays)
+    save_dists(job.target, Distances(found, own["metric"], own["network"], subset, args))

@@ -1,17 +1,76 @@
-"""Several processes on one job. So far there is one; this is where ranks will live."""
+"""Several processes of one launcher (torchrun, srun): who is which, and who speaks.
+
+Asked here alone. Distances share their blocks through files, so ranks need not talk to each
+other; a stage whose ranks must is refused until it can."""
 
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import dataclass
 
 from utils.errors import UserError
+from utils.progress import QUIET
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Rank 0 .. world - 1 of `world` processes; local_rank counts those of this machine."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+
+def launched() -> Launch:
+    """How this process was started: by torchrun, by srun with several tasks, or alone.
+
+    Raises UserError where the environment contradicts itself. SLURM_PROCID and SLURM_NTASKS are
+    no sign of ranks: a plain batch script has them too."""
+    steps = _number("SLURM_STEP_NUM_TASKS", 1)
+    given = [name for name in TORCHRUN if os.environ.get(name)]
+    if given:
+        missing = [name for name in TORCHRUN if name not in given]
+        if missing:
+            remedy = f"unset {given[0]}, or set {missing[0]} too, as torchrun does"
+            raise UserError(missing[0], f"nothing beside {', '.join(given)}", remedy)
+        groups = _number("GROUP_WORLD_SIZE", steps)
+        if steps > 1 and groups != steps:
+            # srun -n 2 torchrun --standalone makes two worlds that do not know of each other.
+            remedy = "give torchrun --nnodes and --rdzv-endpoint, or start it without srun"
+            raise UserError("GROUP_WORLD_SIZE", f"{groups} of {steps} srun tasks", remedy)
+        launch = Launch(*(_number(name, 0) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    elif steps > 1:
+        if _number("SLURM_NTASKS", steps) != steps:
+            remedy = "let srun start all tasks of the job, or one"
+            raise UserError("SLURM_NTASKS", f"{os.environ['SLURM_NTASKS']} beside {steps}", remedy)
+        launch = Launch(_number("SLURM_PROCID", 0), steps, _number("SLURM_LOCALID", 0))
+    else:
+        return Launch()
+    if not 0 <= launch.rank < launch.world:
+        raise UserError("RANK", f"{launch.rank} of {launch.world}", "start it by torchrun or srun")
+    return launch
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise UserError(name, text, "start it by torchrun or srun, which set whole numbers")
+    return int(text)
 
 
 def refuse_several_ranks() -> None:
-    """One process trains one K; started by torchrun or srun with more, say so at once.
+    """For a stage that one process does: started with more, say so at once."""
+    launch = launched()
+    if launch.world > 1:
+        remedy = "start one process for each K, as in an array of jobs"
+        raise UserError("torchrun or srun", f"{launch.world} ranks", remedy)
 
-    SLURM_NTASKS is no sign of ranks: it is set in a plain batch script too."""
-    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        if os.environ.get(name, "1") not in ("", "1"):
-            remedy = "start one process for each K, as in an array of jobs"
-            raise UserError(name, os.environ[name], remedy)
+
+def let_first_rank_speak() -> None:
+    """Options, progress and results are told by rank 0 alone; errors by whom they befall."""
+    if launched().rank > 0:
+        os.environ[QUIET] = "1"
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process

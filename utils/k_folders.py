@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.claims import claim
+from utils.claims import take_turns
 from utils.errors import UserError
 from utils.options import SliceOptions
+from utils.shares import WHOLE, parse_share
 from utils.storage import remove_leftovers
-
-POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,15 +45,26 @@ def k_files(folder: Path, suffix: str, flag: str, remedy: str) -> dict[int, Path
     return files
 
 
-def plan_jobs(files: dict[int, Path], target: Path, part: SliceOptions) -> list[Job]:
+def plan_jobs(
+    files: dict[int, Path],
+    target: Path,
+    part: SliceOptions,
+    cost: Callable[[int, Path], float] = lambda k, path: 1.0,
+) -> list[Job]:
     """One job for each file of the slice, by K; past the last file there are none (one line).
 
-    The last task of an array may have nothing left to do; that is no error."""
+    The last task of an array may have nothing left to do; that is no error. cost: of a K and its
+    file, in any unit; `--part` shares the files out by it."""
     ks = list(files)
     end = len(ks) if part.final_idx < 0 else part.final_idx
     chosen = ks[part.start_idx : end]
     if not chosen:
         print(f"--start-idx {part.start_idx}: nothing to do, there are {len(ks)} files")
+    share = parse_share(part.part, "--part")
+    if chosen and share != WHOLE:
+        chosen = share.weighed(chosen, [cost(k, files[k]) for k in chosen])
+        names = ", ".join(map(str, chosen))
+        print(f"--part {share}: {f'K = {names}' if names else 'nothing to do, too few files'}")
     return [Job(k, files[k], Path(target) / f"{k}.npz") for k in chosen]
 
 
@@ -77,25 +85,11 @@ def work_in_groups(
     """As `work_through`, with as many jobs at once as are free, or `size` at most."""
     for folder in {job.target.parent for job in jobs}:
         remove_leftovers(folder)
-    pending, told = list(jobs), False
-    while pending:
-        held: list[Job] = []
-        while pending:
-            with ExitStack() as claims:
-                group: list[Job] = []
-                while pending and len(group) != size:
-                    job = pending.pop(0)
-                    if not overwrite and done(job):
-                        print(f"K = {job.k}: {job.target} is finished", flush=True)
-                    elif not claims.enter_context(claim(job.target)):
-                        held.append(job)
-                    elif overwrite or not done(job):  # finished just before the claim?
-                        group.append(job)
-                if group:
-                    yield group
-        if held and not told:
-            print(f"waiting for another job that works on {held[0].target}", flush=True)
-            told = True
-        if held:
-            time.sleep(POLL_SECONDS)
-        pending = held
+
+    def finished(job: Job) -> bool:
+        if overwrite or not done(job):
+            return False
+        print(f"K = {job.k}: {job.target} is finished", flush=True)
+        return True
+
+    yield from take_turns(jobs, lambda job: job.target, finished, size)

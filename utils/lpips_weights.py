@@ -28,11 +28,6 @@ JAX_MODULES = {"alex": "AlexNet_0", "vgg": "VGG16_0"}
 DOWNLOAD_SECONDS = 20  # of silence; a cluster without internet often answers nothing at all
 
 
-def network_fingerprint(network: str) -> str:
-    """What a result file says of its metric: `lpips-alex v0.1`."""
-    return f"lpips-{network} {VERSION}"
-
-
 def load_embedding(
     network: str, weights_dir: Path | None, device: torch.device | str
 ) -> LpipsEmbedding:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.memory import parse_memory
 from utils.option_checks import ints, one_of, within
+from utils.shares import parse_share
 from utils.toy_options import (
     ToyAllOptions,
     ToyBasinOptions,
@@ -171,8 +173,11 @@ class SliceOptions:
 
     start_idx: int = 0  # first file of the slice
     final_idx: int = -1  # end of the slice, exclusive; -1 is the end
+    # i/n: of that slice the files of job i = 0 .. n - 1, weighed so that all n jobs take as long
+    part: str | None = None
 
     def __post_init__(self) -> None:
+        parse_share(self.part, "--part")
         within(self, "start_idx", 0)
         within(self, "final_idx", -1)
         if 0 <= self.final_idx < self.start_idx:
@@ -193,12 +198,23 @@ class DistancesOptions:
     k: int = 5  # neighbours to keep
     eval_batch_size: int = 256  # samples embedded at once
     ref_batch_size: int | None = None  # training images embedded at once; default as samples
-    memory: str | None = None  # memory for embeddings, as 4G or 500M; default half of what is free
+    memory: str | None = None  # memory to stay below, as 4G or 500M; default half of what is free
+    shard: str | None = None  # i/n: a part of each K, i = 0 .. n - 1; the last to end merges them
 
     def __post_init__(self) -> None:
+        parse_share(self.shard, "--shard")
+        parse_memory(self.memory)
         one_of(self, "network", NETWORKS)
         for name in ("k", "eval_batch_size", "ref_batch_size"):
             within(self, name, 1)
+
+
+@dataclass
+class CacheOptions:
+    """LPIPS embeddings on disk: each image passes through the network once, for all K and jobs."""
+
+    cache_path: Path | None = None  # folder of the embeddings; default: beside --result-path
+    no_cache: bool = False  # keep no embeddings; images pass through the network again
 
 
 @dataclass
@@ -373,6 +389,7 @@ class GenerateStage:
 @dataclass
 class DistancesStage:
     distances: DistancesOptions
+    cache: CacheOptions
     slice: SliceOptions
     run: RunOptions
 
@@ -380,6 +397,7 @@ class DistancesStage:
 @dataclass
 class ClassifyStage:
     classify: ClassifyOptions
+    cache: CacheOptions
     slice: SliceOptions
     run: RunOptions
 
@@ -410,6 +428,7 @@ class PipelineStage:
     data: DataOptions
     train: TrainOptions
     model: ModelOptions
+    cache: CacheOptions
     run: RunOptions
     generate: GenerateOptions = from_yaml_only()
     distances: DistancesOptions = from_yaml_only()
@@ -473,6 +492,7 @@ SECTIONS = {
     "generate": GenerateOptions,
     "slice": SliceOptions,
     "distances": DistancesOptions,
+    "cache": CacheOptions,
     "classify": ClassifyOptions,
     "critical_times": CriticalTimesOptions,
     "energy": EnergyOptions,

@@ -178,7 +178,7 @@ def distances_stage(options: PipelineStage) -> DistancesStage:
         lpips_weights=weights_folder(options),
         **moved_data(options),
     )
-    return DistancesStage(own, SliceOptions(), options.run)
+    return DistancesStage(own, options.cache, SliceOptions(), options.run)
 
 
 def classify_stage(options: PipelineStage) -> ClassifyStage:
@@ -192,7 +192,7 @@ def classify_stage(options: PipelineStage) -> ClassifyStage:
         lpips_weights=weights_folder(options),
         **moved_data(options),
     )
-    return ClassifyStage(own, SliceOptions(), options.run)
+    return ClassifyStage(own, options.cache, SliceOptions(), options.run)
 
 
 def measure_classes(

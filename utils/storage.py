@@ -77,14 +77,19 @@ def check_writable(folder: Path, needed: int = 0) -> None:
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
-        free = shutil.disk_usage(folder).free
     except OSError as error:
         raise UserError(folder, reason(error), write_remedy(error)) from error
+    free = free_space(folder)
     if free < needed:
         remedy = (
             f"{needed / 1e9:.1f} GB are needed: free space, choose another folder, or ask for less"
         )
         raise UserError(folder, f"{free / 1e9:.1f} GB free", remedy)
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that may be written below folder."""
+    return shutil.disk_usage(folder).free
 
 
 def remove_leftovers(folder: Path, older_than: float = ABANDONED_SECONDS) -> None:
@@ -169,6 +174,25 @@ def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, np.ndar
         raise UserError(path, f"no readable .npz file ({error})", remedy) from error
 
 
+def read_shape(path: Path, key: str) -> tuple[int, ...]:
+    """The shape that an array of a .npz file claims, without its numbers; () where it has none."""
+    with suppress(Exception), zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
+        return tuple(_read_header(file)[0])
+    return ()
+
+
+def _read_header(member: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and type of a .npy array."""
+    version = np.lib.format.read_magic(member)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read_header is None:
+        raise ValueError(f".npy version {version}")
+    return read_header(member)
+
+
 def _read_member(archive: zipfile.ZipFile, name: str, path: Path, key: str) -> np.ndarray:
     from utils.original_files import read_object_array
 
@@ -177,14 +201,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path, key: str) -> n
         # numpy writes no other, and these grow ten-thousandfold.
         raise ValueError(f"{key}: compression {info.compress_type}")
     with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read_header is None:
-            raise ValueError(f"{key}: .npy version {version}")
-        shape, _, dtype = read_header(member)
+        shape, _, dtype = _read_header(member)
         header = member.tell()
         if dtype.hasobject:
             if key != "args":
@@ -209,6 +226,24 @@ def read_npy(path: Path) -> np.ndarray:
         raise UserError(path, reason(error), "check the path") from error
     except (ValueError, EOFError) as error:
         raise UserError(path, f"no readable .npy array ({error})", "copy it again") from error
+
+
+def save_npy(path: Path, array: np.ndarray) -> None:
+    """Write one array, whole or not at all. Raises UserError (full disk, unwritable folder)."""
+    with atomic_write(path) as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def map_npy(path: Path) -> np.ndarray:
+    """One .npy array in place: what is read of it comes from the disk, nothing else does.
+
+    Raises FileNotFoundError, and ValueError where it is cut short or no such array."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a mutated header may raise anything
+        raise ValueError(str(error)) from error
 
 
 def save_torch(path: Path, value: Any) -> None:

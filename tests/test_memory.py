@@ -1,0 +1,57 @@
+"""Sizes of memory: what people write, what there is, what a search gets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from utils.errors import UserError
+from utils.memory import LEAST, as_size, free_memory, parse_memory, resident_memory, to_work_in
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "text, size",
+    [
+        ("4G", 2**32),
+        ("500M", 500 * 2**20),
+        ("1.5g", 3 * 2**29),
+        ("2GiB", 2**31),
+        ("2000000", 2000000),
+    ],
+)
+def test_parse_memory(text, size):
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "-4G", "4X", "nan", "0", "10K", "9" * 400, "99999999T"])
+def test_parse_memory_refuses(text):
+    with pytest.raises(UserError, match="--memory"):
+        parse_memory(text)
+
+
+def test_free_memory():
+    assert 2**20 < free_memory(torch.device("cpu")) < 2**50
+
+
+def test_what_is_asked_for_bounds_the_whole_process():
+    held = resident_memory()
+    assert 2**26 < held < free_memory(CPU)
+    assert to_work_in(held + 2**30, CPU) == pytest.approx(2**30, abs=2**28)
+    assert to_work_in(2**20, CPU) == LEAST  # more is held already
+    assert to_work_in(None, CPU) == pytest.approx(free_memory(CPU) // 2, rel=0.2)
+
+
+def test_resident_memory_grows_with_what_is_held():
+    before = resident_memory()
+    block = np.ones(2**26, np.uint8)
+    assert resident_memory() - before > 0.8 * len(block)
+
+
+@pytest.mark.parametrize(
+    "count, text", [(3 * 2**30, "3.0G"), (2**20, "1M"), (2**29, "0.5G"), (0, "0M")]
+)
+def test_as_size(count, text):
+    assert as_size(count) == text
