@@ -1,40 +1,127 @@
-"""LPIPS distances of all pairs: the network once for each pair, or once for each image.
+"""LPIPS neighbours: one embedding an image, against features that are computed again and again.
 
     python -m benchmarks.neighbours
+    python -m benchmarks.neighbours full
 
-The baseline is ours, written as the original toolkit goes about it: blocks of pairs through the
-network, then top-k. Images: scikit-learn's digits, 8 x 8 (LPIPS resizes them to 32 x 32)."""
+Two baselines, written here with the package `lpips`: the pairs of two blocks through its `forward`,
+which takes pairs (24 x 64 images; with `full` 1,000 x 4,000, which takes minutes); and the features
+of each block once for each pair of blocks, with all differences written by hand (1,000 x 4,000).
+Images: digits of 28 x 28."""
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 import torch
+from torch import Tensor, nn
 
+from benchmarks.digit_images import digit_images
 from benchmarks.ratio import compare
-from utils.datasets import load_image_set, to_float
-from utils.embeddings import load_metric, nearest
+from models.lpips_embedding import TAPS, LpipsEmbedding
+from utils.datasets import to_float
+from utils.embeddings import Embedder, load_metric
+from utils.nearest import Means, nearest
 
-SAMPLES, REFERENCES, K, PAIRS = 24, 64, 5, 256
+K, PAIRS, BLOCK = 5, 256, 256
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    images = to_float(load_image_set("digits", ".", 8, 1).read(range(SAMPLES + REFERENCES)))
-    samples, references = images[:SAMPLES], images[SAMPLES:]
+    torch.set_num_threads(2)
     embedder = load_metric("alex", None, "cpu")
+    package = lpips_package(embedder.phi)
+    if sys.argv[1:] == ["full"]:
+        each_pair(embedder, package, *sets(1000, 4000), repeats=1)
+        return
+    each_pair(embedder, package, *sets(24, 64))
+    each_block(embedder, package, *sets(1000, 4000))
 
-    def each_pair() -> torch.Tensor:
-        left = samples.repeat_interleave(REFERENCES, dim=0)  # [pairs, C, H, W]
-        right = references.repeat(SAMPLES, 1, 1, 1)
+
+def sets(samples: int, references: int) -> tuple[Tensor, Tensor]:
+    images = to_float(digit_images(samples + references, 28))
+    return images[:samples], images[samples:]
+
+
+def lpips_package(network: LpipsEmbedding) -> nn.Module:
+    """lpips.LPIPS with the same weights (it would download them)."""
+    import lpips
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torchvision, about arguments that lpips passes
+        package = lpips.LPIPS(net="alex", pretrained=True, pnet_rand=True, verbose=False)
+    own = [layer for layer in network.features if isinstance(layer, nn.Conv2d)]
+    theirs = [layer for layer in package.net.modules() if isinstance(layer, nn.Conv2d)]
+    for mine, other in zip(own, theirs, strict=True):
+        other.load_state_dict(mine.state_dict())
+    return package.eval().requires_grad_(False)
+
+
+def enlarged(images: Tensor) -> Tensor:
+    """As LPIPS takes them: three channels, 32 x 32 pixels."""
+    return nn.functional.interpolate(images, (32, 32), mode="nearest-exact").expand(-1, 3, -1, -1)
+
+
+def ours(embedder: Embedder, samples: Tensor, references: Tensor) -> Tensor:
+    return torch.from_numpy(nearest(embedder, samples, references, K, means=Means())[0])
+
+
+def each_pair(
+    embedder: Embedder, package: nn.Module, samples: Tensor, references: Tensor, repeats: int = 5
+) -> None:
+    @torch.no_grad()
+    def row(sample: Tensor) -> Tensor:
         parts = [
-            (embedder(a) - embedder(b)).square().sum(dim=1)
-            for a, b in zip(left.split(PAIRS), right.split(PAIRS), strict=True)
+            package(enlarged(sample.expand(len(block), -1, -1, -1)), enlarged(block)).flatten()
+            for block in references.split(PAIRS)
         ]
-        return torch.cat(parts).reshape(SAMPLES, REFERENCES).topk(K, largest=False).values
+        return torch.cat(parts).topk(K, largest=False).values
 
-    def each_image() -> torch.Tensor:
-        return torch.from_numpy(nearest(embedder, samples, references, K)[0])
+    def pairs() -> Tensor:
+        return torch.stack([row(sample) for sample in samples])
 
-    compare("lpips-neighbours", each_pair, each_image, samples=SAMPLES, references=REFERENCES)
+    told = {"samples": len(samples), "references": len(references), "network": "alex"}
+    compare(
+        "neighbours: each pair",
+        pairs,
+        lambda: ours(embedder, samples, references),
+        repeats,
+        **told,
+    )
+
+
+def each_block(embedder: Embedder, package: nn.Module, samples: Tensor, references: Tensor) -> None:
+    import lpips
+
+    def features(images: Tensor) -> list[Tensor]:
+        outs = package.net(package.scaling_layer(enlarged(images)))
+        return [lpips.normalize_tensor(out) for out in outs]  # [B, C, H, W] a layer
+
+    def distances(left: list[Tensor], right: list[Tensor]) -> Tensor:
+        """All pairs [n, m]: the head's weighted mean of the squared differences, row by row."""
+        total = torch.zeros(len(left[0]), len(right[0]))
+        for layer, (a, b) in enumerate(zip(left, right, strict=True)):
+            weights = package.lins[layer].model[-1].weight.view(1, -1, 1, 1)
+            for row in range(len(a)):
+                total[row] += ((a[row] - b).square_() * weights).sum(1).mean((1, 2))
+        return total
+
+    @torch.no_grad()
+    def blocks() -> Tensor:
+        rows = []
+        for some in samples.split(BLOCK):
+            parts = [distances(features(some), features(b)) for b in references.split(BLOCK)]
+            rows.append(torch.cat(parts, dim=1).topk(K, largest=False).values)
+        return torch.cat(rows)
+
+    assert len(package.lins) == len(TAPS["alex"])
+    told = {"samples": len(samples), "references": len(references), "network": "alex"}
+    compare(
+        "neighbours: each block pair",
+        blocks,
+        lambda: ours(embedder, samples, references),
+        repeats=3,
+        **told,
+    )
 
 
 if __name__ == "__main__":

@@ -69,7 +69,9 @@ def test_copies_are_embedded_once(tmp_path):
 
 def test_any_span_and_batch_gives_the_same(tmp_path):
     x = images(35)
-    for place, (start, stop, batch) in enumerate([(0, 35, 7), (9, 12, 1), (30, 35, 100), (4, 4, 3)]):
+    for place, (start, stop, batch) in enumerate(
+        [(0, 35, 7), (9, 12, 1), (30, 35, 100), (4, 4, 3)]
+    ):
         for cache in (None, opened(tmp_path / str(place))):
             found = vectors(x, cache, batch).read(range(start, stop))
             assert torch.equal(found, embed(x[start:stop]))

@@ -85,14 +85,14 @@ def merge_parts(
         if not path.exists():
             remedy = f"run the same command with --shard {index}/{count}"
             raise UserError(path, "no such part", remedy)
-        found = load_part(path, args, stages)
+        found = load_part(path, args, stages, {"data": k_train, "synth": n})
         wanted = part_of(Share(index, count), n, k_train + n)
         spans = [wanted.rows.start, wanted.rows.stop, wanted.columns.start, wanted.columns.stop]
         if found["part"].tolist() != spans or len(found["data-squares"]) != len(wanted.rows):
-            raise UserError(path, f"another part, {found['part'].tolist()}", "delete it")
+            raise UserError(path, f"another part than {spans}", "delete it and run again")
         subsets.add(str(found["subset"]))
         if len(subsets) > 1:
-            raise UserError(path, "distances to other training images", "delete it")
+            raise UserError(path, "distances to other training images", "delete it and run again")
         rows.setdefault(wanted.rows.start, []).append(found)
     merged: dict[str, list[np.ndarray]] = {key: [] for key in KEYS}
     for start in sorted(rows):
@@ -107,17 +107,25 @@ def merge_parts(
     return {key: np.concatenate(blocks) for key, blocks in merged.items()}, subsets.pop()
 
 
-def load_part(path: Path, args: Mapping, stages: tuple[str, ...]) -> dict[str, Any]:
-    """A part's arrays, checked against the options of this run. Raises UserError."""
+def load_part(
+    path: Path, args: Mapping, stages: tuple[str, ...], sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """A part's arrays, checked against the options of this run and the sets' sizes.
+
+    Raises UserError naming what is wrong with it."""
     found = read_npz(path, [*KEYS, "part", "subset", "args"])
     check_same(path, parse_args(found, path), args, stages)
     for kind in KINDS:
         squares, indices = found[f"{kind}-squares"], found[f"{kind}-indices"]
         shaped = squares.ndim == 2 and squares.shape == indices.shape
+        shaped = shaped and len(squares) == len(found["data-squares"])
         if not shaped or squares.dtype != np.float32 or indices.dtype != np.int64:
             raise UserError(path, f"{kind} of a wrong shape or type", "delete it and run again")
         if not (squares >= 0).all():  # NaN is not either
             raise UserError(path, f"{kind}-squares below 0 or NaN", "delete it and run again")
+        if not ((indices >= 0) & (indices < sizes[kind]))[squares < np.inf].all():
+            found = f"{kind}-indices beyond the {sizes[kind]} images"
+            raise UserError(path, found, "delete it and run again")
     return found
 
 

@@ -23,6 +23,7 @@ from utils.storage import make_folder, map_npy, remove_leftovers, save_npy
 
 BLOCK_BYTES = 2**26  # of embeddings in a block: what a killed job loses, and what is read at once
 DIGEST_BYTES = 16
+ROW_BITS = 32
 ATTEMPTS = 3  # to read what was just written
 
 Progress = Callable[[int], object]  # told how many images were embedded just now
@@ -40,9 +41,10 @@ class EmbeddingCache:
 
     def __init__(self, folder: Path, dim: int, embed: Callable[[Tensor], Tensor]) -> None:
         self.folder, self.dim, self.embedded = Path(folder), dim, 0
+        self.version = 0  # changes with what `locate` answers
         self._embed = embed
-        self._where: dict[bytes, tuple[Path, int]] = {}  # digest -> block, row
-        self._known: set[Path] = set()
+        self._blocks: list[Path] = []
+        self._place: dict[bytes, int] = {}  # digest -> position in _blocks, and row
         self._sound: set[Path] = set()  # blocks whose checksum was right
         make_folder(self.folder)
         remove_leftovers(self.folder)
@@ -54,18 +56,12 @@ class EmbeddingCache:
         return max(1, BLOCK_BYTES // (4 * self.dim))
 
     def size(self) -> int:
-        """Bytes that the blocks take."""
-        return sum(path.stat().st_size for path in self._known if path.exists())
+        """Bytes that the embeddings take."""
+        return len(self._place) * self.dim * 4
 
-    def missing(self, digests: Sequence[bytes]) -> dict[bytes, int]:
-        """The digests that no block holds, each once, with the first position of each."""
-        if any(digest not in self._where for digest in digests):
-            self._look()
-        absent = {}
-        for position, digest in enumerate(digests):
-            if digest not in self._where:
-                absent.setdefault(digest, position)
-        return absent
+    def locate(self, digests: Sequence[bytes]) -> np.ndarray:
+        """Where the embeddings are, int64 [n], to be given to `read`; -1 where they are missing."""
+        return np.fromiter((self._place.get(d, -1) for d in digests), np.int64, len(digests))
 
     def fill(
         self,
@@ -79,36 +75,45 @@ class EmbeddingCache:
 
         digests: of all images, so that jobs with other spans of the same set share its grid of
         blocks, and what they both need is embedded by one of them."""
-        cells = list(_cells(span, self.rows))
+
+        def absent(cell: range) -> dict[bytes, int]:
+            """What no block holds, each once, with its position."""
+            found: dict[bytes, int] = {}
+            for position in cell:
+                if digests[position] not in self._place:
+                    found.setdefault(digests[position], position)
+            return found
 
         def done(cell: range) -> bool:
-            return not self.missing(digests[cell.start : cell.stop])
+            if absent(cell):
+                self._look()
+            return not absent(cell)
 
         def target(cell: range) -> Path:
             return self.folder / digests[cell.start // self.rows * self.rows].hex()
 
-        for (cell,) in take_turns(cells, target, done):
-            absent = self.missing(digests[cell.start : cell.stop])
-            positions = [cell.start + place for place in absent.values()]
-            self._write(images[positions], list(absent), batch, told)
+        for (cell,) in take_turns(_cells(span, self.rows), target, done):
+            wanted = absent(cell)
+            self._write(images[list(wanted.values())], list(wanted), batch, told)
 
-    def read(self, digests: Sequence[bytes]) -> Tensor | None:
-        """phi [n, D] float32 on the CPU; None where some are missing (or were found corrupt)."""
-        found = np.empty((len(digests), self.dim), np.float32)
-        if self.missing(digests):
+    def read(self, places: np.ndarray) -> Tensor | None:
+        """phi [n, D] float32 on the CPU of what `locate` found: not to be written to.
+
+        None where some have gone since, or were found corrupt."""
+        if (places < 0).any():
             return None
-        places: dict[Path, list[tuple[int, int]]] = {}
-        for position, digest in enumerate(digests):
-            path, row = self._where[digest]
-            places.setdefault(path, []).append((position, row))
-        whole = True
-        for path, pairs in places.items():
-            block = self._open(path)
-            if block is None:
-                whole = False  # the other blocks are looked at too: all that is lost is made at once
+        owners, rows = places >> ROW_BITS, places & (2**ROW_BITS - 1)
+        if len(places) and (owners == owners[0]).all() and (np.diff(rows) == 1).all():
+            block = self._open(self._blocks[owners[0]])  # neighbours in one block: no copy
+            return None if block is None else torch.from_numpy(block["phi"][rows[0] : rows[-1] + 1])
+        found, whole = np.empty((len(places), self.dim), np.float32), True
+        for owner in np.unique(owners):
+            block = self._open(self._blocks[owner])
+            if block is None:  # look at the others too: all that is lost is made again at once
+                whole = False
                 continue
-            positions, rows = (_as_slice(list(part)) for part in zip(*pairs, strict=True))
-            found[positions] = block["phi"][rows]
+            mine = np.flatnonzero(owners == owner)
+            found[_as_slice(mine)] = block["phi"][_as_slice(rows[mine])]
         return torch.from_numpy(found) if whole else None
 
     def _write(self, images: Tensor, digests: list[bytes], batch: int, told: Progress) -> None:
@@ -128,19 +133,19 @@ class EmbeddingCache:
 
     def _look(self) -> None:
         """Take note of the blocks that other jobs have written since."""
-        for path in sorted(self.folder.glob("*.npy")):
-            if path not in self._known:
-                self._add(path)
+        for path in sorted(set(self.folder.glob("*.npy")) - set(self._blocks)):
+            self._add(path)
 
     def _add(self, path: Path) -> None:
         block = self._open(path, check=False)
         if block is None:
             return
-        digests = block["images"].tobytes()
+        digests, first = block["images"].tobytes(), len(self._blocks) << ROW_BITS
         for row in range(len(block["images"])):
             key = digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES]
-            self._where.setdefault(key, (path, row))
-        self._known.add(path)
+            self._place.setdefault(key, first + row)
+        self._blocks.append(path)
+        self.version += 1
 
     def _open(self, path: Path, check: bool = True) -> np.void | None:
         """The block, mapped; None where it has gone, or was corrupt and is deleted."""
@@ -165,8 +170,17 @@ class EmbeddingCache:
         return None
 
     def _forget(self, path: Path) -> None:
-        self._where = {key: place for key, place in self._where.items() if place[0] != path}
-        self._known.discard(path)
+        """What a block held is missing; its position stays taken, so that places stay valid."""
+        for position, known in enumerate(self._blocks):
+            if known == path:
+                self._blocks[position] = Path()
+                self._place = {
+                    key: place
+                    for key, place in self._place.items()
+                    if place >> ROW_BITS != position
+                }
+        self._sound.discard(path)
+        self.version += 1
 
 
 class Embedded:
@@ -188,6 +202,7 @@ class Embedded:
         self._images, self._embed, self._batch = images, embed, batch
         self._cache, self._told = cache, told
         self._digests = image_digests(images) if cache else []
+        self._places, self._version = np.empty(0, np.int64), -1
         self._held, self._first = torch.empty(0, dim, device=device), 0
 
     def __len__(self) -> int:
@@ -195,24 +210,28 @@ class Embedded:
 
     def fill(self, span: range) -> None:
         """Bring the images at the positions of span into the cache, where there is one."""
-        if self._cache:
+        if self._cache and (self._located(span) < 0).any():
             self._cache.fill(self._images, self._digests, span, self._batch, self._told)
 
     def read(self, span: range) -> Tensor:
-        """phi [n, D] of the positions of span."""
+        """phi [n, D] of the positions of span; not to be written to."""
         first = span.start - self._first
         if first >= 0 and first + len(span) <= len(self._held):
             return self._held[first : first + len(span)]
         if self._cache is None:
             return self._afresh(span)
-        digests = self._digests[span.start : span.stop]
         for _ in range(ATTEMPTS):
             self.fill(span)
-            found = self._cache.read(digests)
+            found = self._cache.read(self._located(span))
             if found is not None:
                 return found.to(self.device)
         remedy = "check the disk, or choose another --cache-path, or --no-cache"
         raise UserError(self._cache.folder, "embeddings that do not stay as written", remedy)
+
+    def _located(self, span: range) -> np.ndarray:
+        if self._version != self._cache.version:
+            self._places, self._version = self._cache.locate(self._digests), self._cache.version
+        return self._places[span.start : span.stop]
 
     def hold(self, span: range) -> Tensor:
         """`read`, kept in memory until the next `hold`."""
@@ -258,10 +277,8 @@ def _cells(span: range, rows: int) -> Iterator[range]:
         start = stop
 
 
-def _as_slice(positions: list[int]) -> slice | list[int]:
+def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
     """Neighbouring rows as a slice, which is copied without a detour."""
-    first, count = positions[0], len(positions)
-    neighbouring = positions[-1] - first == count - 1 and positions == list(
-        range(first, first + count)
-    )
-    return slice(first, first + count) if neighbouring else positions
+    first, last = int(positions[0]), int(positions[-1])
+    neighbours = last - first == len(positions) - 1 and (np.diff(positions) == 1).all()
+    return slice(first, last + 1) if neighbours else positions

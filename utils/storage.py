@@ -230,16 +230,20 @@ def read_npy(path: Path) -> np.ndarray:
 
 def save_npy(path: Path, array: np.ndarray) -> None:
     """Write one array, whole or not at all. Raises UserError (full disk, unwritable folder)."""
+    array = np.ascontiguousarray(array)
     with atomic_write(path) as file:
-        np.save(file, array, allow_pickle=False)
+        # np.save's own writes do not tell a full disk from other failures.
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(array.view(np.uint8).data)
 
 
 def map_npy(path: Path) -> np.ndarray:
-    """One .npy array in place: what is read of it comes from the disk, nothing else does.
+    """One .npy array in place: what is read of it comes from the disk, and nothing goes there.
 
     Raises FileNotFoundError, and ValueError where it is cut short or no such array."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:
         raise
     except Exception as error:  # a mutated header may raise anything

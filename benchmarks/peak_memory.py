@@ -1,0 +1,74 @@
+"""Peak memory of a search that is larger than the memory it may use.
+
+    python -m benchmarks.peak_memory
+
+Each case runs in a process of its own, its images made beforehand; the peak is the kernel's
+(ru_maxrss), Python, torch, images and mapped files included."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.digit_images import digit_images
+from benchmarks.ratio import tell
+from utils.datasets import to_float
+from utils.embeddings import load_metric, open_cache
+from utils.memory import parse_memory, to_work_in
+from utils.nearest import Means, nearest_images
+from utils.options import CacheOptions
+
+CASES = {  # network: samples, references, --memory
+    "alex": (10_000, 50_000, "4G"),
+    "vgg": (2_000, 20_000, "6G"),
+}
+SIDE, THREADS = 32, 2
+
+
+def main() -> None:
+    torch.set_num_threads(THREADS)
+    for network, (samples, references, memory) in CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            images = digit_images(samples + references, SIDE, channels=3)
+            np.save(Path(folder) / "images.npy", images.numpy())
+            command = [sys.executable, "-m", "benchmarks.peak_memory", network, folder]
+            done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
+        found = json.loads(done.stdout.splitlines()[-1])
+        told = {"network": network, "samples": samples, "references": references, "side": SIDE}
+        tell("peak memory", **found, memory=memory, **told)
+
+
+def one_case(network: str, folder: Path) -> None:
+    """Search once with an empty cache and once with a full one; print the peaks and times."""
+    torch.set_num_threads(THREADS)
+    samples, _, memory = CASES[network]
+    images = torch.from_numpy(np.load(folder / "images.npy"))
+    queries, references = to_float(images[:samples]), images[samples:]
+    embedder = load_metric(network, None, "cpu")
+    cache = open_cache(embedder, CacheOptions(), folder / "dists", references, len(images))
+    means = Means(memory_bytes=to_work_in(parse_memory(memory), embedder.device), cache=cache)
+    took = []
+    for _ in range(2):
+        start = time.perf_counter()
+        nearest_images(embedder, queries, references, 5, means)
+        took.append(round(time.perf_counter() - start, 1))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
+    found = {"peak_gib": round(peak, 2), "seconds": took[0], "seconds_with_full_cache": took[1]}
+    print(json.dumps(found | {"embedded": cache.embedded if cache else None}))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        one_case(sys.argv[1], Path(sys.argv[2]))
+    else:
+        main()

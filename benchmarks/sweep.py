@@ -1,0 +1,111 @@
+"""A sweep of ten nested K: the whole stage against embedding once and multiplying once.
+
+    python -m benchmarks.sweep
+
+Candidate: run_distances.py's work on ten synthetic sets of 1,000 images, K = 400, ..., 4,000
+(alex), with an empty cache each time: files, checksums, refinement and all. Baseline: each image
+through the network once, and for each K the two matrix products, nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.digit_images import digit_images
+from benchmarks.ratio import seconds, tell
+from utils import embedding_cache
+from utils.cli import parse
+from utils.datasets import to_float, training_subset
+from utils.distances import run
+from utils.embeddings import load_metric
+from utils.formats import save_synthetics
+from utils.options import DataOptions, DistancesStage, ModelOptions, TrainOptions
+from utils.provenance import to_plain
+
+SIZES, SAMPLES, REPEATS, BATCH = range(400, 4001, 400), 1000, 3, 256
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as folder:
+        measure(Path(folder))
+
+
+def measure(folder: Path) -> None:
+    images = digit_images(max(SIZES) + SAMPLES * len(SIZES), 28)
+    write_mnist(folder / "data", images[: max(SIZES)])
+    sets = to_float(images[max(SIZES) :]).split(SAMPLES)
+    for k, samples in zip(SIZES, sets, strict=True):
+        save_synthetics(folder / "synthetics" / f"{k}.npz", samples.numpy(), args(folder, k))
+    train = training_subset(args(folder, max(SIZES))).images
+    embedder = load_metric("alex", None, "cpu")
+    counted = count_embedded()
+
+    def plain() -> None:
+        known = torch.cat([embedder(part) for part in train.split(BATCH)])
+        for k, samples in zip(SIZES, sets, strict=True):
+            phi = torch.cat([embedder(part) for part in samples.split(BATCH)])
+            phi @ known[:k].T, phi @ phi.T
+
+    def stage() -> None:
+        shutil.rmtree(folder / "dists", ignore_errors=True)
+        shutil.rmtree(folder / "embeddings", ignore_errors=True)
+        counted.clear()
+        flags = ["--synth-path", folder / "synthetics", "--result-path", folder / "dists"]
+        run(parse(DistancesStage, [*map(str, flags), "--use-lpips", "--device", "cpu"]))
+
+    pairs = [(seconds(plain), seconds(stage)) for _ in range(REPEATS + 1)][1:]
+    tell(
+        "sweep: the stage's time over embedding once and products alone",
+        ratio=round(float(np.median([whole / least for least, whole in pairs])), 3),
+        plain_seconds=round(float(np.median([least for least, _ in pairs])), 3),
+        stage_seconds=round(float(np.median([whole for _, whole in pairs])), 3),
+        images=len(images),
+        embedded=sum(counted),
+        sizes=list(SIZES),
+        samples=SAMPLES,
+        network="alex",
+        repeats=REPEATS,
+    )
+
+
+def count_embedded() -> list[int]:
+    """How many images each write of the cache embedded, as a list that grows."""
+    counted: list[int] = []
+    write = embedding_cache.EmbeddingCache._write
+
+    def counting(self, images: Tensor, *given: object) -> None:
+        counted.append(len(images))
+        write(self, images, *given)
+
+    embedding_cache.EmbeddingCache._write = counting
+    return counted
+
+
+def args(folder: Path, k: int) -> dict:
+    """The options of a model of K of these images."""
+    data = DataOptions(data_path=folder / "data", data_name="mnist")
+    train = TrainOptions(train_size=k)
+    model = ModelOptions(image_size=28, in_channels=1, dim_mults=(1, 2, 2))
+    return {"data": to_plain(data), "train": to_plain(train), "model": to_plain(model)}
+
+
+def write_mnist(root: Path, images: Tensor) -> None:
+    """The images as MNIST's own files, train and test alike: real MNIST has too few here."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        header = struct.pack(">4i", 0x803, *images.shape[:1], *images.shape[2:])
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + images.numpy().tobytes())
+        header = struct.pack(">2i", 0x801, len(images))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + bytes(len(images)))
+
+
+if __name__ == "__main__":
+    main()
