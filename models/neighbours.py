@@ -5,35 +5,44 @@
 
 from __future__ import annotations
 
-from math import isqrt
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from models.lpips_embedding import full_float32
+from models.pair_distances import (
+    UNIT,
+    Side,
+    all_distances,
+    check_vectors,
+    lower_bound,
+    pair_distances,
+    prepare,
+)
 
-UNIT = 2.0**-24  # largest relative error of one rounding to float32
-LARGEST = torch.finfo(torch.float32).max / 64  # of |a|^2; below it no sum here overflows
 INDEX_BITS = 32
 # A neighbour is one integer, its squared distance's bits above its index: float32 numbers >= 0
 # are ordered as their bits, so integers are ordered by distance and then by index.
 EMPTY = 0x7F800000 << INDEX_BITS  # distance infinity
+LARGEST_FLOAT = torch.finfo(torch.float32).max
+FEW = 2  # open pairs for each neighbour that are recomputed without looking for better ones first
+DENSE = 8  # a row with more than one open pair in so many is recomputed whole
 
 
 class NearestNeighbours:
     """The k nearest references of each query, by |a - b|, whatever their order and blocks.
 
-    Of centred vectors the product gives a lower bound of every squared distance,
-
-        (1 - e) (|a|^2 + |b|^2) - 2 a.b <= |a - b|^2        (e: `bound_factor`),
-
+    Of centred vectors the product gives a lower bound of every squared distance (`lower_bound`),
     and every pair whose bound is not above the k-th distance so far is recomputed as
     sum (a - b)^2. Nothing is missed, duplicates and near-duplicates included; they only take
     longer.
 
     queries: [N, D] float32, on any device. k >= 1. exclude_self: reference i is no neighbour of
     query i; first_query is the index of queries[0]. block_bytes: bound of temporary memory
-    (beyond it only where one pair alone needs more).
+    (beyond it only where one pair alone needs more). product: float32, or bfloat16, which is
+    faster where the hardware has it; a coarser product proposes more pairs and changes no bit.
+    The queries are held twice: as they are, and in the product's format.
     Raises ValueError for NaN, infinite or huge values (|a|^2 > 5e36), and other shapes."""
 
     def __init__(
@@ -44,23 +53,27 @@ class NearestNeighbours:
         exclude_self: bool = False,
         first_query: int = 0,
         block_bytes: int = 2**28,
+        product: torch.dtype = torch.float32,
     ) -> None:
         if k < 1:
             raise ValueError(f"k: found {k}; choose 1 or more")
         if block_bytes < 1:
             raise ValueError(f"block_bytes: found {block_bytes}; choose 1 or more")
+        if product not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"product: found {product}; choose float32 or bfloat16")
         check_vectors(queries, "queries")
-        self._queries, self._k = queries.detach(), k
+        self._queries, self._k, self._product = queries.detach(), k, product
         self._exclude_self, self._first_query = exclude_self, first_query
-        # Of the memory: a quarter each for a tile of queries, of references (float32 centred,
-        # float64 for differences), of pairs (bound, mask, keys), and of gathered differences.
+        # Of the memory: a half for a block of references in the product's format, a half for
+        # pairs (bound, masks, keys).
         dim = max(queries.shape[1], 1)
-        self._tile = max(1, min(block_bytes // (64 * dim), isqrt(block_bytes // 256)))
-        self._gather = max(1, block_bytes // (96 * dim))
+        self._columns = max(1, min(block_bytes // (16 * dim), 4096))
+        self._rows = max(1, block_bytes // (64 * self._columns))
         # Any centre gives the same distances; a near one makes the bound tight.
         self._centre = (
             self._queries.mean(0) if len(queries) else queries.new_zeros(queries.shape[1])
         )
+        self._side = prepare(self._queries, self._centre, product)
         # MPS cannot sort 64-bit integers on every macOS.
         home = torch.device("cpu") if queries.device.type == "mps" else queries.device
         self._keys = torch.full((len(queries), k), EMPTY, dtype=torch.int64, device=home)
@@ -76,164 +89,121 @@ class NearestNeighbours:
         if not 0 <= first_index <= 2**INDEX_BITS - len(references):
             raise ValueError(f"first_index: found {first_index}; choose 0 to 2^32 - M")
         with torch.no_grad(), full_float32(self._queries.device):
-            for start in range(0, len(references), self._tile):
-                block = references[start : start + self._tile]
-                for row in range(0, len(self._queries), self._tile):
-                    self._update_tile(slice(row, row + self._tile), block, first_index + start)
+            for start in range(0, len(references), self._columns):
+                block = references[start : start + self._columns]
+                side = prepare(block, self._centre, self._product)
+                for row in range(0, len(self._queries), self._rows):
+                    rows = slice(row, row + self._rows)
+                    self._update_tile(rows, block, side, first_index + start)
 
-    def result(self) -> tuple[Tensor, Tensor]:
+    def result(self, complete: bool = True) -> tuple[Tensor, Tensor]:
         """Squared distances [N, k'] float32, ascending, and indices [N, k'] int64.
 
-        Equal distances: the smaller index first. k' = min(k, references), without oneself."""
-        complete = (self._keys < EMPTY).all(0)  # [k]
-        keys = self._keys[:, complete]
+        Equal distances: the smaller index first. k' = min(k, references), without oneself.
+        Not complete: k' = k, and where there are fewer neighbours the distance is infinite."""
+        keys = self._keys
+        if complete:
+            keys = keys[:, (keys < EMPTY).all(0)]
         device = self._queries.device
         return key_distance(keys).to(device), key_index(keys).to(device)
 
-    def _update_tile(self, rows: slice, block: Tensor, first: int) -> None:
+    def _update_tile(self, rows: slice, block: Tensor, side: Side, first: int) -> None:
         queries, keys = self._queries[rows], self._keys[rows]  # a view: merging writes through
-        bound = lower_bound(queries - self._centre, block - self._centre)  # [n, m]
-        own = torch.arange(len(queries), device=bound.device) + rows.start + self._first_query
-        own = own - first  # [n], the column that is the query itself, where there is one
-        inside = (own >= 0) & (own < len(block)) if self._exclude_self else own < own
-        bound[inside, own[inside]] = torch.inf
+        bound = lower_bound(self._side[rows], side)  # [n, m]
+        if self._exclude_self:
+            own = torch.arange(len(queries), device=bound.device) + rows.start + self._first_query
+            own = own - first  # [n], the column that is the query itself, where there is one
+            inside = (own >= 0) & (own < len(block))
+            bound[inside, own[inside]] = torch.inf
 
-        # First the most likely ones, so that the threshold is low for all others.
-        likely = bound.topk(min(self._k, len(block)), largest=False).indices  # [n, min(k, m)]
-        chosen = torch.zeros_like(bound, dtype=torch.bool).scatter_(1, likely, True)
-        self._refine(queries, block, chosen & self._open(bound, keys, first), keys, first)
-        bound[chosen] = torch.inf
-        self._refine(queries, block, self._open(bound, keys, first), keys, first)
+        rest = self._open(bound, keys)
+        if int(rest.count_nonzero()) > FEW * self._k * len(queries):
+            # First the most likely ones, so that the limit is low for all others.
+            likely = bound.topk(min(self._k, len(block)), largest=False).indices  # [n, min(k, m)]
+            i, place = self._open(bound.gather(1, likely), keys).nonzero(as_tuple=True)
+            self._refine(queries, block, i, likely[i, place], keys, first)
+            bound.scatter_(1, likely, torch.inf)
+            rest = self._open(bound, keys)
+        self._leave_out_later_copies(rest, keys, first)
+        i, j = rest.nonzero(as_tuple=True)
+        dense = i.bincount(minlength=len(queries)) * DENSE > len(block)  # [n]
+        if dense.any():
+            column = torch.arange(first, first + len(block), device=bound.device)  # [m]
+            for some in dense.nonzero().flatten().split(self._rows):
+                squares = torch.where(rest[some], all_distances(queries[some], block), torch.inf)
+                self._merge(some, to_keys(squares, column).to(keys.device), keys)
+            i, j = i[~dense[i]], j[~dense[i]]
+        self._refine(queries, block, i, j, keys, first)
 
-    def _open(self, bound: Tensor, keys: Tensor, first: int) -> Tensor:
+    def _open(self, bound: Tensor, keys: Tensor) -> Tensor:
         """Which pairs [n, m] may still be among the k nearest."""
-        last = keys[:, -1:]
         # The distance that it is compared with was itself rounded once.
-        limit = (key_distance(last) * (1 + 4 * UNIT)).to(bound.device)  # [n, 1]
-        column = torch.arange(first, first + bound.shape[1], device=bound.device)  # [m]
-        # Nothing is nearer than 0: there only a smaller index counts. Sets of copies are common.
-        earlier = column < key_index(last).to(bound.device)  # [n, m]
-        return (bound <= limit) & bound.isfinite() & ((limit > 0) | earlier)
+        limit = key_distance(keys[:, -1:]) * (1 + 4 * UNIT)  # [n, 1]
+        return bound <= limit.clamp(max=LARGEST_FLOAT).to(
+            bound.device
+        )  # excluded ones are infinite
 
-    def _refine(self, a: Tensor, b: Tensor, pairs: Tensor, keys: Tensor, first: int) -> None:
-        """Recompute pairs [n, m] (bool) of a [n, D], b [m, D] and merge them into keys [n, k]."""
-        counts = pairs.sum(1)  # [n]
-        many = counts * 8 > len(b)
-        for rows, dense in ((many, True), ((counts > 0) & ~many, False)):
-            rows = rows.nonzero().flatten()  # [r]
-            if not len(rows):
-                continue
-            wanted = pairs[rows]  # [r, m]
-            squares = torch.full(wanted.shape, torch.inf, device=a.device)
-            if dense:
-                squares = torch.where(wanted, all_distances(a[rows], b, self._gather), squares)
-            else:
-                i, j = wanted.nonzero(as_tuple=True)  # [P]
-                for part in zip(i.split(self._gather), j.split(self._gather), strict=True):
-                    squares[part] = pair_distances(a[rows[part[0]]], b[part[1]])
-            rows = rows.to(keys.device)
-            both = torch.cat([keys[rows], to_keys(squares.to(keys.device), first)], dim=1)
-            keys[rows] = both.topk(keys.shape[1], largest=False, sorted=True).values
+    def _leave_out_later_copies(self, rest: Tensor, keys: Tensor, first: int) -> None:
+        """Nothing is nearer than 0: there only a smaller index counts (copies are common)."""
+        last = keys[:, -1]
+        rows = (key_distance(last) == 0).nonzero().flatten()
+        if len(rows):
+            index = torch.arange(first, first + rest.shape[1], device=keys.device)  # [m]
+            earlier = index < key_index(last[rows])[:, None]  # [r, m]
+            rows = rows.to(rest.device)
+            rest[rows] &= earlier.to(rest.device)
+
+    def _refine(self, a: Tensor, b: Tensor, i: Tensor, j: Tensor, keys: Tensor, first: int) -> None:
+        """Recompute the pairs of rows i [P] (ascending) of a and j [P] of b; merge into keys."""
+        if not len(i):
+            return
+        squares = pair_distances(a, b, i, j)
+        rows, counts = i.unique_consecutive(return_counts=True)  # [r]
+        # A table with a row for each query: pair p is number `place` of its row.
+        row = torch.arange(len(rows), device=i.device).repeat_interleave(counts)  # [P]
+        place = torch.arange(len(i), device=i.device) - (counts.cumsum(0) - counts)[row]
+        table = torch.full((len(rows), int(counts.max())), EMPTY, device=i.device)
+        table[row, place] = to_keys(squares, j + first)
+        self._merge(rows, table.to(keys.device), keys)
+
+    def _merge(self, rows: Tensor, found: Tensor, keys: Tensor) -> None:
+        """Keep the k nearest of keys[rows] and found [r, c]."""
+        rows = rows.to(keys.device)
+        both = torch.cat([keys[rows], found], dim=1)
+        keys[rows] = both.topk(self._k, largest=False, sorted=True).values
 
 
 def nearest_neighbours(
-    queries: Tensor, references: Tensor, k: int, *, exclude_self: bool = False
+    queries: Tensor,
+    references: Tensor,
+    k: int,
+    *,
+    exclude_self: bool = False,
+    product: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """`NearestNeighbours` for references [M, D] that are there at once: squared, indices."""
-    nearest = NearestNeighbours(queries, k, exclude_self=exclude_self)
+    nearest = NearestNeighbours(queries, k, exclude_self=exclude_self, product=product)
     nearest.update(references, 0)
     return nearest.result()
 
 
-def check_vectors(vectors: Tensor, name: str) -> None:
-    """Raises ValueError unless vectors are [N, D] float32, finite and not huge."""
-    if vectors.ndim != 2 or vectors.dtype != torch.float32:
-        found = f"{vectors.dtype} {list(vectors.shape)}"
-        raise ValueError(f"{name}: found {found}; give float32 [N, D]")
-    if not vectors.numel():
-        return
-    if not (vectors.norm(dim=1) < LARGEST**0.5).all():  # NaN is not below either
-        raise ValueError(f"{name}: found NaN, infinite or huge values; give finite ones")
+def merge_nearest(parts: Iterable[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest of several results: squared distances [N, k] float32, indices [N, k] int64.
+
+    parts: (squared distances [N, k_i], indices [N, k_i]) of the same queries to disjoint
+    references; infinite distances are no neighbours. Gives what one search gives, to the bit.
+    Raises ValueError where there are fewer than k neighbours."""
+    keys = torch.cat([to_keys(squares, indices) for squares, indices in parts], dim=1)
+    if keys.shape[1] < k:
+        raise ValueError(f"parts: found {keys.shape[1]} neighbours; give {k} or more")
+    keys = keys.topk(k, largest=False, sorted=True).values
+    if (keys >= EMPTY).any():
+        raise ValueError(f"parts: found fewer than {k} neighbours for a query; give more")
+    return key_distance(keys), key_index(keys)
 
 
-def chunk_size(dim: int) -> int:
-    """Length of the pieces of a sum over D: a term then meets about 2 sqrt(D) roundings, not D."""
-    return max(256, isqrt(dim))
-
-
-def bound_factor(dim: int) -> float:
-    """e with (1 - e) (|a|^2 + |b|^2) - 2 a.b <= |a - b|^2 as float32 computes it.
-
-    The left side is a sum of |a|^2, |b|^2 and D products. In pieces of c each term meets at most
-    n = c + D/c + 4 roundings (product, inside its piece, one a piece, norms added and scaled),
-    so with gamma_n = n u / (1 - n u), u = 2^-24, in any order and with or without fused adds
-
-        error <= gamma_n (|a|^2 + |b|^2)                      of the norms
-               + gamma_n 2 sum |a_i b_i|                      of the product,
-
-    and 2 sum |a_i b_i| <= |a|^2 + |b|^2. Centring rounds each coordinate once: |a - b| moves by
-    at most u (|a| + |b|), its square by 2 u (|a| + |b|)^2 <= 4 u (|a|^2 + |b|^2), which the
-    4 extra roundings below more than cover. Source: Higham 2002, Accuracy and Stability of
-    Numerical Algorithms, section 3.1."""
-    chunk = chunk_size(dim)
-    n = chunk + -(-dim // chunk) + 8
-    return 2 * n * UNIT / (1 - n * UNIT)
-
-
-def lower_bound(a: Tensor, b: Tensor) -> Tensor:
-    """A bound from below [n, m] of |a - b|^2, for a [n, D] and b [m, D] in float32."""
-    dim = a.shape[1]
-    chunk = chunk_size(dim)
-    # The last term: products too small for float32 vanish, each by less than its smallest number.
-    slack = 4 * dim * torch.finfo(torch.float32).tiny
-    scale = 1 - bound_factor(dim)
-    bound = scale * (squared_norms(a, chunk)[:, None] + squared_norms(b, chunk)[None]) - slack
-    for start in range(0, dim, chunk):
-        part = slice(start, start + chunk)
-        bound.addmm_(a[:, part], b[:, part].T, alpha=-2)
-    return bound
-
-
-def squared_norms(x: Tensor, chunk: int) -> Tensor:
-    """|x|^2 [n], summed in pieces of chunk."""
-    pieces = [part.square().sum(1) for part in x.split(chunk, dim=1)]
-    return torch.stack(pieces).sum(0) if pieces else x.new_zeros(len(x))
-
-
-def pair_distances(a: Tensor, b: Tensor) -> Tensor:
-    """sum (a - b)^2 [P] of the rows of a [P, D] and b [P, D], as differences.
-
-    Right to one rounding to float32 where the device has float64."""
-    if a.device.type == "mps":
-        return _sum_pieces(a - b)
-    return _cdist(a[:, None], b[:, None]).flatten()
-
-
-def all_distances(a: Tensor, b: Tensor, at_once: int) -> Tensor:
-    """`pair_distances` of every row of a [n, D] to every row of b [m, D]: [n, m].
-
-    at_once: pairs held in memory, on a device without float64."""
-    if a.device.type == "mps":
-        rows = max(1, at_once // len(b))
-        return torch.cat([_sum_pieces(part[:, None] - b) for part in a.split(rows)])
-    return _cdist(a[None], b[None])[0]
-
-
-def _cdist(a: Tensor, b: Tensor) -> Tensor:
-    # The same kernel for one pair and for all: blocks of any size give the same bits.
-    mode = "donot_use_mm_for_euclid_dist"
-    return torch.cdist(a.double(), b.double(), compute_mode=mode).square().float()
-
-
-def _sum_pieces(difference: Tensor) -> Tensor:
-    """Sum of squares over the last axis in float32; pieces keep the error at a few roundings."""
-    pieces = difference.split(chunk_size(difference.shape[-1]), dim=-1)
-    return torch.stack([piece.square().sum(-1) for piece in pieces]).sum(0)
-
-
-def to_keys(squares: Tensor, first: int) -> Tensor:
-    """One integer a neighbour: squared distances [n, m] of the references first, first + 1, ..."""
-    index = torch.arange(first, first + squares.shape[1], device=squares.device)
+def to_keys(squares: Tensor, index: Tensor) -> Tensor:
+    """One integer a neighbour, int64: squared distances [...] of the references index [...]."""
     # Minus zero has another bit pattern than zero.
     return ((squares + 0.0).view(torch.int32).long() << INDEX_BITS) + index
 

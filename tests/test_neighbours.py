@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors as SklearnNeighbors
 from torch import Tensor
 
-from models import neighbours
-from models.neighbours import NearestNeighbours, lower_bound, nearest_neighbours
+from models import neighbours, pair_distances
+from models.neighbours import NearestNeighbours, merge_nearest, nearest_neighbours
+from models.pair_distances import lower_bound, prepare
+
+FORMATS = [torch.float32, torch.bfloat16]
+each_format = pytest.mark.parametrize("product", FORMATS, ids=["float32", "bfloat16"])
 
 
 def brute_force(a: Tensor, b: Tensor, k: int, exclude_self: bool = False) -> tuple[Tensor, Tensor]:
@@ -57,12 +63,14 @@ DATA = {
 }
 
 
+@each_format
 @pytest.mark.parametrize("name", DATA)
 @pytest.mark.parametrize("block_bytes", [2**28, 500_000])
-def test_equals_brute_force(name, block_bytes):
+def test_equals_brute_force(name, block_bytes, product):
     a, b = DATA[name](60, 1), DATA[name](150, 2)
-    assert_same(search(a, b, 5, 64, block_bytes=block_bytes), brute_force(a, b, 5))
-    found = search(b, b, 5, 64, block_bytes=block_bytes, exclude_self=True)
+    how = {"block_bytes": block_bytes, "product": product}
+    assert_same(search(a, b, 5, 64, **how), brute_force(a, b, 5))
+    found = search(b, b, 5, 64, exclude_self=True, **how)
     assert_same(found, brute_force(b, b, 5, exclude_self=True))
 
 
@@ -73,31 +81,53 @@ def test_product_alone_would_be_wrong():
     assert not torch.equal(product.topk(5, largest=False).indices, brute_force(a, b, 5)[1])
 
 
+@each_format
 @pytest.mark.parametrize("k", [1, 5, 64])
-def test_two_images_in_500_copies(k):
+def test_two_images_in_500_copies(k, product):
     images = noise(2, 64, seed=3)
     copies = images[torch.randperm(1000, generator=torch.Generator().manual_seed(0)) % 2]
     wanted = brute_force(copies, copies, k, exclude_self=True)
     for block in (1000, 130):
-        found = search(copies, copies, k, block, exclude_self=True)
+        found = search(copies, copies, k, block, exclude_self=True, product=product)
         assert_same(found, wanted)
         assert (found[0] == 0).all()
 
 
-def test_copies_with_rounding_noise():
+@each_format
+def test_copies_with_rounding_noise(product):
     images = noise(2, 200, seed=3).repeat(150, 1)
     images = images * (1 + 1e-7 * noise(300, 200, seed=4))
-    found = search(images, images, 5, 100, exclude_self=True)
+    found = search(images, images, 5, 100, exclude_self=True, product=product)
     assert_same(found, brute_force(images, images, 5, exclude_self=True))
 
 
+@each_format
 @pytest.mark.parametrize("block", [1, 7, 50, 1000])
 @pytest.mark.parametrize("block_bytes", [1, 5000, 10**6])
-def test_blocks_change_no_bit(block, block_bytes):
+def test_blocks_and_formats_change_no_bit(block, block_bytes, product):
     a, b = clustered(40, 300, 1e-3, seed=1), clustered(90, 300, 1e-3, seed=2)
     whole = search(a, b, 6, 90)
-    parts = search(a, b, 6, block, block_bytes=block_bytes)
+    parts = search(a, b, 6, block, block_bytes=block_bytes, product=product)
     assert torch.equal(parts[0], whole[0]) and torch.equal(parts[1], whole[1])
+
+
+@each_format
+def test_a_tiny_first_block_does_not_open_all_pairs(monkeypatch, product):
+    """Its far neighbours set a limit that nearly every pair of the next block is below."""
+    a, b = noise(50, 64, seed=1), noise(3000, 64, seed=2)
+    nearest = NearestNeighbours(a, 5, product=product)
+    nearest.update(b[:6], 0)
+    pairs = []
+    monkeypatch.setattr(neighbours, "all_distances", lambda *_: pytest.fail("dense fallback"))
+    count = neighbours.pair_distances
+    monkeypatch.setattr(
+        neighbours,
+        "pair_distances",
+        lambda a, b, i, j: (pairs.append(len(i)), count(a, b, i, j))[1],
+    )
+    nearest.update(b[6:], 6)
+    assert sum(pairs) < 50 * 60
+    assert_same(nearest.result(), brute_force(a, b, 5))
 
 
 def test_order_of_the_blocks_changes_nothing():
@@ -137,45 +167,106 @@ def test_equals_scikit_learn():
     np.testing.assert_allclose(squares.sqrt(), dists, rtol=1e-6)
 
 
+def assert_below(a: Tensor, b: Tensor, product: torch.dtype, share: float) -> None:
+    """The bound is below every distance, and no empty promise: within `share` of |a|^2 + |b|^2."""
+    exact = torch.stack([(row.double() - b.double()).square().sum(1) for row in a])
+    centre = torch.zeros(a.shape[1])
+    bound = lower_bound(prepare(a, centre, product), prepare(b, centre, product))
+    assert (bound <= exact).all()
+    sums = a.double().square().sum(1)[:, None] + b.double().square().sum(1)[None]
+    assert (exact - bound <= share * sums).all()
+
+
 @pytest.mark.parametrize("dim", [1, 200, 784, 5760, 20_000])
 @pytest.mark.parametrize("spread", [1, 1e-4, 0])
 def test_bound_is_below_every_distance(dim, spread):
     """Vectors of equal sign, where rounding adds up most."""
     a = 1 + spread * noise(20, dim, seed=1).abs()
     b = torch.cat([a[:5], 1 + spread * noise(20, dim, seed=2).abs()])
-    exact = torch.stack([(row.double() - b.double()).square().sum(1) for row in a])
-    bound = lower_bound(a, b)
-    assert (bound <= exact).all()
-    # And it is no empty promise: within the derived error twice over.
-    sums = a.double().square().sum(1)[:, None] + b.double().square().sum(1)[None]
-    assert (exact - bound <= 2 * neighbours.bound_factor(dim) * sums).all()
+    assert_below(a, b, torch.float32, 2 * pair_distances.bound_factor(dim))
+    assert_below(a, b, torch.bfloat16, 0.02)
 
 
-def test_few_pairs_are_recomputed(monkeypatch):
-    """Random data at 784 dimensions: the product settles nearly all pairs."""
+@pytest.mark.parametrize("dim", [1, 3, 200, 5760, 130_000])
+@pytest.mark.parametrize("mantissa", [1 + 2**-8, 1 + 2**-8 + 2**-20, 1 + 3 * 2**-8 - 2**-20])
+def test_bound_holds_where_bfloat16_rounds_most(dim, mantissa):
+    """Numbers half-way between two of bfloat16, all rounded the same way."""
+    signs = noise(9, dim, seed=3).sign()
+    a, b = signs * mantissa, noise(9, dim, seed=4).sign() * mantissa
+    for other in (a, -a, b, a * 1.5, a * 2**-70):
+        assert_below(a, other, torch.bfloat16, 0.04)
+
+
+@each_format
+def test_bound_holds_for_the_smallest_numbers(product):
+    """Products, and in bfloat16 the numbers themselves, that a processor takes for zero."""
+    for size in (1e-38, 1e-40, 3e-20):
+        a, b = size * noise(20, 50, seed=1), size * noise(20, 50, seed=2)
+        exact = torch.stack([(row.double() - b.double()).square().sum(1) for row in a])
+        sides = [prepare(x, torch.zeros(50), product) for x in (a, b)]
+        assert (lower_bound(*sides) <= exact).all()
+    large = torch.cat([a, 1e15 * noise(20, 50, seed=2)], dim=1)
+    other = torch.cat([1e15 * noise(20, 50, seed=2), a], dim=1)
+    exact = torch.stack([(row.double() - other.double()).square().sum(1) for row in large])
+    sides = [prepare(x, torch.zeros(100), product) for x in (large, other)]
+    assert (lower_bound(*sides) <= exact).all()
+
+
+@pytest.mark.parametrize("product, share", [(torch.float32, 0.005), (torch.bfloat16, 0.05)])
+def test_few_pairs_are_recomputed(monkeypatch, product, share):
+    """Random data at 784 dimensions, the hardest: the product still settles nearly all pairs."""
     a, b = noise(100, 784, seed=1), noise(2000, 784, seed=2)
     pairs = []
     monkeypatch.setattr(neighbours, "all_distances", lambda *_: pytest.fail("dense fallback"))
     count = neighbours.pair_distances
     monkeypatch.setattr(
-        neighbours, "pair_distances", lambda a, b: (pairs.append(len(a)), count(a, b))[1]
+        neighbours,
+        "pair_distances",
+        lambda a, b, i, j: (pairs.append(len(i)), count(a, b, i, j))[1],
     )
-    nearest_neighbours(a, b, 5)
-    assert sum(pairs) < 0.02 * 100 * 2000
+    nearest_neighbours(a, b, 5, product=product)
+    assert sum(pairs) < share * 100 * 2000
+
+
+@pytest.mark.parametrize("cuts", [(0, 150), (0, 1, 2, 3, 150), (0, 70, 71, 150)])
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_parts_merged_equal_one_search(cuts, exclude_self):
+    b = clustered(150, 20, 1e-3, seed=2)
+    b[40:90] = b[3]
+    whole = search(b, b, 7, 150, exclude_self=exclude_self)
+    parts = []
+    for start, stop in pairwise(cuts):
+        nearest = NearestNeighbours(b, 7, exclude_self=exclude_self)
+        nearest.update(b[start:stop], start)
+        parts.append(nearest.result(complete=False))
+    assert all(squares.shape == (150, 7) for squares, _ in parts)
+    for order in (parts, parts[::-1]):
+        found = merge_nearest(order, 7)
+        assert torch.equal(found[0], whole[0]) and torch.equal(found[1], whole[1])
+
+
+def test_merge_refuses_too_few():
+    part = torch.ones(3, 2), torch.arange(6).view(3, 2)
+    with pytest.raises(ValueError, match="found 2 neighbours; give 3 or more"):
+        merge_nearest([part], 3)
+    missing = torch.tensor([[1.0, torch.inf]] * 3), torch.zeros(3, 2, dtype=torch.long)
+    with pytest.raises(ValueError, match="fewer than 4 neighbours for a query"):
+        merge_nearest([part, missing], 4)
+    assert merge_nearest([part, missing], 3)[1].shape == (3, 3)
 
 
 def test_sums_without_float64():
     """What MPS uses instead: right to a few roundings."""
     a, b = noise(20, 5760, seed=1), noise(20, 5760, seed=2)
     exact = (a.double() - b.double()).square().sum(1)
-    torch.testing.assert_close(neighbours._sum_pieces(a - b).double(), exact, rtol=5e-7, atol=0)
+    torch.testing.assert_close(pair_distances._sum_pieces(a - b).double(), exact, rtol=5e-7, atol=0)
 
 
 def test_precision_switches_do_not_reach_the_product(monkeypatch):
     """tf32 or bfloat16 asked for by others would break the bound; afterwards it is as it was."""
     seen = []
 
-    def spy(a: Tensor, b: Tensor) -> Tensor:
+    def spy(a: pair_distances.Side, b: pair_distances.Side) -> Tensor:
         matmul = torch.backends.cuda.matmul
         fresh = getattr(matmul, "fp32_precision", None)  # torch 2.9 and later
         seen.append(fresh in ("ieee", "none") if fresh else not matmul.allow_tf32)
@@ -215,3 +306,8 @@ def test_refuses_what_has_no_distance(value):
 def test_refuses_other_shapes(queries, references, k, message):
     with pytest.raises(ValueError, match=message):
         nearest_neighbours(queries, references, k)
+
+
+def test_refuses_other_formats():
+    with pytest.raises(ValueError, match="product: found torch.float16"):
+        NearestNeighbours(torch.ones(2, 3), 1, product=torch.float16)

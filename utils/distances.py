@@ -13,7 +13,7 @@ import torch
 from utils.claims import claim
 from utils.cli import required
 from utils.datasets import training_subset
-from utils.devices import pick_dtype, prepare
+from utils.devices import pick_product, prepare
 from utils.distance_parts import (
     Part,
     forget_parts,
@@ -80,7 +80,7 @@ def run(options: DistancesStage) -> None:
         given.ref_batch_size or given.eval_batch_size,
         to_work_in(parse_memory(given.memory), device),
         cache,
-        pick_dtype(options.run.precision, device),
+        pick_product(options.run.precision, device),
     )
     work = compute_whole if plan.share == WHOLE else compute_parts
     work(plan, embedder, means)

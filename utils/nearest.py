@@ -179,12 +179,12 @@ def embed(embedder: Embedder, images: Tensor, batch: int, means: Means) -> Embed
 
 
 def query_block(count: int, dim: int, budget: int) -> int:
-    """How many of count embeddings half of budget holds; says so where that is not all."""
+    """How many queries of count half of budget holds; says so where that is not all."""
     size = 4 * dim  # bytes of one embedding
-    rows = max(1, min(count, budget // 2 // size))
+    rows = max(1, min(count, budget // 2 // (2 * size)))  # the search holds them twice
     if rows < count:
         print(
-            f"{count} embeddings take {as_size(count * size)}, more than half of the memory: "
+            f"{count} queries take {as_size(2 * count * size)}, more than half of the memory: "
             f"{-(-count // rows)} blocks, references pass by again for each",
             file=sys.stderr,
         )
