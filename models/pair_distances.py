@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isqrt
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def prepare(x: Tensor, centre: Tensor, product: torch.dtype = torch.float32) -> 
     """x [N, D] less centre [D], in the product's format."""
     n, dim = x.shape
     side = Side(torch.empty(n, dim, dtype=product, device=x.device), *x.new_zeros(3, n))
-    chunk, rows = chunk_size(dim), max(1, AT_ONCE // max(dim, 1))
+    chunk, rows = chunk_size(dim), rows_at_once(dim)
     for start in range(0, n, rows):
         part = slice(start, start + rows)
         own = x[part] - centre
@@ -137,37 +138,42 @@ def pair_distances(a: Tensor, b: Tensor, i: Tensor, j: Tensor) -> Tensor:
 
     Right to one rounding to float32 where the device has float64."""
     found = torch.empty(len(i), device=a.device)
-    size = max(1, AT_ONCE // max(a.shape[1], 1))
+    size = rows_at_once(a.shape[1])
     for start in range(0, len(i), size):
         part = slice(start, start + size)
-        x, y = a[i[part]], b[j[part]]
-        if a.device.type == "mps":
-            found[part] = _sum_pieces(x - y)
-        else:
-            found[part] = _cdist(x[:, None], y[:, None]).flatten()
+        found[part] = _squares(a[i[part]], b[j[part]])
     return found
 
 
 def all_distances(a: Tensor, b: Tensor) -> Tensor:
     """`pair_distances` of every row of a [n, D] to every row of b [m, D]: [n, m]."""
     found = torch.empty(len(a), len(b), device=a.device)
-    size = max(1, AT_ONCE // max(a.shape[1], 1))
+    size = rows_at_once(a.shape[1])
+    wide = torch.float32 if a.device.type == "mps" else torch.float64
     for start in range(0, len(b), size):
-        part = slice(start, start + size)
-        if a.device.type == "mps":
-            for row in range(len(a)):
-                found[row, part] = _sum_pieces(a[row] - b[part])
-        else:
-            for row in range(0, len(a), size):
-                rows = slice(row, row + size)
-                found[rows, part] = _cdist(a[rows][None], b[part][None])[0]
+        block = b[start : start + size].to(wide)  # once for all rows
+        for row in range(len(a)):
+            found[row, start : start + size] = _squares(a[row].to(wide), block)
     return found
 
 
-def _cdist(a: Tensor, b: Tensor) -> Tensor:
-    # The same kernel for one pair and for all: blocks of any size give the same bits.
-    mode = "donot_use_mm_for_euclid_dist"
-    return torch.cdist(a.double(), b.double(), compute_mode=mode).square().float()
+def rows_at_once(dim: int) -> int:
+    """Vectors of dim numbers that stay in a processor's cache."""
+    return max(1, AT_ONCE // max(dim, 1))
+
+
+def _squares(a: Tensor, b: Tensor) -> Tensor:
+    """|a - b|^2 [P] float32 for a [P, D] or [D] and b [P, D].
+
+    The bits of a pair are the same in blocks of any size: each row is summed by itself."""
+    if a.device.type == "mps":
+        return _sum_pieces(a - b)
+    if a.device.type == "cpu":
+        # numpy: no threads, for which a block that fits the cache is too little work.
+        difference = np.subtract(a.numpy(), b.numpy(), dtype=np.float64)
+        return torch.from_numpy(np.einsum("ij,ij->i", difference, difference)).float()
+    difference = a.double() - b
+    return torch.linalg.vecdot(difference, difference).float()
 
 
 def _sum_pieces(difference: Tensor) -> Tensor:
