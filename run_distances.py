@@ -2,9 +2,12 @@
 
     python run_distances.py --synth-path synthetics --result-path dists --k 5
     python run_distances.py --synth-path synthetics --result-path dists --use-lpips --network alex
+    python run_distances.py --synth-path synthetics --result-path dists --use-lpips --shard 0/8
 
 Without --use-lpips the distance is Euclidean (L2). Reads synthetics/K.npz and the data set that
-its args name; writes dists/K.npz (docs/formats.md). Run it again to continue."""
+its args name; writes dists/K.npz (docs/formats.md) and, for LPIPS, the images' embeddings, which
+all K, jobs and later stages share. Several workers: --part shares out the K, --shard each K
+(docs/cluster.md). Run it again to continue."""
 
 from utils.cli import run_stage
 from utils.options import DistancesStage

@@ -111,7 +111,7 @@ class _Formatter(argparse.HelpFormatter):
         names = sorted({name.replace("_", "-") for name in action.option_strings})
         if action.dest == "config_path":
             names = [CONFIG_FLAG]
-        shown = [name for name in names if not name.startswith("--no")] or names
+        shown = [name for name in names if name.replace("--no", "--", 1) not in set(names) - {name}]
         return f"{max(shown, key=len)} {_kind(action)}"  # --k rather than -k
 
     def _get_help_string(self, action: argparse.Action) -> str:
@@ -135,7 +135,9 @@ def _kind(action: argparse.Action) -> str:
 
 
 def _guess(action: argparse.Action) -> str:
-    return "NAME" if isinstance(action.default, str) else "N"
+    if isinstance(action.default, str):
+        return "NAME"
+    return {"shard": "I/N", "part": "I/N", "memory": "SIZE"}.get(action.dest.split(".")[-1], "N")
 
 
 def _exposed(stage_class: type) -> dict[str, type]:

@@ -173,7 +173,7 @@ class SliceOptions:
 
     start_idx: int = 0  # first file of the slice
     final_idx: int = -1  # end of the slice, exclusive; -1 is the end
-    # i/n: of that slice the files of job i = 0 .. n - 1, weighed so that all n jobs take as long
+    # job i of n (0 .. n - 1): its share of that slice, weighed so that all jobs take about as long
     part: str | None = None
 
     def __post_init__(self) -> None:
@@ -199,7 +199,7 @@ class DistancesOptions:
     eval_batch_size: int = 256  # samples embedded at once
     ref_batch_size: int | None = None  # training images embedded at once; default as samples
     memory: str | None = None  # memory to stay below, as 4G or 500M; default half of what is free
-    shard: str | None = None  # i/n: a part of each K, i = 0 .. n - 1; the last to end merges them
+    shard: str | None = None  # job i of n (0 .. n - 1): its part of each K; the last one merges
 
     def __post_init__(self) -> None:
         parse_share(self.shard, "--shard")
