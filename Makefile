@@ -43,6 +43,9 @@ lint: setup-dev  ## style and unused names
 
 bench: setup-dev  ## speeds as ratios against a baseline in the same run
 	$(RUN) -m benchmarks.neighbours
+	$(RUN) -m benchmarks.exact_search
+	M2G_QUIET=1 $(RUN) -m benchmarks.sweep
+	M2G_QUIET=1 $(RUN) -m benchmarks.peak_memory
 	test -e results/digits/models/64.pt || $(MAKE) demo
 	$(RUN) -m benchmarks.critical_times
 

@@ -85,23 +85,26 @@ class LpipsEmbedding(nn.Module):
 def full_float32(device: torch.device) -> Iterator[None]:
     """Multiply in float32 proper, whatever autocast and tf32 switches are on around it.
 
-    tf32 keeps 11 bits: distances of near-duplicates would be noise."""
+    tf32 keeps 11 bits: distances of near-duplicates would be noise. Where a product is asked for
+    in bfloat16, its sums are of float32 too."""
     backends = torch.backends
     if hasattr(backends.cuda.matmul, "fp32_precision"):  # torch 2.9 and later
         places = (backends.cuda.matmul, backends.cudnn.conv)
         places += (backends.mkldnn.matmul, backends.mkldnn.conv)
-        name, exact = "fp32_precision", "ieee"
+        switches = [(place, "fp32_precision", "ieee") for place in places]
     else:
-        places = (backends.cuda.matmul, backends.cudnn)
-        name, exact = "allow_tf32", False
-    before = [getattr(place, name) for place in places]
+        switches = [
+            (place, "allow_tf32", False) for place in (backends.cuda.matmul, backends.cudnn)
+        ]
+    switches.append((backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False))
+    before = [getattr(place, name) for place, name, _ in switches]
     try:
-        for place in places:
+        for place, name, exact in switches:
             setattr(place, name, exact)
         with torch.autocast(torch.device(device).type, enabled=False):
             yield
     finally:
-        for place, value in zip(places, before, strict=True):
+        for (place, name, _), value in zip(switches, before, strict=True):
             setattr(place, name, value)
 
 

@@ -57,8 +57,8 @@ def prepare(x: Tensor, centre: Tensor, product: torch.dtype = torch.float32) -> 
         side.vectors[part] = own
         if product != torch.float32:
             own.sub_(side.vectors[part])
-            # The product may take the smallest numbers for zero: that is an error as well.
-            side.error[part] = squared_norms(own, chunk).sqrt() + dim**0.5 * TINY
+            # The product may take the smallest numbers for zero, and so may this sum of squares.
+            side.error[part] = squared_norms(own, chunk).sqrt() + (dim * TINY) ** 0.5
     torch.add(side.squares.sqrt(), side.error, out=side.norm)  # |a^| <= |a| + |da|
     return side
 
@@ -141,7 +141,7 @@ def pair_distances(a: Tensor, b: Tensor, i: Tensor, j: Tensor) -> Tensor:
     size = rows_at_once(a.shape[1])
     for start in range(0, len(i), size):
         part = slice(start, start + size)
-        found[part] = _squares(a[i[part]], b[j[part]])
+        found[part] = squared_distances(a[i[part]], b[j[part]])
     return found
 
 
@@ -153,7 +153,7 @@ def all_distances(a: Tensor, b: Tensor) -> Tensor:
     for start in range(0, len(b), size):
         block = b[start : start + size].to(wide)  # once for all rows
         for row in range(len(a)):
-            found[row, start : start + size] = _squares(a[row].to(wide), block)
+            found[row, start : start + size] = squared_distances(a[row].to(wide), block)
     return found
 
 
@@ -162,8 +162,8 @@ def rows_at_once(dim: int) -> int:
     return max(1, AT_ONCE // max(dim, 1))
 
 
-def _squares(a: Tensor, b: Tensor) -> Tensor:
-    """|a - b|^2 [P] float32 for a [P, D] or [D] and b [P, D].
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """|a - b|^2 [P] float32 for a [P, D] or [D] and b [P, D], as differences.
 
     The bits of a pair are the same in blocks of any size: each row is summed by itself."""
     if a.device.type == "mps":
@@ -171,9 +171,21 @@ def _squares(a: Tensor, b: Tensor) -> Tensor:
     if a.device.type == "cpu":
         # numpy: no threads, for which a block that fits the cache is too little work.
         difference = np.subtract(a.numpy(), b.numpy(), dtype=np.float64)
-        return torch.from_numpy(np.einsum("ij,ij->i", difference, difference)).float()
+        return torch.from_numpy(_row_sums(difference)).float()
     difference = a.double() - b
     return torch.linalg.vecdot(difference, difference).float()
+
+
+def _row_sums(x: np.ndarray) -> np.ndarray:
+    """sum x^2 [P] of each row of x [P, D] float64.
+
+    einsum's buffer is 8,192 numbers: where a row is longer, the rows before it would move the
+    bounds of its sums, and its bits."""
+    sums = np.zeros(len(x))
+    for start in range(0, x.shape[1], 4096):
+        part = x[:, start : start + 4096]
+        sums += np.einsum("ij,ij->i", part, part)
+    return sums
 
 
 def _sum_pieces(difference: Tensor) -> Tensor:

@@ -255,6 +255,28 @@ def test_merge_refuses_too_few():
     assert merge_nearest([part, missing], 3)[1].shape == (3, 3)
 
 
+@pytest.mark.parametrize("dim", [1, 4096, 8193, 20_000, 124_928])
+def test_a_sum_does_not_depend_on_the_rows_beside_it(dim):
+    x = noise(9, dim, seed=1).double().numpy()
+    wanted = [pair_distances._row_sums(row[None])[0] for row in x]  # in float64, before rounding
+    assert pair_distances._row_sums(x).tolist() == wanted
+    assert pair_distances._row_sums(x[4:7]).tolist() == wanted[4:7]
+    np.testing.assert_allclose(wanted, (x**2).sum(1), rtol=1e-13)
+
+
+def test_bound_holds_where_the_smallest_numbers_are_taken_for_zero():
+    """As on some processors always: squares of the rounding errors vanish before the errors do."""
+    assert torch.set_flush_denormal(True), "this processor cannot"
+    try:
+        for dim in (1, 257, 5000):
+            for exponent in range(-74, -40, 2):
+                a = torch.full((3, dim), (1 + 2**-8) * 2.0**exponent)
+                side = prepare(a, torch.zeros(dim), torch.bfloat16)
+                assert (lower_bound(side, side) <= 0).all()
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_sums_without_float64():
     """What MPS uses instead: right to a few roundings."""
     a, b = noise(20, 5760, seed=1), noise(20, 5760, seed=2)

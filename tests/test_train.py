@@ -13,6 +13,7 @@ import torch
 from tests.tiny import DIGITS, ROOT, SMALL, assert_one_line, run_script, train_options
 from utils import train
 from utils.checkpoints import load_checkpoint
+from utils.distributed import TORCHRUN
 from utils.errors import UserError
 from utils.seeding import batch_indices
 from utils.training_log import read_stats
@@ -223,7 +224,10 @@ def test_killed_and_started_again_equals_undisturbed(tmp_path, undisturbed, sign
     assert model.read_bytes() == undisturbed
 
 
-@pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
-def test_several_ranks_are_refused_for_now(name):
-    done = run_script("train_unet.py", "--config_path", DIGITS, "--dry-run", **{name: "2"})
-    assert_one_line(done, name, "2")
+@pytest.mark.parametrize(
+    "environment",
+    [{"SLURM_STEP_NUM_TASKS": "2"}, dict.fromkeys(TORCHRUN, "0") | {"WORLD_SIZE": "2"}],
+)
+def test_several_ranks_are_refused_for_now(environment):
+    done = run_script("train_unet.py", "--config_path", DIGITS, "--dry-run", **environment)
+    assert_one_line(done, "2 ranks", "one process for each K")

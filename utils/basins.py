@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from models.neighbours import pair_distances
+from models.pair_distances import squared_distances
 from models.recovery import Copy, RecoveryPool
 from utils.embeddings import Embedder
 from utils.searches import Answer, Rule, Search
@@ -75,7 +75,7 @@ class Judge:
             phi = self._embed(torch.stack(list(new.values())))
             self._originals.update(zip(new, phi, strict=True))
         originals = torch.stack([self._originals[copy.name[0]] for copy in copies])
-        squares = pair_distances(self._embed(recovered), originals)
+        squares = squared_distances(self._embed(recovered), originals)
         return (squares if self._embedder.squared else squares.sqrt()).tolist()
 
     def _embed(self, images: Tensor) -> Tensor:
