@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import isqrt
 
@@ -137,12 +138,16 @@ def pair_distances(a: Tensor, b: Tensor, i: Tensor, j: Tensor) -> Tensor:
     """|a_i - b_j|^2 [P] float32 of the rows i [P] of a and j [P] of b, as differences.
 
     Right to one rounding to float32 where the device has float64."""
-    found = torch.empty(len(i), device=a.device)
     size = rows_at_once(a.shape[1])
-    for start in range(0, len(i), size):
-        part = slice(start, start + size)
-        found[part] = squared_distances(a[i[part]], b[j[part]])
-    return found
+    parts = [slice(start, start + size) for start in range(0, len(i), size)]
+    if a.device.type != "cpu":
+        found = [squared_distances(a[i[part]], b[j[part]]) for part in parts]
+        return torch.cat(found) if found else a.new_empty(0)
+    x, y, rows, columns = (tensor.numpy() for tensor in (a, b, i, j))
+    # numpy in threads of ours: torch's own are too many and too busy for blocks of this size.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        sums = pool.map(lambda part: _squares(x[rows[part]], y[columns[part]]), parts)
+        return torch.from_numpy(np.concatenate([np.empty(0, np.float32), *sums]))
 
 
 def all_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -169,11 +174,13 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     if a.device.type == "mps":
         return _sum_pieces(a - b)
     if a.device.type == "cpu":
-        # numpy: no threads, for which a block that fits the cache is too little work.
-        difference = np.subtract(a.numpy(), b.numpy(), dtype=np.float64)
-        return torch.from_numpy(_row_sums(difference)).float()
+        return torch.from_numpy(_squares(a.numpy(), b.numpy()))
     difference = a.double() - b
     return torch.linalg.vecdot(difference, difference).float()
+
+
+def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return _row_sums(np.subtract(a, b, dtype=np.float64)).astype(np.float32)
 
 
 def _row_sums(x: np.ndarray) -> np.ndarray:

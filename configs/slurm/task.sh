@@ -1,0 +1,86 @@
+# What the batch files of this folder share: a task's number, and how it runs a stage.
+set -u
+restarts=20 # of one task at most, by the task itself
+
+refuse() { # one line, as the stages do
+    echo "error: $1" >&2
+    exit 2
+}
+
+need_array() { # remedy
+    [ -n "${SLURM_ARRAY_TASK_ID:-}" ] || refuse "--array: found no array; $1"
+}
+
+# Print i/n for this task: its place in the array, or with OF=n its id itself.
+share_of_array() {
+    need_array "submit with sbatch --array=0-7, and the work is cut in 8"
+    local id=$SLURM_ARRAY_TASK_ID
+    if [ -n "${OF:-}" ]; then
+        echo "$id/$OF"
+        return
+    fi
+    local first="${SLURM_ARRAY_TASK_MIN:-0}" last="${SLURM_ARRAY_TASK_MAX:-0}"
+    local count="${SLURM_ARRAY_TASK_COUNT:-1}" again="OF=8 sbatch --array=3 does task 3 of 8 again"
+    # With gaps nobody knows how many tasks there were: shares would be left out in silence.
+    if [ $((last - first + 1)) -ne "$count" ] || [ "$first" -gt 1 ]; then
+        refuse "--array: found $count ids from $first to $last; give 0-7 or 1-8 for 8; $again"
+    fi
+    echo "$((id - first))/$count"
+}
+
+choose_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        echo "$PYTHON"
+    elif [ -x .venv/bin/python ]; then
+        echo .venv/bin/python
+    else
+        echo python3
+    fi
+}
+
+# Run a stage with its flags, and end with its exit code. SLURM's warning (USR1, before the time
+# limit) lets it stop with 75; then this task is queued again, and goes on where it was.
+run_stage() {
+    local python code=127 last
+    python=$(choose_python)
+    # What was computed may depend on the number of threads by rounding: as many as were asked for.
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}" PYTHONUNBUFFERED=1
+    echo "+ $python $* (on $(hostname), restart ${SLURM_RESTART_COUNT:-0})"
+    child='' signalled='' passed='' ended=''
+    trap 'pass_on' USR1
+    trap 'ended=1; pass_on' TERM
+    "$python" "$@" &
+    child=$!
+    while :; do # a signal ends `wait` before its time
+        signalled=''
+        wait "$child"
+        last=$?
+        # A signal that came after the end: older shells have forgotten the child by now.
+        [ "$last" -eq 127 ] || code=$last
+        [ -n "$signalled" ] || break
+    done
+    requeue_if_stopped "$code"
+    exit "$code"
+}
+
+pass_on() { # once; stages stop at SIGTERM, and not all of them know USR1
+    signalled=1
+    [ -n "$child" ] && [ -z "$passed" ] || return
+    passed=1
+    kill -TERM "$child" 2>/dev/null
+}
+
+requeue_if_stopped() { # exit code
+    # TERM comes from scancel, scontrol requeue and preemption: there SLURM itself decides. Were a
+    # cancelled task queued again, it could never be cancelled.
+    [ "$1" -eq 75 ] && [ -z "$ended" ] && [ -n "${SLURM_JOB_ID:-}" ] || return
+    if [ "${SLURM_RESTART_COUNT:-0}" -ge "$restarts" ]; then
+        echo "stopped: restarted $restarts times already; submit it again to go on" >&2
+        return
+    fi
+    # The id of an array's last task is that of the array: by it all tasks would be queued again.
+    local task=$SLURM_JOB_ID
+    [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || task=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+    echo "stopped: queued again as $task"
+    scontrol requeue "$task" && sleep 60 # SLURM ends this script meanwhile
+}
