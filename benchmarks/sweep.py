@@ -8,7 +8,6 @@ through the network once, and for each K the two matrix products, nothing else."
 
 from __future__ import annotations
 
-import shutil
 import struct
 import tempfile
 from pathlib import Path
@@ -54,10 +53,9 @@ def measure(folder: Path) -> None:
             phi @ known[:k].T, phi @ phi.T
 
     def stage() -> None:
-        shutil.rmtree(folder / "dists", ignore_errors=True)
-        shutil.rmtree(folder / "embeddings", ignore_errors=True)
         counted.clear()
-        flags = ["--synth-path", folder / "synthetics", "--result-path", folder / "dists"]
+        fresh = Path(tempfile.mkdtemp(dir=folder))  # deleting is not a part of the stage
+        flags = ["--synth-path", folder / "synthetics", "--result-path", fresh / "dists"]
         run(parse(DistancesStage, [*map(str, flags), "--use-lpips", "--device", "cpu"]))
 
     pairs = [(seconds(plain), seconds(stage)) for _ in range(REPEATS + 1)][1:]

@@ -149,8 +149,8 @@ def test_a_changed_digest_never_gives_another_images_embedding(tmp_path, capsys)
 def test_a_disk_that_keeps_nothing_ends_in_the_users_error(tmp_path, monkeypatch):
     save = embedding_cache.save_npy
 
-    def worn_out(path: Path, array: np.ndarray) -> None:
-        save(path, array)
+    def worn_out(path: Path, array: np.ndarray, lasting: bool) -> None:
+        save(path, array, lasting)
         flip_a_number(path)
 
     monkeypatch.setattr(embedding_cache, "save_npy", worn_out)

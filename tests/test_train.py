@@ -224,6 +224,27 @@ def test_killed_and_started_again_equals_undisturbed(tmp_path, undisturbed, sign
     assert model.read_bytes() == undisturbed
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("gap", [0, 0.003, 0.03, 0.3])
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("steps", [0, 1])
+def test_the_second_of_two_signals_does_not_cut_the_way_out_short(tmp_path, gap, sign, steps):
+    """scancel and scontrol requeue send them; before training begins, and in its loop."""
+    pipes = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*COMMAND, "--iterations", "5000"], **pipes)
+    process.stdout.readline()  # the options: it has begun
+    stats = tmp_path / "run" / "logs" / "stats.jsonl"
+    while steps and not (stats.exists() and stats.stat().st_size > 200):
+        assert process.poll() is None
+    process.send_signal(sign)
+    time.sleep(gap)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 75, told
+    lines = [line for line in told.splitlines() if line and "%|" not in line]
+    assert len(lines) == 1 and lines[0].startswith("stopped: "), told
+
+
 @pytest.mark.parametrize(
     "environment",
     [{"SLURM_STEP_NUM_TASKS": "2"}, dict.fromkeys(TORCHRUN, "0") | {"WORLD_SIZE": "2"}],

@@ -127,7 +127,7 @@ class EmbeddingCache:
         block["checksum"] = _checksum(block[0])
         # Named by its content: two blocks never compete for a name.
         path = self.folder / f"{hashlib.sha256(b''.join(digests)).hexdigest()[:32]}.npy"
-        save_npy(path, block)
+        save_npy(path, block, lasting=False)  # it has a checksum, and can be made again
         self.embedded += len(digests)
         self._add(path)
 

@@ -9,17 +9,28 @@ from types import FrameType
 
 from utils.errors import Interrupted
 
-SIGNALS = [getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, n)]
+FROM_SCHEDULERS = [getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n)]
+SIGNALS = [*FROM_SCHEDULERS, signal.SIGINT]
 GO_ON = "run the same command again to go on"
 
 
 def stop_at_once() -> None:
-    """Turn SIGTERM into an exception, so that parts and claims are removed on the way out."""
+    """Turn SIGTERM and SIGUSR1 into an exception: parts and claims are removed on the way out."""
 
     def stop(*_: object) -> None:
+        ignore_more()
         raise Interrupted(GO_ON)
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in FROM_SCHEDULERS:
+        signal.signal(number, stop)
+
+
+def ignore_more() -> None:
+    """The way out is taken: a second signal, as scancel and requeue send it, would cut it short.
+
+    Ctrl-C still does."""
+    for number in FROM_SCHEDULERS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class StopRequest:
@@ -41,3 +52,5 @@ def stop_request() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if request.asked:
+            ignore_more()

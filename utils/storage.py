@@ -29,9 +29,10 @@ ABANDONED_SECONDS = 120.0  # a part that was not written to for so long is left 
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
     """Yield a binary file that appears under `path` whole, or not at all.
 
+    Not lasting: it may be cut short where the machine itself goes down, as a checksum tells.
     Raises UserError where the folder cannot be written or the disk is full."""
     path = Path(path)
     make_folder(path.parent)
@@ -40,7 +41,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         with part.open("xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
         raise UserError(path, reason(error), write_remedy(error)) from error
@@ -228,10 +230,10 @@ def read_npy(path: Path) -> np.ndarray:
         raise UserError(path, f"no readable .npy array ({error})", "copy it again") from error
 
 
-def save_npy(path: Path, array: np.ndarray) -> None:
-    """Write one array, whole or not at all. Raises UserError (full disk, unwritable folder)."""
+def save_npy(path: Path, array: np.ndarray, lasting: bool = True) -> None:
+    """Write one array, as `atomic_write`. Raises UserError (full disk, unwritable folder)."""
     array = np.ascontiguousarray(array)
-    with atomic_write(path) as file:
+    with atomic_write(path, lasting) as file:
         # np.save's own writes do not tell a full disk from other failures.
         header = np.lib.format.header_data_from_array_1_0(array)
         np.lib.format.write_array_header_1_0(file, header)
