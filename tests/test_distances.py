@@ -270,9 +270,27 @@ def test_finished_k_need_no_shards(one_set, tmp_path, capsys):
     assert (tmp_path / "d" / "9.npz").stat().st_mtime_ns == before
 
 
-def test_dry_run_writes_nothing(one_set, tmp_path):
+def test_dry_run_writes_nothing_and_tells_what_would_be(one_set, tmp_path, capsys):
     run(options(one_set, tmp_path / "d", *LPIPS, "--dry-run"))
+    assert f"K = 9: write {tmp_path / 'd' / '9.npz'}" in capsys.readouterr().out
+    run(options(one_set, tmp_path / "d", *LPIPS, "--dry-run", "--shard", "1/3"))
+    assert f"write {tmp_path / 'd' / 'parts' / '9' / '1-of-3'}" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
+
+
+def test_sets_of_other_image_sizes_in_one_folder(one_set, tmp_path):
+    """They do not share a cache; each is compared with its own data."""
+    options_16 = train_options(tmp_path, "--train-size", 5, "--image-size", 16, "--centercrop")
+    args = {name: to_plain(getattr(options_16, name)) for name in ("data", "train", "model")}
+    samples = training_subset(args).images.float() / 127.5 - 1
+    large = torch.nn.functional.interpolate(samples, scale_factor=5)  # 80 x 80: alex takes it as is
+    args["model"]["image_size"] = 80
+    save_synthetics(one_set / "5.npz", large.numpy(), args)
+    run(options(one_set, tmp_path / "d", *LPIPS))
+    found = load_dists(tmp_path / "d" / "5.npz").arrays
+    assert found["data-indices"].shape == (5, 5)
+    run(options(one_set, tmp_path / "e", *LPIPS, "--no-cache"))
+    assert contents(tmp_path / "d") == contents(tmp_path / "e")
 
 
 def test_one_sample_has_no_synthetic_neighbour(one_set, tmp_path):

@@ -63,8 +63,10 @@ def run(options: DistancesStage) -> None:
     plan = plan_distances(options)
     if options.run.dry_run:
         for job in plan.jobs:
+            whole = plan.share == WHOLE or job.target.exists()
+            target = job.target if whole else part_file(plan.result, job.k, plan.share)
             state = "redo" if plan.overwrite else "skip"
-            print(f"K = {job.k}: {state if job.target.exists() else 'write'} {job.target}")
+            print(f"K = {job.k}: {state if target.exists() else 'write'} {target}")
         return
     if not plan.jobs:
         return
@@ -78,9 +80,8 @@ def run(options: DistancesStage) -> None:
     means = Means(
         given.eval_batch_size,
         given.ref_batch_size or given.eval_batch_size,
-        to_work_in(parse_memory(given.memory), device),
-        cache,
-        pick_product(options.run.precision, device),
+        cache=cache,
+        product=pick_product(options.run.precision, device),
     )
     work = compute_whole if plan.share == WHOLE else compute_parts
     work(plan, embedder, means)
@@ -151,7 +152,9 @@ def compare(
     part = part_of(plan.share, len(samples), len(subset.images) + len(samples))
     name = f"K = {job.k}" if plan.share == WHOLE else f"K = {job.k}, shard {plan.share}"
     with progress(total=len(part.columns), unit="image", desc=name) as bar:
-        told = replace(means, compared=bar.update)
+        # Now, when the images are in memory: what they take is not free any more.
+        memory = to_work_in(parse_memory(plan.given.memory), embedder.device)
+        told = replace(means, memory_bytes=memory, compared=bar.update)
         arrays = nearest_in(
             embedder, samples, subset.images, plan.given.k, part.rows, part.columns, told
         )

@@ -173,9 +173,10 @@ def search(
 
 
 def embed(embedder: Embedder, images: Tensor, batch: int, means: Means) -> Embedded:
-    """The images as embeddings by position."""
+    """The images as embeddings by position; a cache of images of another size is of no use."""
     dim, device = embedder.dim(images), embedder.device
-    return Embedded(images, embedder, dim, device, batch, means.cache, means.embedded)
+    cache = means.cache if means.cache and means.cache.dim == dim else None
+    return Embedded(images, embedder, dim, device, batch, cache, means.embedded)
 
 
 def query_block(count: int, dim: int, budget: int) -> int:
