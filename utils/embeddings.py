@@ -73,7 +73,9 @@ def open_cache(
     folder = Path(root) / f"{embedder.name}-{shape}-{embedder.fingerprint}-{CODE}"
     cache = EmbeddingCache(folder, dim, embedder)
     needed, free = max(0, count * dim * 4 - cache.size()), free_space(folder)
-    told = f"embeddings: up to {as_size(needed)} more in {folder}, {as_size(free)} free"
+    told = f"embeddings in {folder}"
+    if needed:
+        told += f": up to {as_size(needed)} more, {as_size(free)} free"
     if needed > free:
         remedy = "none are kept; free space or choose another --cache-path to embed only once"
         print(f"{told}: {remedy}", file=sys.stderr, flush=True)
