@@ -18,7 +18,7 @@ from typing import Any
 
 from utils.distributed import let_first_rank_speak
 from utils.errors import Interrupted, UserError
-from utils.interrupts import GO_ON, stop_at_once
+from utils.interrupts import GO_ON, ignore_for_good, stop_at_once
 from utils.option_checks import flag, parse_ints
 from utils.options import SECTIONS
 
@@ -85,6 +85,7 @@ def run_stage(
 
 def _stop(line: str, code: int) -> None:
     print(line, file=sys.stderr, flush=True)
+    ignore_for_good()
     sys.exit(code)
 
 

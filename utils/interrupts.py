@@ -28,7 +28,14 @@ def stop_at_once() -> None:
 def ignore_more() -> None:
     """The way out is taken: a second signal, as scancel and requeue send it, would cut it short.
 
-    Ctrl-C still does."""
+    Ctrl-C still does. Not SIG_IGN: Python complains of a signal that came before and is handled
+    after that."""
+    for number in FROM_SCHEDULERS:
+        signal.signal(number, lambda *_: None)
+
+
+def ignore_for_good() -> None:
+    """For the last line before the exit: while Python shuts down, handlers are gone already."""
     for number in FROM_SCHEDULERS:
         signal.signal(number, signal.SIG_IGN)
 
