@@ -139,9 +139,8 @@ class NearestNeighbours:
         """Which pairs [n, m] may still be among the k nearest."""
         # The distance that it is compared with was itself rounded once.
         limit = key_distance(keys[:, -1:]) * (1 + 4 * UNIT)  # [n, 1]
-        return bound <= limit.clamp(max=LARGEST_FLOAT).to(
-            bound.device
-        )  # excluded ones are infinite
+        limit = limit.clamp(max=LARGEST_FLOAT)  # what is left out has an infinite bound
+        return bound <= limit.to(bound.device)
 
     def _leave_out_later_copies(self, rest: Tensor, keys: Tensor, first: int) -> None:
         """Nothing is nearer than 0: there only a smaller index counts (copies are common)."""

@@ -129,10 +129,10 @@ def test_the_cost_of_a_set_is_read_from_its_header(synthetics, tmp_path):
     assert cost(40, tmp_path / "40.npz") == 41
 
 
-@pytest.mark.parametrize("rows, columns", [(30, 70), (1, 3), (10_000, 60_000), (7, 7)])
+@pytest.mark.parametrize("rows, k_train", [(30, 40), (1, 2), (10_000, 50_000), (7, 1)])
 @pytest.mark.parametrize("count", [1, 2, 5, 8, 12])
-def test_parts_cover_each_pair_once(rows, columns, count):
-    parts = [part_of(Share(i, count), rows, columns) for i in range(count)]
+def test_parts_cover_each_pair_once(rows, k_train, count):
+    parts, columns = [part_of(Share(i, count), rows, k_train) for i in range(count)], rows + k_train
     assert sum(len(p.rows) * len(p.columns) for p in parts) == rows * columns
     if rows * columns < 10_000:
         covered = np.zeros((rows, columns), int)
@@ -143,7 +143,7 @@ def test_parts_cover_each_pair_once(rows, columns, count):
 
 def test_parts_read_few_embeddings():
     """N = 10,000 and K = 50,000 on 8 workers: cutting the samples alone would read 61,250."""
-    parts = [part_of(Share(i, 8), 10_000, 60_000) for i in range(8)]
+    parts = [part_of(Share(i, 8), 10_000, 50_000) for i in range(8)]
     assert max(len(p.rows) + len(p.columns) for p in parts) <= 17_500
 
 
@@ -223,7 +223,10 @@ def test_a_part_to_other_training_images_is_refused(one_set, tmp_path):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"part": np.array([0, 30, 0, 7])}, "another part"),
+        ({"part": np.array([0, 30, 0, 7, 30, 9])}, "another part"),
+        ({"part": np.array([0, 30, 0, 13, 30, 0])}, "no such part"),
+        ({"part": np.array([0, 30, 0, 13])}, "no such part"),
+        ({"part": np.array([0.5] * 6)}, "no such part"),
         ({"data-squares": np.full((30, 5), np.nan, np.float32)}, "data-squares below 0 or NaN"),
         ({"data-squares": np.zeros((30, 5))}, "data of a wrong shape or type"),
         ({"data-squares": np.zeros(3, np.float32)}, "data of a wrong shape or type"),

@@ -32,6 +32,14 @@ class Part:
 
     rows: range
     columns: range
+    n: int  # samples of the K
+    k_train: int  # its training images
+
+    @property
+    def spans(self) -> list[int]:
+        """As its file tells it."""
+        rows, columns = self.rows, self.columns
+        return [rows.start, rows.stop, columns.start, columns.stop, self.n, self.k_train]
 
 
 def part_file(folder: Path, k: int, share: Share) -> Path:
@@ -41,43 +49,42 @@ def part_file(folder: Path, k: int, share: Share) -> Path:
     return Path(folder) / "parts" / str(k) / f"{share.index}-of-{share.count}" / f"{k}.npz"
 
 
-def part_of(share: Share, rows: int, columns: int) -> Part:
-    """The share's rectangle of rows x columns.
+def part_of(share: Share, n: int, k_train: int) -> Part:
+    """The share's rectangle of n samples x (k_train + n) references.
 
     Of the ways to cut `count` rectangles in a grid the one whose parts read the fewest
-    embeddings, rows / r + columns / c with r c = count."""
-    count = share.count
+    embeddings, n / r + (k_train + n) / c with r c = count."""
+    count, columns = share.count, k_train + n
     across = min(
         (c for c in range(1, count + 1) if count % c == 0),
-        key=lambda c: rows * c / count + columns / c,
+        key=lambda c: n * c / count + columns / c,
     )
     down, column = divmod(share.index, across)
-    return Part(Share(down, count // across).of(rows), Share(column, across).of(columns))
+    rows = Share(down, count // across).of(n)
+    return Part(rows, Share(column, across).of(columns), n, k_train)
 
 
 def save_part(
     path: Path, part: Part, arrays: Mapping[str, np.ndarray], subset: str, args: Mapping
 ) -> None:
     """Write the arrays of `nearest_in` for one part."""
-    spans = [part.rows.start, part.rows.stop, part.columns.start, part.columns.stop]
     save_npz(
         path,
         **{key: arrays[key] for key in KEYS},
-        part=np.array(spans, np.int64),
+        part=np.array(part.spans, np.int64),
         subset=subset,
         args=json.dumps(args),
     )
 
 
 def merge_parts(
-    folder: Path, k: int, count: int, n: int, k_train: int, args: Mapping, stages: tuple[str, ...]
+    folder: Path, k: int, count: int, n: int, args: Mapping, stages: tuple[str, ...]
 ) -> tuple[dict[str, np.ndarray], str]:
     """The arrays of `nearest_in` for all of K, and its subset, from the files of all parts.
 
     Any number of parts gives the arrays that one job gives. Raises UserError where a part is
     missing, or was made from other samples, data, options or another division."""
-    keep = {"data": min(args["distances"]["k"], k_train), "synth": None}
-    keep["synth"] = min(args["distances"]["k"], n - 1)
+    k_train = 0  # as the first part tells: the data set need not be read for it
     rows: dict[int, list[dict[str, np.ndarray]]] = {}
     subsets = set()
     for index in range(count):
@@ -85,15 +92,17 @@ def merge_parts(
         if not path.exists():
             remedy = f"run the same command with --shard {index}/{count}"
             raise UserError(path, "no such part", remedy)
-        found = load_part(path, args, stages, {"data": k_train, "synth": n})
-        wanted = part_of(Share(index, count), n, k_train + n)
-        spans = [wanted.rows.start, wanted.rows.stop, wanted.columns.start, wanted.columns.stop]
-        if found["part"].tolist() != spans or len(found["data-squares"]) != len(wanted.rows):
-            raise UserError(path, f"another part than {spans}", "delete it and run again")
+        found = load_part(path, args, stages)
+        k_train = k_train or int(found["part"][-1])
+        wanted = part_of(Share(index, count), n, k_train)
+        if found["part"].tolist() != wanted.spans or len(found["data-squares"]) != len(wanted.rows):
+            raise UserError(path, f"another part than {wanted.spans}", "delete it and run again")
         subsets.add(str(found["subset"]))
         if len(subsets) > 1:
             raise UserError(path, "distances to other training images", "delete it and run again")
         rows.setdefault(wanted.rows.start, []).append(found)
+    most = args["distances"]["k"]
+    keep = {"data": min(most, k_train), "synth": min(most, n - 1)}
     merged: dict[str, list[np.ndarray]] = {key: [] for key in KEYS}
     for start in sorted(rows):
         for kind in KINDS:
@@ -107,15 +116,16 @@ def merge_parts(
     return {key: np.concatenate(blocks) for key, blocks in merged.items()}, subsets.pop()
 
 
-def load_part(
-    path: Path, args: Mapping, stages: tuple[str, ...], sizes: Mapping[str, int]
-) -> dict[str, Any]:
+def load_part(path: Path, args: Mapping, stages: tuple[str, ...]) -> dict[str, Any]:
     """A part's arrays, checked against the options of this run and the sets' sizes.
 
     Raises UserError naming what is wrong with it."""
     found = read_npz(path, [*KEYS, "part", "subset", "args"])
     check_same(path, parse_args(found, path), args, stages)
-    for kind in KINDS:
+    if found["part"].shape != (6,) or found["part"].dtype != np.int64 or found["part"][-1] < 1:
+        raise UserError(path, "no such part as these stages write", "delete it and run again")
+    *_, n, k_train = found["part"]
+    for kind, size in zip(KINDS, (k_train, n), strict=True):
         squares, indices = found[f"{kind}-squares"], found[f"{kind}-indices"]
         shaped = squares.ndim == 2 and squares.shape == indices.shape
         shaped = shaped and len(squares) == len(found["data-squares"])
@@ -123,9 +133,9 @@ def load_part(
             raise UserError(path, f"{kind} of a wrong shape or type", "delete it and run again")
         if not (squares >= 0).all():  # NaN is not either
             raise UserError(path, f"{kind}-squares below 0 or NaN", "delete it and run again")
-        if not ((indices >= 0) & (indices < sizes[kind]))[squares < np.inf].all():
-            found = f"{kind}-indices beyond the {sizes[kind]} images"
-            raise UserError(path, found, "delete it and run again")
+        if not ((indices >= 0) & (indices < size))[squares < np.inf].all():
+            beyond = f"{kind}-indices beyond the {size} images"
+            raise UserError(path, beyond, "delete it and run again")
     return found
 
 

@@ -149,7 +149,7 @@ def compare(
     """This worker's part of a K, its arrays of `nearest_in`, and the training subset."""
     samples = torch.from_numpy(load_synthetics(job.source).samples)
     subset = training_subset(plan.args[job.k])
-    part = part_of(plan.share, len(samples), len(subset.images) + len(samples))
+    part = part_of(plan.share, len(samples), len(subset.images))
     name = f"K = {job.k}" if plan.share == WHOLE else f"K = {job.k}, shard {plan.share}"
     with progress(total=len(part.columns), unit="image", desc=name) as bar:
         # Now, when the images are in memory: what they take is not free any more.
@@ -167,9 +167,8 @@ def merge(plan: Plan, job: Job, embedder: Embedder) -> None:
     with claim(job.target) as mine:
         there = sum(part_file(plan.result, job.k, Share(i, count)).exists() for i in range(count))
         if there == count and mine:
-            k_train = len(training_subset(plan.args[job.k]).images)
-            sizes = plan.counts[job.k], k_train
-            found = merge_parts(plan.result, job.k, count, *sizes, plan.args[job.k], STAGES)
+            args, n = plan.args[job.k], plan.counts[job.k]
+            found = merge_parts(plan.result, job.k, count, n, args, STAGES)
             save(plan, job, embedder, *found)
             print(f"K = {job.k}: {job.target} merged from {count} parts", flush=True)
         elif mine and (plan.overwrite or not job.target.exists()):

@@ -205,9 +205,6 @@ class Embedded:
         self._places, self._version = np.empty(0, np.int64), -1
         self._held, self._first = torch.empty(0, dim, device=device), 0
 
-    def __len__(self) -> int:
-        return len(self._images)
-
     def fill(self, span: range) -> None:
         """Bring the images at the positions of span into the cache, where there is one."""
         if self._cache and (self._located(span) < 0).any():
