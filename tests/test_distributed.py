@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from utils.distributed import Launch, launched, refuse_several_ranks
 from utils.errors import UserError
+from utils.launch import Launch, launched, refuse_several_ranks
 
 TORCHRUN = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 TORCHRUN |= {"MASTER_ADDR": "host", "MASTER_PORT": "29500"}
@@ -59,7 +59,7 @@ def test_an_environment_that_contradicts_itself(environment, values, message):
 
 @pytest.mark.parametrize("values", [TORCHRUN, SRUN])
 def test_stages_of_one_process_refuse_several(environment, values):
-    refuse_several_ranks()
+    refuse_several_ranks("start one process")
     environment(values)
-    with pytest.raises(UserError, match="4 ranks; start one process for each K"):
-        refuse_several_ranks()
+    with pytest.raises(UserError, match="torchrun or srun: found 4 ranks; start one process"):
+        refuse_several_ranks("start one process")

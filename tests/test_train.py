@@ -10,10 +10,9 @@ import time
 import pytest
 import torch
 
-from tests.tiny import DIGITS, ROOT, SMALL, assert_one_line, run_script, train_options
+from tests.tiny import DIGITS, ROOT, SMALL, train_options
 from utils import train
 from utils.checkpoints import load_checkpoint
-from utils.distributed import TORCHRUN
 from utils.errors import UserError
 from utils.seeding import batch_indices
 from utils.training_log import read_stats
@@ -243,12 +242,3 @@ def test_the_second_of_two_signals_does_not_cut_the_way_out_short(tmp_path, gap,
     assert process.returncode == 75, told
     lines = [line for line in told.splitlines() if line and "%|" not in line]
     assert len(lines) == 1 and lines[0].startswith("stopped: "), told
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [{"SLURM_STEP_NUM_TASKS": "2"}, dict.fromkeys(TORCHRUN, "0") | {"WORLD_SIZE": "2"}],
-)
-def test_several_ranks_are_refused_for_now(environment):
-    done = run_script("train_unet.py", "--config_path", DIGITS, "--dry-run", **environment)
-    assert_one_line(done, "2 ranks", "one process for each K")

@@ -16,13 +16,12 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from utils.distributed import let_first_rank_speak
-from utils.errors import Interrupted, UserError
+from utils.errors import Interrupted, ToldElsewhere, UserError
 from utils.interrupts import GO_ON, ignore_for_good, stop_at_once
+from utils.launch import launched, let_first_rank_speak
 from utils.option_checks import flag, parse_ints
 from utils.options import SECTIONS
 
-USER_ERROR, RESUMABLE = 2, 75
 CONFIG_FLAG = "--config_path"
 # Keys that one section may take from another when neither flag nor YAML gives them.
 INHERITED = {"data_path": ("data", "data_path")}
@@ -44,7 +43,7 @@ def run_commands(
         return
     if name not in commands:
         remedy = f"begin with one of {', '.join(commands)}; --help tells what they do"
-        _stop(f"error: {UserError('command line', name, remedy)}", USER_ERROR)
+        _stop(f"error: {UserError('command line', name, remedy)}", UserError.exit_code)
     main, stage_class = commands[name]
     run_stage(main, stage_class, main.__doc__ or "", arguments[1:], f"{script} {name}")
 
@@ -68,19 +67,30 @@ def run_stage(
         print_options(options)
         main(options)
     except UserError as error:
-        _stop(f"error: {error}", USER_ERROR)
+        _stop(f"error: {error}", error.exit_code)
     except Interrupted as stopped:
-        _stop(f"stopped: {stopped}", RESUMABLE)
+        _stop_resumable(f"stopped: {stopped}")
     except KeyboardInterrupt:
-        _stop(f"stopped: {GO_ON}", RESUMABLE)
+        _stop_resumable(f"stopped: {GO_ON}")
+    except ToldElsewhere as failure:
+        ignore_for_good()
+        sys.exit(failure.exit_code)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(USER_ERROR)
+        sys.exit(UserError.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "out of memory" not in str(error):
             raise
         remedy = "choose a smaller batch size or network, or another --device"
-        _stop(f"error: out of memory; {remedy}", USER_ERROR)
+        _stop(f"error: out of memory; {remedy}", UserError.exit_code)
+
+
+def _stop_resumable(line: str) -> None:
+    """Told by one of the ranks: a signal reaches all of them."""
+    if launched().rank == 0:
+        _stop(line, Interrupted.exit_code)
+    ignore_for_good()
+    sys.exit(Interrupted.exit_code)
 
 
 def _stop(line: str, code: int) -> None:

@@ -7,8 +7,8 @@ import os
 import torch
 from torch import nn
 
-from utils.distributed import launched
 from utils.errors import UserError
+from utils.launch import launched
 from utils.options import RunOptions
 
 

@@ -22,10 +22,10 @@ from utils.distance_parts import (
     part_of,
     save_part,
 )
-from utils.distributed import launched
 from utils.embeddings import Embedder, load_metric, open_cache
 from utils.formats import DISTANCE_KEYS, Distances, load_synthetics, save_dists
 from utils.k_folders import Job, k_files, plan_jobs, work_through
+from utils.launch import launched
 from utils.memory import parse_memory, to_work_in
 from utils.nearest import Means, as_distances, nearest_in
 from utils.options import DistancesOptions, DistancesStage

@@ -1,76 +1,143 @@
-"""Several processes of one launcher (torchrun, srun): who is which, and who speaks.
+"""The ranks of one launcher at work on one thing: their shares, their sums, their failures.
 
-Asked here alone. Distances share their blocks through files, so ranks need not talk to each
-other; a stage whose ranks must is refused until it can."""
+torch.distributed is used here alone. Training adds gradients up over the ranks, generation shares
+the seeds; distances meet through files and need no group."""
 
 from __future__ import annotations
 
-import os
-import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from typing import TypeVar
 
-from utils.errors import UserError
-from utils.progress import QUIET
+import torch
+import torch.distributed as dist
+from torch import Tensor
 
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+from utils.errors import Interrupted, ToldElsewhere, UserError
+from utils.interrupts import GO_ON
+from utils.launch import Launch, launched, meeting_point
+from utils.shares import Share
 
-
-@dataclass(frozen=True)
-class Launch:
-    """Rank 0 .. world - 1 of `world` processes; local_rank counts those of this machine."""
-
-    rank: int = 0
-    world: int = 1
-    local_rank: int = 0
-
-
-def launched() -> Launch:
-    """How this process was started: by torchrun, by srun with several tasks, or alone.
-
-    Raises UserError where the environment contradicts itself. SLURM_PROCID and SLURM_NTASKS are
-    no sign of ranks: a plain batch script has them too."""
-    steps = _number("SLURM_STEP_NUM_TASKS", 1)
-    given = [name for name in TORCHRUN if os.environ.get(name)]
-    if given:
-        missing = [name for name in TORCHRUN if name not in given]
-        if missing:
-            remedy = f"unset {given[0]}, or set {missing[0]} too, as torchrun does"
-            raise UserError(missing[0], f"nothing beside {', '.join(given)}", remedy)
-        groups = _number("GROUP_WORLD_SIZE", steps)
-        if steps > 1 and groups != steps:
-            # srun -n 2 torchrun --standalone makes two worlds that do not know of each other.
-            remedy = "give torchrun --nnodes and --rdzv-endpoint, or start it without srun"
-            raise UserError("GROUP_WORLD_SIZE", f"{groups} of {steps} srun tasks", remedy)
-        launch = Launch(*(_number(name, 0) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    elif steps > 1:
-        if _number("SLURM_NTASKS", steps) != steps:
-            remedy = "let srun start all tasks of the job, or one"
-            raise UserError("SLURM_NTASKS", f"{os.environ['SLURM_NTASKS']} beside {steps}", remedy)
-        launch = Launch(_number("SLURM_PROCID", 0), steps, _number("SLURM_LOCALID", 0))
-    else:
-        return Launch()
-    if not 0 <= launch.rank < launch.world:
-        raise UserError("RANK", f"{launch.rank} of {launch.world}", "start it by torchrun or srun")
-    return launch
+JOIN_MINUTES = 10  # until all ranks must have met
+WAIT_DAYS = 7  # for a rank that is alive: the first one may wait for another job's claim
+NOTHING = -1
+MOST_RANKS = 1_000_000
+Result = TypeVar("Result")
 
 
-def _number(name: str, default: int) -> int:
-    text = os.environ.get(name) or str(default)
-    if not text.isdecimal():
-        raise UserError(name, text, "start it by torchrun or srun, which set whole numbers")
-    return int(text)
+class Ranks:
+    """The ranks that work on one thing together; alone, each method does the plain thing.
+
+    Every rank must call the same methods in the same order."""
+
+    def __init__(self, launch: Launch, words: dist.ProcessGroup | None = None) -> None:
+        self.launch, self.world = launch, launch.world
+        self._words = words  # a group for small numbers on the CPU, beside that of the tensors
+
+    @property
+    def first(self) -> bool:
+        return self.launch.rank == 0
+
+    def share(self, size: int) -> slice:
+        """The rows of 0 .. size - 1 that are this rank's; none where there are too few."""
+        rows = Share(self.launch.rank, self.world).of(size)
+        return slice(rows.start, rows.stop)
+
+    def add_up(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its sum over the ranks, the same bits on each of them."""
+        if self.world == 1 or not tensors:
+            return
+        # One message, always of the same layout: sums are then repeated bit for bit.
+        line = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        with _others_alive():
+            dist.all_reduce(line)
+        sizes = [tensor.numel() for tensor in tensors]
+        parts = [p.view_as(t) for p, t in zip(line.split(sizes), tensors, strict=True)]
+        torch._foreach_copy_(tensors, parts)
+
+    def largest(self, number: int) -> int:
+        """The largest of the ranks' numbers, on each of them."""
+        if self.world == 1:
+            return number
+        line = torch.tensor([number])
+        with _others_alive():
+            dist.all_reduce(line, dist.ReduceOp.MAX, group=self._words)
+        return int(line.item())
+
+    def together(self, work: Callable[[], Result]) -> Result:
+        """Each rank does its work and waits for the others; where one fails, all fail.
+
+        One of those that failed raises its error, and so tells it; the others raise
+        ToldElsewhere with its exit code."""
+        result, failure = None, None
+        try:
+            result = work()
+        except (UserError, Interrupted) as error:
+            failure = error
+        own = failure.exit_code * MOST_RANKS + self.world - self.launch.rank if failure else 0
+        told = self.largest(own)
+        if told == 0:
+            return result
+        if told == own:
+            raise failure
+        raise ToldElsewhere(told // MOST_RANKS)
+
+    def first_does(self, work: Callable[[], int | None]) -> int:
+        """The first rank alone does this; the others wait for its result, share its failure.
+
+        The result is a number of 0 or more; None is told as NOTHING."""
+        found = self.together(work if self.first else lambda: None)
+        return self.largest(NOTHING if found is None else found)
+
+    def follow(self, found: Iterator[int]) -> Iterator[int]:
+        """What the first rank takes from found (0 or more each), on every rank; only it reads."""
+        with closing(found):
+            while (number := self.first_does(lambda: next(found, None))) != NOTHING:
+                yield number
 
 
-def refuse_several_ranks() -> None:
-    """For a stage that one process does: started with more, say so at once."""
+ALONE = Ranks(Launch())
+
+
+@contextmanager
+def _others_alive() -> Iterator[None]:
+    """A rank that was killed closes its connections; what was saved before can be gone on with."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Interrupted(f"another rank has ended; {GO_ON}") from error
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """The ranks of this launch, able to talk to each other: gloo on CPUs, NCCL on GPUs.
+
+    Raises UserError where they do not meet within JOIN_MINUTES."""
     launch = launched()
-    if launch.world > 1:
-        remedy = "start one process for each K, as in an array of jobs"
-        raise UserError("torchrun or srun", f"{launch.world} ranks", remedy)
-
-
-def let_first_rank_speak() -> None:
-    """Options, progress and results are told by rank 0 alone; errors by whom they befall."""
-    if launched().rank > 0:
-        os.environ[QUIET] = "1"
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
+    if launch.world == 1:
+        yield Ranks(launch)
+        return
+    if device.type not in ("cpu", "cuda"):
+        raise UserError("--device", f"{device} and {launch.world} ranks", "start one rank, or cpu")
+    meeting = meeting_point()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            init_method=meeting,
+            rank=launch.rank,
+            world_size=launch.world,
+            timeout=timedelta(minutes=JOIN_MINUTES),
+        )
+        words = dist.new_group(backend="gloo", timeout=timedelta(days=WAIT_DAYS))
+    except (RuntimeError, ValueError) as error:
+        remedy = "start all ranks at once, on machines that reach each other"
+        raise UserError(
+            "torchrun or srun", f"no {launch.world} ranks at {meeting}", remedy
+        ) from error
+    try:
+        yield Ranks(launch, words)
+    finally:
+        dist.destroy_process_group()

@@ -6,6 +6,8 @@ class UserError(Exception):
 
     `utils.cli.run_stage` prints it in one line and exits with code 2."""
 
+    exit_code = 2
+
     def __init__(self, where: object, found: object, remedy: str) -> None:
         shown = found if isinstance(found, str) else repr(found)
         # One line and no control characters, whatever a file or a library's message contains.
@@ -20,3 +22,13 @@ class UserError(Exception):
 
 class Interrupted(Exception):
     """Work was saved and stopped on a signal; the same command continues (exit code 75)."""
+
+    exit_code = 75
+
+
+class ToldElsewhere(Exception):
+    """Another rank has failed and told why: this one ends with the same code, in silence."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code

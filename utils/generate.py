@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
@@ -15,6 +17,7 @@ from models.samplers import SAMPLERS
 from utils.cli import required
 from utils.denoisers import Model, exact_model, trained_model
 from utils.devices import prepare
+from utils.distributed import joined
 from utils.errors import UserError
 from utils.figures import image_grid
 from utils.formats import load_shard, save_shard, save_synthetics
@@ -27,6 +30,7 @@ from utils.storage import check_writable, save_png
 
 DEFAULT_STEPS = {"ddim": 50, "dpmpp": 20}  # ddpm takes all T
 GRID_IMAGES = 64
+Seeds = range | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,25 @@ class Plan:
 
 
 def run(options: GenerateStage) -> None:
-    """Draw the missing seeds of one model into shards; with --synth-path merge them."""
+    """Draw the missing seeds of one model into shards; with --synth-path merge them.
+
+    Several ranks share the seeds; the first one alone merges and speaks."""
     device = prepare(options.run)
+    with joined(device) as ranks:
+        source, plan = ranks.together(partial(source_and_plan, options))
+        for _ in ranks.follow(draws(options, plan)):
+            todo = ranks.together(partial(missing_seeds, plan))  # before anyone writes
+            todo = todo[ranks.share(len(todo))]
+            ranks.together(partial(draw_missing, options, device, source, plan, todo))
+
+
+def source_and_plan(options: GenerateStage) -> tuple[Model, Plan]:
     source = source_of(options)
-    plan = plan_shards(options, source)
+    return source, plan_shards(options, source)
+
+
+def draws(options: GenerateStage, plan: Plan) -> Iterator[int]:
+    """Once, when there is something to draw; what was drawn is merged afterwards."""
     complete = not plan.overwrite and is_complete(plan)
     todo = range(0) if complete else plan.seeds if plan.overwrite else missing_seeds(plan)
     if options.run.dry_run:
@@ -65,10 +84,7 @@ def run(options: GenerateStage) -> None:
         if plan.overwrite:
             for path in shard_files(plan.folder):
                 path.unlink()
-        todo = missing_seeds(plan)
-        if len(todo):
-            denoiser = source.denoiser(device, options.run.precision, options.generate.compile)
-            draw(denoiser, plan, todo)
+        yield plan.k
         if plan.merged:
             merge(plan)
     save_grid(plan)
@@ -119,7 +135,7 @@ def sampling_steps(given: GenerateOptions, timesteps: int) -> int:
 
 
 def generate(
-    denoiser: Denoiser, seeds: range | np.ndarray, sampler: str, steps: int, batch_size: int
+    denoiser: Denoiser, seeds: Seeds, sampler: str, steps: int, batch_size: int
 ) -> Iterator[Tensor]:
     """Yield images [b, C, H, W] in [-1, 1] on the CPU, b <= batch_size, in the order of seeds.
 
@@ -151,7 +167,7 @@ def finished_shards(plan: Plan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield found.samples, seeds
 
 
-def missing_seeds(plan: Plan) -> range | np.ndarray:
+def missing_seeds(plan: Plan) -> Seeds:
     """The seeds that no shard has, ascending."""
     there = [seeds for _, seeds in finished_shards(plan)]
     # Without shards the range itself: a mistyped --num-samples must not fill the memory.
@@ -166,7 +182,19 @@ def is_complete(plan: Plan) -> bool:
     return not len(missing_seeds(plan))
 
 
-def draw(denoiser: Denoiser, plan: Plan, todo: range | np.ndarray) -> None:
+def draw_missing(
+    options: GenerateStage,
+    device: torch.device,
+    source: Model,
+    plan: Plan,
+    todo: Seeds,
+) -> None:
+    if len(todo):
+        denoiser = source.denoiser(device, options.run.precision, options.generate.compile)
+        draw(denoiser, plan, todo)
+
+
+def draw(denoiser: Denoiser, plan: Plan, todo: Seeds) -> None:
     """Write a shard for each batch of the seeds in todo."""
     own = plan.args["generate"]
     batches = generate(denoiser, todo, own["sampler"], own["steps"], plan.batch_size)

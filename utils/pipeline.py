@@ -22,6 +22,7 @@ from utils.errors import UserError
 from utils.figures import loss_figure, sample_sheet_figure, save_figure
 from utils.formats import load_synthetics
 from utils.k_folders import k_files
+from utils.launch import refuse_several_ranks
 from utils.options import (
     ClassifyStage,
     CriticalTimesStage,
@@ -68,6 +69,7 @@ def run(options: PipelineStage) -> None:
     """Train and generate for each K (--jobs of them side by side), then judge them together.
 
     With --models the training is left out: the models of that folder are examined."""
+    refuse_several_ranks("start one process: --jobs of them work side by side")
     root = Path(options.pipeline.root)
     plans = plan_all(options)
     sizes = [plan.k for plan in plans]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from utils.checkpoints import (
 )
 from utils.datasets import load_image_set, to_float, training_subset, validation_subset
 from utils.devices import compiled, pick_dtype, prepare
-from utils.distributed import refuse_several_ranks
+from utils.distributed import ALONE, Ranks, joined
 from utils.errors import Interrupted, UserError
 from utils.figures import image_grid
 from utils.interrupts import GO_ON, stop_request
@@ -51,7 +53,8 @@ class Plan:
     args: dict[str, Any]
     device: torch.device
     dtype: torch.dtype
-    start: Checkpoint | None  # where an earlier run stopped
+    start: int = 0  # the step that an earlier run has saved
+    ranks: Ranks = ALONE  # who share each batch
 
     @property
     def folder(self) -> Path:
@@ -59,26 +62,37 @@ class Plan:
 
 
 def run(options: TrainStage) -> None:
-    """Train K = train_size images to the asked number of steps, or go on where that stopped."""
-    refuse_several_ranks()
+    """Train K = train_size images to the asked number of steps, or go on where that stopped.
+
+    Several ranks share each batch; the first one alone reads folders, writes and speaks."""
     device = prepare(options.run)
-    args = training_args(options)
+    dtype = pick_dtype(options.run.precision, device)
+    plan = Plan(options, training_args(options), device, dtype)
+    with joined(device) as ranks:
+        for step in ranks.follow(starts(options, plan.args)):
+            trainer = ranks.together(partial(Trainer, replace(plan, start=step, ranks=ranks)))
+            trainer.train()
+
+
+def starts(options: TrainStage, args: dict) -> Iterator[int]:
+    """The step from which to train, once, where there is anything to do; K is claimed meanwhile.
+
+    Raises UserError for whatever is known to be wrong before work starts."""
     check_sizes(options)
-    k, folder = options.train.train_size, Path(options.data.results_path)
+    k, folder, fresh = options.train.train_size, options.data.results_path, options.run.overwrite
     if options.run.dry_run:
-        newest = newest_checkpoint(folder, args, options.run.overwrite)
+        newest = newest_checkpoint(Path(folder), args, fresh)
         done = newest.iterations if newest else 0
         print(f"would train K = {k} from step {done} to {options.train.iterations} in {folder}")
         return
     for target in filter(None, (folder, options.train.model_path)):
         check_writable(target)
-    job, fresh = Job(k, folder, folder / "checkpoints"), options.run.overwrite
+    job = Job(k, Path(folder), Path(folder) / "checkpoints")
     for _ in work_through([job], lambda _: is_trained(options, args), fresh):
         if fresh:
-            forget_training(folder)
-        start = None if fresh else newest_checkpoint(folder, args)
-        dtype = pick_dtype(options.run.precision, device)
-        Trainer(Plan(options, args, device, dtype, start)).train()
+            forget_training(Path(folder))
+        newest = newest_checkpoint(Path(folder), args)
+        yield newest.iterations if newest else 0
 
 
 def training_args(options: TrainStage) -> dict[str, Any]:
@@ -142,7 +156,7 @@ class Trainer:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.train_options = plan, plan.options.train
-        self.seed, self.device = self.train_options.global_seed, plan.device
+        self.seed, self.device, self.ranks = self.train_options.global_seed, plan.device, plan.ranks
         self.images = training_subset(plan.args).images.to(plan.device)  # uint8 [K, C, H, W]
         self.held_out = validation_subset(plan.args)[:VALID_IMAGES].to(plan.device)
         self.schedule = Schedule(self.train_options.timesteps)
@@ -155,8 +169,8 @@ class Trainer:
             self.network.parameters(), lr=self.train_options.lr, **fused
         )
         self.step = 0
-        if plan.start is not None:
-            self._resume(plan.start)
+        if plan.start:
+            self._resume(load_checkpoint(checkpoint_file(plan.options, plan.start)))
         self.forward = compiled(self.network, self.train_options.compile, plan.device)
 
     def _resume(self, start: Checkpoint) -> None:
@@ -181,6 +195,7 @@ class Trainer:
             "device": self.device.type,
             "threads": threads,
             "precision": dtype,
+            "ranks": self.ranks.world,
             "torch": str(torch.__version__),  # a TorchVersion would be pickled
         }
 
@@ -188,7 +203,8 @@ class Trainer:
         """Train to the last step; log, sample and save on the way.
 
         Raises UserError where the loss is no longer finite, Interrupted on a signal."""
-        options, log = self.train_options, TrainingLog(self.plan.folder, self.step)
+        options = self.train_options
+        log = TrainingLog(self.plan.folder, self.step) if self.ranks.first else None
         bar = progress(
             total=options.iterations, initial=self.step, unit="step", desc=f"K = {len(self.images)}"
         )
@@ -199,34 +215,38 @@ class Trainer:
                     row.append(value)
                 bar.update()
                 last = self.step == options.iterations
-                save = last or stop.asked or self.step % options.ckpt_every == 0
+                stopped = bool(self.ranks.largest(int(stop.asked)))  # the signal may reach one rank
+                save = last or stopped or self.step % options.ckpt_every == 0
                 if save or self.step % options.log_every == 0:
                     # The only place where the device is waited for.
-                    loss = torch.stack(losses).mean().item()
-                    norm = torch.stack(norms).mean().item()
+                    loss, norm = self.mean_over_ranks(losses), torch.stack(norms).mean().item()
                     # A gradient that is not finite has spoiled the weights before the loss shows.
-                    self.check_finite("loss", loss)
-                    self.check_finite("gradient norm", norm)
+                    self.ranks.together(
+                        partial(self.check_finite, {"loss": loss, "gradient norm": norm})
+                    )
+                    valid_loss = self.validation_loss()
                     rate = len(losses) / (time.perf_counter() - since)
                     left = (options.iterations - self.step) / rate
-                    log.write(
-                        step=self.step,
-                        loss=loss,
-                        valid_loss=self.validation_loss(),
-                        grad_norm=norm,
-                        images_per_second=rate * options.global_batch_size,
-                        seconds_left=left,
-                    )
+                    if log:
+                        log.write(
+                            step=self.step,
+                            loss=loss,
+                            valid_loss=valid_loss,
+                            grad_norm=norm,
+                            images_per_second=rate * options.global_batch_size,
+                            seconds_left=left,
+                        )
                     losses, norms = [], []
                 if save:
-                    self.save(last)
-                    if stop.asked and not last:
+                    self.ranks.first_does(partial(self.save, last))
+                    if stopped and not last:
                         raise Interrupted(f"saved at step {self.step}; {GO_ON}")
                 if not losses:
                     since = time.perf_counter()
 
     def train_step(self) -> tuple[Tensor, Tensor]:
-        """One step of Adam on |prediction - target|^2; returns loss and gradient norm, 0-d.
+        """One step of Adam on |prediction - target|^2; returns this rank's part of the loss, and
+        the norm of the gradient, 0-d.
 
         Source: Ho et al. 2020, arXiv 2006.11239, algorithm 1."""
         options = self.train_options
@@ -235,6 +255,7 @@ class Trainer:
         loss = self.loss(self.network_output, self.images[index.to(self.device)])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.ranks.add_up(self.gradients())
         limit = 1.0 if options.clip_grad else math.inf
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         self.optimizer.step()
@@ -242,18 +263,41 @@ class Trainer:
         self.update_average()
         return loss.detach(), norm
 
+    def gradients(self) -> list[Tensor]:
+        """Of every parameter; zero where this rank had no row of the batch."""
+        for weight in self.network.parameters():
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        return [weight.grad for weight in self.network.parameters()]
+
+    def mean_over_ranks(self, losses: list[Tensor]) -> float:
+        """The mean of losses of which each rank has its part."""
+        mean = torch.stack(losses).mean()
+        self.ranks.add_up([mean])
+        return mean.item()
+
     def network_output(self, x_t: Tensor, t: Tensor) -> Tensor:
         scale = self.plan.options.model.scale_by_sigma
         return predict(self.forward, x_t, t, self.schedule, scale, self.plan.dtype)
 
     def loss(self, output: Any, images: Tensor) -> Tensor:
-        """Mean squared error of the prediction at uniform times; images: uint8 [B, C, H, W]."""
+        """Mean squared error of the prediction at uniform times; images: uint8 [B, C, H, W].
+
+        Of several ranks each gives its rows' part, and the parts add up to the mean."""
         x_0 = to_float(images)
         t = torch.randint(self.schedule.timesteps, (len(x_0),))
         eps = torch.randn_like(x_0)
+        # All have drawn the same for the whole batch; which dropout falls on it is each one's own.
+        rows, world = self.ranks.share(len(x_0)), self.ranks.world
+        if world > 1:
+            torch.manual_seed(mix(self.seed, "dropout", self.step, rows.start))
+        part = len(x_0[rows]) / len(x_0)
+        x_0, t, eps = x_0[rows], t[rows], eps[rows]
+        if not len(x_0):  # more ranks than images in a batch
+            return torch.zeros((), device=self.device, requires_grad=True)
         x_t = add_noise(x_0, eps, self.schedule.alpha_bar_at(t))
         target = eps if self.train_options.prediction_type == "epsilon" else x_0
-        return F.mse_loss(output(x_t, t.to(x_0.device)), target)
+        return part * F.mse_loss(output(x_t, t.to(x_0.device)), target)
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -274,7 +318,7 @@ class Trainer:
         network, dtype = denoiser.network, self.plan.dtype
         scale = denoiser.scale_by_sigma
         output = lambda x, t: predict(network, x, t, self.schedule, scale, dtype)  # noqa: E731
-        return self.loss(output, self.held_out).item()
+        return self.mean_over_ranks([self.loss(output, self.held_out)])
 
     def denoiser(self) -> NetworkDenoiser:
         return NetworkDenoiser(
@@ -286,12 +330,15 @@ class Trainer:
             self.plan.dtype,
         )
 
-    def check_finite(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            kept = checkpoints_in(self.plan.folder)
-            last = f"{kept[0]} is the last good checkpoint" if kept else "there is no checkpoint"
-            remedy = f"{last}; try a smaller --lr or --precision float32"
-            raise UserError(f"{what} at step {self.step}", value, remedy)
+    def check_finite(self, values: dict[str, float]) -> None:
+        for what, value in values.items():
+            if not math.isfinite(value):
+                kept = checkpoints_in(self.plan.folder)
+                last = (
+                    f"{kept[0]} is the last good checkpoint" if kept else "there is no checkpoint"
+                )
+                remedy = f"{last}; try a smaller --lr or --precision float32"
+                raise UserError(f"{what} at step {self.step}", value, remedy)
 
     def save(self, last: bool) -> None:
         """Write the checkpoint and a grid of samples; the last one also as K.pt."""
