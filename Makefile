@@ -46,6 +46,8 @@ bench: setup-dev  ## speeds as ratios against a baseline in the same run
 	$(RUN) -m benchmarks.exact_search
 	M2G_QUIET=1 $(RUN) -m benchmarks.sweep
 	M2G_QUIET=1 $(RUN) -m benchmarks.peak_memory
+	$(RUN) -m benchmarks.training
+	$(RUN) -m benchmarks.sampling
 	test -e results/digits/models/64.pt || $(MAKE) demo
 	$(RUN) -m benchmarks.critical_times
 

@@ -15,7 +15,7 @@ STAGES = {*WORK_OF.values(), *COMMANDS, "pipeline"}
 ANALYSIS = {
     *("embedding_cache", "nearest", "distance_parts"),
     *("embeddings", "calibration", "verdicts", "statistics", "figures", "lpips_weights"),
-    *("searches", "basins", "basin_figures", "overviews"),
+    *("searches", "basins", "basin_figures", "overviews", "trainer"),
     *("landscapes", "toy_training", "toy_analysis", "toy_figures", "toy_overviews"),
 }
 FILES = sorted([*(ROOT / "models").glob("*.py"), *(ROOT / "utils").glob("*.py")])

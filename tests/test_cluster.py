@@ -45,7 +45,7 @@ def wait_until(true: Callable[[], object], told: Callable[[], str] = lambda: "")
 FAKE = """#!/bin/bash
 echo "$*" >> "$TOLD/stage"
 echo "$OMP_NUM_THREADS" >> "$TOLD/threads"
-trap 'exit 75' TERM
+trap 'exit 75' USR1
 while [ -n "${HOLD:-}" ]; do sleep 0.02; done
 exit "${CODE:-0}"
 """
@@ -113,6 +113,25 @@ def test_a_task_takes_its_share(told, batch, flag, variables, share):
     assert (job.returncode, err) == (0, "")
     assert lines(told / "stage") == [" ".join([*given, flag, share])]
     assert lines(told / "threads") == ["3"] and out.startswith("+ ")
+
+
+SRUN = """#!/bin/bash
+echo "$1 $2" >> "$TOLD/launcher"
+shift 2
+exec "$@"
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_several_tasks_of_a_job_are_ranks_of_one_training(told, ranks):
+    executable(told / "srun", SRUN)
+    given = {**array(0, 0, 0), "SLURM_NTASKS": ranks, "SLURM_CPUS_PER_TASK": 3}
+    job = task(told, "train.sbatch", "8", "--", "--lr", "1e-3", **given, OMP_NUM_THREADS="")
+    _, err = job.communicate(timeout=WAIT)
+    assert (job.returncode, err) == (0, "")
+    assert lines(told / "launcher") == ["--kill-on-bad-exit=1 --cpus-per-task=3"] * (ranks - 1)
+    own = "train_unet.py --train-size 8 --results-path results/8 --lr 1e-3"
+    assert lines(told / "stage") == [own]
 
 
 @pytest.mark.parametrize(
@@ -462,3 +481,23 @@ def test_trainings_side_by_side_and_one_stopped_in_the_middle(slurm, tmp_path):
     assert "stopped: " in log(work, job, 1) and restarts(work, job, 1) == 1
     assert contents(work, "models") == contents(plain, "models")
     assert len(contents(work, "models")) == 2
+
+
+@pytest.mark.slow
+def test_two_ranks_of_srun_stopped_in_the_middle(slurm, tmp_path):
+    """By the warning of the time limit; the whole is as one that nobody stopped, bit for bit."""
+    folders = {name: checkout(tmp_path / name) for name in ("whole", "work")}
+    ranks = ("--ntasks=2",)
+    for name, work in folders.items():
+        job = slurm.submit(work, "0-0", "train.sbatch", 8, "--", *TRAINING, options=ranks)
+        kept = work / "results" / "8" / "checkpoints"
+        if name == "work":
+            wait_until(lambda kept=kept: list(kept.glob("[0-9]*.pt")), slurm.running)
+            shell("scancel", "--batch", "--signal=USR1", f"{job}_0")
+        slurm.wait()
+        told = log(work, job, 0)
+        assert "+ srun" in told and told.count("run: device=") == 1 + (name == "work"), told
+    slurm.assert_all_succeeded()
+    assert told.count("stopped: saved at step") == 1 and "queued again" in told
+    assert contents(folders["work"], "models") == contents(folders["whole"], "models")
+    assert len(contents(folders["work"], "models")) == 1

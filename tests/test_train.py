@@ -15,6 +15,7 @@ from utils import train
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
 from utils.seeding import batch_indices
+from utils.trainer import Plan, Trainer
 from utils.training_log import read_stats
 
 LONG = ("--timesteps", 1000)
@@ -131,17 +132,34 @@ def test_the_loss_falls_below_that_of_silence(tmp_path):
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"] < 0.6
 
 
+def test_bfloat16_learns_as_float32_does(tmp_path):
+    """The same images and noise at each step: losses differ by rounding, weights do drift."""
+    own = ["--iterations", 60, "--log-every", 10, "--ckpt-every", 60, "--lr", 3e-3, *LONG]
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        folder = tmp_path / precision
+        straight(folder, *own, "--precision", precision)
+        rows = read_stats(folder / "run")
+        losses[precision] = torch.tensor([[row["loss"], row["valid_loss"]] for row in rows])
+    assert not torch.equal(losses["bfloat16"], losses["float32"])
+    torch.testing.assert_close(losses["bfloat16"], losses["float32"], rtol=0.03, atol=0)
+    kept = load_checkpoint(tmp_path / "bfloat16" / "models" / "8.pt")
+    state = kept.opt["state"].values()
+    both = [*kept.model.values(), *kept.ema.values(), *(row["exp_avg"] for row in state)]
+    assert {value.dtype for value in both} == {torch.float32}  # bfloat16 is for products alone
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
     straight(tmp_path, "--iterations", 2)
     kept = (tmp_path / "run" / "checkpoints" / "2.pt").read_bytes()
     options = train_options(tmp_path, "--iterations", 6)
-    plan_of = train.Trainer.loss
-    train.Trainer.loss = lambda self, output, images: plan_of(self, output, images) * float("nan")
+    plan_of = Trainer.loss
+    Trainer.loss = lambda self, output, images: plan_of(self, output, images) * float("nan")
     try:
         with pytest.raises(UserError, match=r"loss at step 4: found nan; .*2\.pt is the last good"):
             train.run(options)
     finally:
-        train.Trainer.loss = plan_of
+        Trainer.loss = plan_of
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["2.pt"]
     assert (tmp_path / "run" / "checkpoints" / "2.pt").read_bytes() == kept
 
@@ -181,8 +199,8 @@ def test_a_batch_depends_on_seed_and_step_alone():
 def test_the_average_equals_its_formula(tmp_path):
     options = train_options(tmp_path, "--ema-decay", 0.9, "--ema-warmup", "True")
     device = torch.device("cpu")
-    args = {n: train.to_plain(getattr(options, n)) for n in ("data", "train", "model")}
-    trainer = train.Trainer(train.Plan(options, args, device, torch.float32, None))
+    args = train.training_args(options)
+    trainer = Trainer(Plan(options, args, device, torch.float32))
     expected = [p.detach().double() for p in trainer.network.parameters()]
     for n in range(1, 4):
         trainer.train_step()

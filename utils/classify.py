@@ -13,7 +13,7 @@ import numpy as np
 from utils.calibration import calibrate
 from utils.cli import required
 from utils.datasets import open_images, to_float, training_subset
-from utils.devices import pick_product, prepare
+from utils.devices import pick_dtype, prepare
 from utils.embeddings import load_metric, open_cache
 from utils.errors import UserError
 from utils.figures import histogram_figure, neighbour_panel, save_figure, transition_figure
@@ -143,7 +143,7 @@ def thresholds(options: ClassifyStage, dists: Distances, largest: int, n: int) -
         beside = Path(given.result_path)
         cache = open_cache(embedder, options.cache, beside, images.read([0]), len(images))
     batch = given.eval_batch_size
-    means = Means(batch, batch, cache=cache, product=pick_product(options.run.precision, device))
+    means = Means(batch, batch, cache=cache, product=pick_dtype(options.run.precision, device))
     found = calibrate(args, embedder, rate, pool, n, means)
     return {"false_positive_rate": rate, **asdict(found)}
 

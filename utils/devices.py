@@ -34,29 +34,20 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The format that networks multiply in: auto takes bfloat16 where the hardware has it.
+    """The format of products: auto takes bfloat16 where the hardware multiplies it.
 
-    On a CPU that is AMX alone: with AVX-512 the small networks here were slower in bfloat16
-    than in float32 (docs/log.md)."""
-    return _pick(precision, device, ("_is_amx_tile_supported",))
-
-
-def pick_product(precision: str, device: torch.device) -> torch.dtype:
-    """The format of large matrix products: as `pick_dtype`, with AVX-512 BF16 too.
-
-    For the nearest neighbours it changes no bit: a product only proposes."""
-    return _pick(precision, device, ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-
-
-def _pick(precision: str, device: torch.device, of_cpu: tuple[str, ...]) -> torch.dtype:
+    That is CUDA from compute capability 8, and CPUs with AMX or AVX-512 BF16. Weights, averages
+    and optimizers stay float32 in any case; what it changes: docs/speed.md."""
     if precision != "auto":
         return getattr(torch, precision)
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device)[0] >= 8
     else:
         # Private in torch, and absent from old versions: then they are taken to be absent here.
-        has = [getattr(torch.cpu, name, lambda: False)() for name in of_cpu]
-        fast = device.type == "cpu" and any(has)
+        names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        fast = device.type == "cpu" and any(
+            getattr(torch.cpu, name, lambda: False)() for name in names
+        )
     return torch.bfloat16 if fast else torch.float32
 
 

@@ -13,7 +13,7 @@ import torch
 from utils.claims import claim
 from utils.cli import required
 from utils.datasets import training_subset
-from utils.devices import pick_product, prepare
+from utils.devices import pick_dtype, prepare
 from utils.distance_parts import (
     Part,
     forget_parts,
@@ -81,7 +81,7 @@ def run(options: DistancesStage) -> None:
         given.eval_batch_size,
         given.ref_batch_size or given.eval_batch_size,
         cache=cache,
-        product=pick_product(options.run.precision, device),
+        product=pick_dtype(options.run.precision, device),
     )
     work = compute_whole if plan.share == WHOLE else compute_parts
     work(plan, embedder, means)

@@ -5,7 +5,7 @@ the seeds; distances meet through files and need no group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -90,7 +90,7 @@ class Ranks:
         found = self.together(work if self.first else lambda: None)
         return self.largest(NOTHING if found is None else found)
 
-    def follow(self, found: Iterator[int]) -> Iterator[int]:
+    def follow(self, found: Generator[int]) -> Iterator[int]:
         """What the first rank takes from found (0 or more each), on every rank; only it reads."""
         with closing(found):
             while (number := self.first_does(lambda: next(found, None))) != NOTHING:

@@ -20,8 +20,11 @@ class UserError(Exception):
         return type(self), self._parts
 
 
-class Interrupted(Exception):
-    """Work was saved and stopped on a signal; the same command continues (exit code 75)."""
+class Interrupted(BaseException):
+    """Work was saved and stopped on a signal; the same command continues (exit code 75).
+
+    No Exception, as KeyboardInterrupt is none: a signal may come while a library, torch's import
+    for one, tries something and passes over whatever goes wrong."""
 
     exit_code = 75
 

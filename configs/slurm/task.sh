@@ -45,11 +45,15 @@ run_stage() {
     python=$(choose_python)
     # What was computed may depend on the number of threads by rounding: as many as were asked for.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}" PYTHONUNBUFFERED=1
-    echo "+ $python $* (on $(hostname), restart ${SLURM_RESTART_COUNT:-0})"
+    local launcher=()
+    # One rank for each task of the job; one that fails ends the others.
+    [ "${SLURM_NTASKS:-1}" -le 1 ] || launcher=(srun --kill-on-bad-exit=1
+        --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}")
+    echo "+ ${launcher[*]:+srun }$python $* (on $(hostname), restart ${SLURM_RESTART_COUNT:-0})"
     child='' signalled='' passed='' ended=''
     trap 'pass_on' USR1
     trap 'ended=1; pass_on' TERM
-    "$python" "$@" &
+    ${launcher[@]+"${launcher[@]}"} "$python" "$@" &
     child=$!
     while :; do # a signal ends `wait` before its time
         signalled=''
@@ -63,11 +67,11 @@ run_stage() {
     exit "$code"
 }
 
-pass_on() { # once; stages stop at SIGTERM, and not all of them know USR1
+pass_on() { # once; USR1, since srun forwards it, while at TERM it has its ranks killed
     signalled=1
     [ -n "$child" ] && [ -z "$passed" ] || return
     passed=1
-    kill -TERM "$child" 2>/dev/null
+    kill -USR1 "$child" 2>/dev/null
 }
 
 requeue_if_stopped() { # exit code

@@ -1,0 +1,109 @@
+"""A sampling step: a straightforward DDPM script's (benchmarks/plain.py) against ours.
+
+    python -m benchmarks.sampling
+
+Seconds a network call with all around it, timed in turn. Ours draws each image's noise from a
+seed of its own, as run_generate.py does; the baseline draws it on the device. Before that both
+are checked to give the same images from the same noise in float32. With CUDA each solver: the
+ratio compares equally many steps, the baseline's always ancestral, and images a second tell what
+fewer steps gain. Weights are random: they do not change the speed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.plain import in_turn, options_of, plain_network, plain_sampling_step, stir
+from benchmarks.ratio import tell
+from models.denoiser import NetworkDenoiser
+from models.samplers import SAMPLERS, ddpm
+from models.schedule import Schedule
+from models.unet import UNet
+from utils.checkpoints import build_network
+from utils.devices import compiled, pick_dtype, prepare
+from utils.options import TrainStage
+from utils.provenance import to_plain
+from utils.seeding import SeededNoise
+
+SCHEDULE = Schedule()
+WHOLE = {"ddpm": SCHEDULE.timesteps, "ddim": 50, "dpmpp": 20}  # steps of an image, as in generate
+TIMED = {"ddpm": 20, "ddim": 50, "dpmpp": 20}  # all steps of ddpm take alike: a few will do
+
+
+def main() -> None:
+    if torch.cuda.is_available():
+        for width in (64, 96, 128):
+            options = options_of("cifar10.yaml", "--dim", width, "--device", "cuda")
+            measure("sampling CIFAR-10", options, 256, TIMED)
+        return
+    torch.set_num_threads(2)
+    options = options_of("mnist.yaml", "--dim", 64, "--device", "cpu")
+    measure("sampling 28x28", options, 32, {"ddpm": 3})
+    torch.set_num_threads(1)
+    measure("sampling demo", options_of("digits.yaml", "--device", "cpu"), 64, {"ddpm": 20})
+
+
+def measure(name: str, options: TrainStage, batch: int, solvers: dict[str, int]) -> None:
+    """Time `steps` steps of each of solvers, {name: steps}, and print a line for each."""
+    device, model = prepare(options.run), to_plain(options.model)
+    shape = (options.model.in_channels, *[options.model.image_size] * 2)
+    network, plain = (build(model).to(device).eval() for build in (build_network, plain_network))
+    plain.load_state_dict(stir(network).state_dict())
+    check_same_images(network, plain, shape, device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    dtype = pick_dtype("auto", device)
+    ours = NetworkDenoiser(compiled(network, "auto", device), SCHEDULE, shape, dtype=dtype)
+    for solver, steps in solvers.items():
+
+        def candidate(solver: str = solver, steps: int = steps) -> Tensor:
+            return SAMPLERS[solver](ours, SeededNoise(range(batch), shape).draw, steps)
+
+        def baseline(steps: int = steps) -> Tensor:
+            return plain_ddpm(plain, lambda: torch.randn(batch, *shape, device=device), steps)
+
+        told = in_turn(baseline, candidate, device, 5, steps)
+        whole = WHOLE[solver]
+        tell(
+            name,
+            **told,
+            solver=solver,
+            steps_of_an_image=whole,
+            images_per_second=round(batch / told["candidate_seconds"] / whole, 4),
+            baseline_images_per_second=round(batch / told["baseline_seconds"] / whole, 4),
+            repeats=5,
+            steps=steps,
+            precision=str(dtype).removeprefix("torch."),
+            batch=batch,
+            width=options.model.dim,
+            side=options.model.image_size,
+            **({"device": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
+        )
+
+
+def plain_ddpm(network: UNet, noise: Callable[[], Tensor], steps: int) -> Tensor:
+    """The plain steps at the times that our samplers take."""
+    x = noise()
+    alpha_bar = SCHEDULE.alpha_bar.float().to(x.device)
+    times = SCHEDULE.times(steps)
+    for t, s in zip(times, [*times[1:], -1], strict=True):
+        x = plain_sampling_step(network, x, t, s, alpha_bar, None if s < 0 else noise())
+    return x
+
+
+def check_same_images(
+    network: UNet, plain: UNet, shape: tuple[int, ...], device: torch.device
+) -> None:
+    """Raises AssertionError where images of three steps from the same noise differ, in float32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    denoiser = NetworkDenoiser(copy.deepcopy(network), SCHEDULE, shape)
+    found = ddpm(denoiser, SeededNoise(range(4), shape).draw, 3)
+    draw = SeededNoise(range(4), shape).draw
+    wanted = plain_ddpm(plain, lambda: draw().to(device), 3)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+if __name__ == "__main__":
+    main()
