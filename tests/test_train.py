@@ -1,6 +1,7 @@
 """Training: resumed = straight, randomness from (seed, step) alone, and a loss that falls."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -239,6 +240,37 @@ def test_killed_and_started_again_equals_undisturbed(tmp_path, undisturbed, sign
     assert not model.exists()
     subprocess.run(COMMAND, cwd=tmp_path, check=True, capture_output=True)
     assert model.read_bytes() == undisturbed
+
+
+DYING = """
+import os, runpy, signal, sys
+replace = os.replace
+def dying(part, target):
+    if str(target).endswith(NAME):
+        assert os.path.getsize(part)
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(part, target)
+os.replace, sys.argv = dying, sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["checkpoints/16.pt", "models/8.pt"])
+def test_killed_in_the_middle_of_a_checkpoint_equals_undisturbed(tmp_path, undisturbed, name):
+    """SIGKILL when a checkpoint, or K.pt, is written but has not got its name yet."""
+    code = DYING.replace("NAME", repr(name))
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [COMMAND[0], "-c", code, *COMMAND[1:]]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / ("run" if name.startswith("c") else ".") / name).exists()
+    for part in (cut_short := list(tmp_path.rglob("*.part"))):
+        os.utime(part, (0, 0))  # in models/ another job may be writing what is younger
+    assert cut_short
+    subprocess.run(COMMAND, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "models" / "8.pt").read_bytes() == undisturbed
+    assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from utils.errors import UserError
 from utils.k_folders import Job, work_through
 from utils.options import TrainStage
 from utils.provenance import check_same, to_plain
-from utils.storage import check_writable, copy_file
+from utils.storage import check_writable, copy_file, remove_leftovers
 from utils.trainer import Plan, Trainer, checkpoint_file, published_file
 
 
@@ -50,8 +50,10 @@ def starts(options: TrainStage, args: dict) -> Iterator[int]:
         return
     for target in filter(None, (folder, options.train.model_path)):
         check_writable(target)
+        remove_leftovers(target)
     job = Job(k, Path(folder), Path(folder) / "checkpoints")
     for _ in work_through([job], lambda _: is_trained(options, args), fresh):
+        remove_leftovers(job.target, older_than=0)  # nobody else may write checkpoints now
         if fresh:
             forget_training(Path(folder))
         newest = newest_checkpoint(Path(folder), args)
