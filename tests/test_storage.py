@@ -209,7 +209,7 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):
 
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
-    for name, age in (("old", 1000), ("new", 0)):
+    for name, age in (("old", storage.ABANDONED_SECONDS + 60), ("new", 0)):
         part = tmp_path / f".{name}{storage.PART}"
         part.write_text("")
         os.utime(part, (time.time() - age,) * 2)

@@ -10,16 +10,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
 from utils.errors import UserError
-from utils.storage import PART, make_folder, reason, write_remedy
+from utils.owners import clock_of, is_dead, this_host
+from utils.storage import make_folder, part_of, reason, remove_leftovers, write_remedy
 
 CLAIM = ".claim"  # ending of the mark of a target that somebody works on
-STALE_SECONDS = 120.0  # a claim whose heartbeat is older belongs to a dead process
 BEAT_SECONDS = 10.0
+SURE_SECONDS = 3 * BEAT_SECONDS
+STALE_SECONDS = 12 * BEAT_SECONDS  # a claim that is silent for so long belongs to a dead process
 POLL_SECONDS = 1.0
 
 Item = TypeVar("Item")
@@ -30,27 +33,36 @@ def claim(target: Path) -> Iterator[bool]:
     """Yield whether this process may work on target; while it works, nobody else may.
 
     A claim names its owner and host and has a heartbeat (the mark's modification time). It is
-    taken over where the owner is dead on this host, or silent for STALE_SECONDS."""
+    taken over where the owner is dead on this host, or has been silent (`_is_stale`): so whoever
+    is refused asks again (`take_turns`)."""
     mark = Path(target).with_name(f".{Path(target).name}{CLAIM}")
     make_folder(mark.parent)
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "id": uuid4().hex}
-    if not _take(mark, owner):
+    owner = {"host": socket.gethostname(), "where": this_host(), "pid": os.getpid()}
+    content = json.dumps({**owner, "id": uuid4().hex})
+    if not _take(mark, content):
         yield False
         return
     stop = threading.Event()
 
+    def is_ours() -> bool:
+        with suppress(OSError):
+            return _text(mark) == content
+        return False
+
     def beat() -> None:
         while not stop.wait(BEAT_SECONDS):
             with suppress(OSError):
-                os.utime(mark)
+                if is_ours():
+                    os.utime(mark)
 
     threading.Thread(target=beat, daemon=True).start()
     try:
+        remove_leftovers(mark.parent, older_than=0, of=Path(target).name)  # only we may write it
         yield True
     finally:
         stop.set()
-        with suppress(OSError, ValueError):
-            if json.loads(mark.read_text()).get("id") == owner["id"]:
+        with suppress(OSError):
+            if is_ours():
                 mark.unlink()
 
 
@@ -89,15 +101,25 @@ def take_turns(
         pending = held
 
 
-def _take(mark: Path, owner: dict) -> bool:
+def clear_up(folder: Path) -> None:
+    """Delete what killed processes have left in folder: parts, and the marks of the dead."""
+    remove_leftovers(folder)
+    for mark in Path(folder).glob(f".*{CLAIM}"):
+        found = _read(mark)
+        if found and is_dead(*found.owner):
+            with suppress(OSError):
+                _bury(mark, found.content)
+
+
+def _take(mark: Path, content: str) -> bool:
     """Create the mark, after removing a stale one; False where a living owner holds it."""
     for _ in range(2):
         try:
-            _create(mark, json.dumps(owner))
+            _create(mark, content)
             return True
         except FileExistsError:
-            stale = _stale_content(mark)
-            if stale is None or not _bury(mark, stale):
+            found = _read(mark)
+            if found and not (_is_stale(mark, found) and _bury(mark, found.content)):
                 return False
         except OSError as error:
             raise UserError(mark.parent, reason(error), write_remedy(error)) from error
@@ -106,7 +128,7 @@ def _take(mark: Path, owner: dict) -> bool:
 
 def _create(mark: Path, content: str) -> None:
     """Make name and content appear together. Raises FileExistsError where the name is taken."""
-    part = mark.with_name(f"{mark.name}.{uuid4().hex}{PART}")
+    part = part_of(mark)
     try:
         part.write_text(content)
         os.link(part, mark)
@@ -116,34 +138,70 @@ def _create(mark: Path, content: str) -> None:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
         with mark.open("x") as file:  # a file system without links, as some network ones
-            file.write(content)
+            try:
+                file.write(content)
+                file.flush()
+            except OSError:
+                mark.unlink()
+                raise
     finally:
         part.unlink(missing_ok=True)
 
 
-def _stale_content(mark: Path) -> str | None:
-    """The content of a mark whose owner is dead or silent; None where the owner may live."""
+@dataclass(frozen=True)
+class _Mark:
+    """What a mark tells: its text, who made it, and when it was last touched."""
+
+    content: str
+    owner: tuple[object, object]  # host and process; nothing where a kill cut the text short
+    beat: float
+
+
+def _read(mark: Path) -> _Mark | None:
+    """None where the mark is gone, or does not tell."""
     try:
-        content, silent = mark.read_text(), time.time() - mark.stat().st_mtime
-        other = json.loads(content)
-        if other["host"] == socket.gethostname():
-            os.kill(int(other["pid"]), 0)
-    except (FileNotFoundError, ProcessLookupError) as error:
-        return content if isinstance(error, ProcessLookupError) else ""
-    except (OSError, ValueError, KeyError, TypeError):
-        # Not ours to ask, or cut short by a kill between creation and content: age decides.
-        return content if silent > STALE_SECONDS else None
-    return content if silent > STALE_SECONDS else None
+        content, beat = _text(mark), mark.stat().st_mtime
+    except OSError:
+        return None
+    try:
+        told = json.loads(content)
+        return _Mark(content, (told["where"], told["pid"]), beat)
+    except (ValueError, KeyError, TypeError):
+        return _Mark(content, ("", ""), beat)
+
+
+def _text(mark: Path) -> str:
+    return mark.read_bytes().decode(errors="replace")
+
+
+_seen: dict[Path, tuple[_Mark, float]] = {}  # what was there, and since when we see it unchanged
+
+
+def _is_stale(mark: Path, found: _Mark) -> bool:
+    """Whether the owner is dead: known on this host; elsewhere by a heartbeat that has ended.
+
+    Clocks may jump and differ between hosts. So an old mark counts only after it was watched
+    without a beat for SURE_SECONDS of this process's own time, one that seems young after
+    STALE_SECONDS."""
+    if is_dead(*found.owner):
+        return True
+    before, since = _seen.get(mark, (None, 0.0))
+    if before != found:
+        since = time.monotonic()
+        _seen[mark] = found, since
+    watched = time.monotonic() - since
+    old = clock_of(mark.parent) - found.beat > STALE_SECONDS
+    return watched >= (SURE_SECONDS if old else STALE_SECONDS)
 
 
 def _bury(mark: Path, stale: str) -> bool:
     """Remove the stale mark; False where another process took it over meanwhile."""
-    grave = mark.with_name(f"{mark.name}.{uuid4().hex}{PART}")
+    grave = part_of(mark)
     try:
         os.rename(mark, grave)  # succeeds for one process alone
     except FileNotFoundError:
         return True
-    if grave.read_text() != stale:  # a living owner's, made since we looked: put it back
+    if _text(grave) != stale:  # a living owner's, made since we looked: put it back
         with suppress(OSError):
             os.rename(grave, mark)
         return False

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import Interrupted, ToldElsewhere, UserError
-from utils.interrupts import GO_ON, ignore_for_good, stop_at_once
-from utils.launch import launched, let_first_rank_speak
+from utils.interrupts import GO_ON, ignore_for_good, stop_at_once, stopping, tell_stopped
+from utils.launch import let_first_rank_speak
 from utils.option_checks import flag, parse_ints
 from utils.options import SECTIONS
 
@@ -66,20 +66,22 @@ def run_stage(
         options = parse(stage_class, arguments, doc, prog)
         print_options(options)
         main(options)
+        ignore_for_good()  # done: a signal now would only spoil the exit code
     except UserError as error:
         _stop(f"error: {error}", error.exit_code)
     except Interrupted as stopped:
         _stop_resumable(f"stopped: {stopped}")
-    except KeyboardInterrupt:
-        _stop_resumable(f"stopped: {GO_ON}")
     except ToldElsewhere as failure:
         ignore_for_good()
         sys.exit(failure.exit_code)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(UserError.exit_code)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error):
+    except Exception as error:
+        if stopping():  # a signal in the middle of an import becomes an error of the library
+            _stop_resumable(f"stopped: {GO_ON}")
+        ours = isinstance(error, RuntimeError) and "out of memory" in str(error)
+        if not ours and not isinstance(error, MemoryError):
             raise
         remedy = "choose a smaller batch size or network, or another --device"
         _stop(f"error: out of memory; {remedy}", UserError.exit_code)
@@ -87,15 +89,14 @@ def run_stage(
 
 def _stop_resumable(line: str) -> None:
     """Told by one of the ranks: a signal reaches all of them."""
-    if launched().rank == 0:
-        _stop(line, Interrupted.exit_code)
     ignore_for_good()
+    tell_stopped(line)
     sys.exit(Interrupted.exit_code)
 
 
 def _stop(line: str, code: int) -> None:
-    print(line, file=sys.stderr, flush=True)
     ignore_for_good()
+    print(line, file=sys.stderr, flush=True)
     sys.exit(code)
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.claims import take_turns
+from utils.claims import clear_up, take_turns
 from utils.errors import UserError
-from utils.storage import make_folder, map_npy, remove_leftovers, save_npy
+from utils.storage import make_folder, map_npy, save_npy
 
 BLOCK_BYTES = 2**26  # of embeddings in a block: what a killed job loses, and what is read at once
 DIGEST_BYTES = 16
@@ -47,7 +47,7 @@ class EmbeddingCache:
         self._place: dict[bytes, int] = {}  # digest -> position in _blocks, and row
         self._sound: set[Path] = set()  # blocks whose checksum was right
         make_folder(self.folder)
-        remove_leftovers(self.folder)
+        clear_up(self.folder)
         self._look()
 
     @property

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.claims import take_turns
+from utils.claims import clear_up, take_turns
 from utils.errors import UserError
 from utils.options import SliceOptions
 from utils.shares import WHOLE, parse_share
-from utils.storage import remove_leftovers
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def work_in_groups(
 ) -> Iterator[list[Job]]:
     """As `work_through`, with as many jobs at once as are free, or `size` at most."""
     for folder in {job.target.parent for job in jobs}:
-        remove_leftovers(folder)
+        clear_up(folder)
 
     def finished(job: Job) -> bool:
         if overwrite or not done(job):

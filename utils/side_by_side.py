@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 
 from utils.errors import Interrupted, UserError
-from utils.interrupts import GO_ON, stop_at_once
+from utils.interrupts import stop_at_once
 from utils.progress import QUIET
 
 POLL_SECONDS = 0.5
@@ -72,13 +74,18 @@ class Worker:
 def work(function: Callable, argument: Any, threads: int, outbox: Connection) -> None:
     """What a worker does; the user's errors and interrupts go to the parent process."""
     stop_at_once()
+    threading.Thread(target=stop_when_orphaned, daemon=True).start()
     os.environ[QUIET] = "1"
     torch.set_num_threads(threads)
     try:
         function(argument)
     except (UserError, Interrupted) as error:
         outbox.send(error)
-    except KeyboardInterrupt:
-        outbox.send(Interrupted(GO_ON))
     finally:
         outbox.close()
+
+
+def stop_when_orphaned() -> None:
+    """A parent that was killed cannot tell its workers: they save and stop by themselves."""
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -22,10 +21,11 @@ from uuid import uuid4
 import numpy as np
 
 from utils.errors import UserError
+from utils.owners import clock_of, is_dead, this_host
 
 PART = ".part"  # ending of a file that is being written
 OBJECT_BYTES = 2**20  # most that pickled args may take; the original's take 1,000
-ABANDONED_SECONDS = 120.0  # a part that was not written to for so long is left over
+ABANDONED_SECONDS = 3600.0  # a part of another host that was not touched for so long is left over
 
 
 @contextmanager
@@ -36,7 +36,8 @@ def atomic_write(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
     Raises UserError where the folder cannot be written or the disk is full."""
     path = Path(path)
     make_folder(path.parent)
-    part = path.with_name(f".{path.name}.{uuid4().hex}{PART}")  # same folder: a rename is no copy
+    _tidy_once(path.parent)
+    part = part_of(path)  # same folder: a rename is no copy
     try:
         with part.open("xb") as file:
             yield file
@@ -94,12 +95,32 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def remove_leftovers(folder: Path, older_than: float = ABANDONED_SECONDS) -> None:
-    """Delete parts that a killed process left in folder (untouched for older_than seconds)."""
-    for part in Path(folder).glob(f".*{PART}"):
+def part_of(path: Path) -> Path:
+    """A name beside path for what is being written, which tells who writes it."""
+    return path.with_name(f".{path.name}.{this_host()}.{os.getpid()}.{uuid4().hex}{PART}")
+
+
+def remove_leftovers(folder: Path, older_than: float = ABANDONED_SECONDS, of: str = "") -> None:
+    """Delete the parts of files (named `of`, or any) that killed processes left in folder.
+
+    At once where the writer is known to be dead, else if untouched for older_than seconds."""
+    parts = list(Path(folder).glob(f".{of}*{PART}"))
+    now = clock_of(folder) if parts else 0.0
+    for part in parts:
+        host, pid = ([*part.name.split(".")[-4:-2], "", ""])[:2]
         with suppress(OSError):
-            if time.time() - part.stat().st_mtime > older_than:
+            if is_dead(host, pid) or now - part.stat().st_mtime > older_than:
                 part.unlink()
+
+
+_tidied: set[Path] = set()
+
+
+def _tidy_once(folder: Path) -> None:
+    """Whoever writes into a folder clears away what a killed run left there."""
+    if folder not in _tidied:
+        _tidied.add(folder)
+        remove_leftovers(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ from utils.checkpoints import (
     load_checkpoint,
     newest_checkpoint,
 )
+from utils.claims import clear_up
 from utils.datasets import load_image_set
 from utils.devices import pick_dtype, prepare
 from utils.distributed import joined
@@ -50,7 +51,7 @@ def starts(options: TrainStage, args: dict) -> Iterator[int]:
         return
     for target in filter(None, (folder, options.train.model_path)):
         check_writable(target)
-        remove_leftovers(target)
+        clear_up(target)
     job = Job(k, Path(folder), Path(folder) / "checkpoints")
     for _ in work_through([job], lambda _: is_trained(options, args), fresh):
         remove_leftovers(job.target, older_than=0)  # nobody else may write checkpoints now

@@ -137,8 +137,8 @@ class Trainer:
                     row.append(value)
                 bar.update()
                 last = self.step == options.iterations
-                stopped = bool(self.ranks.largest(int(stop.asked)))  # the signal may reach one rank
-                save = last or stopped or self.step % options.ckpt_every == 0
+                stop.asked = bool(self.ranks.largest(int(stop.asked)))  # it may reach one rank
+                save = last or stop.asked or self.step % options.ckpt_every == 0
                 if save or self.step % options.log_every == 0:
                     # The only place where the device is waited for.
                     loss, norm = self.mean_over_ranks(losses), torch.stack(norms).mean().item()
@@ -160,8 +160,8 @@ class Trainer:
                         )
                     losses, norms = [], []
                 if save:
-                    self.ranks.first_does(partial(self.save, last))
-                    if stopped and not last:
+                    self.ranks.first_does(partial(self.save, last, picture=not stop.asked))
+                    if stop.asked and not last:
                         raise Interrupted(f"saved at step {self.step}; {GO_ON}")
                 if not losses:
                     since = time.perf_counter()
@@ -263,8 +263,8 @@ class Trainer:
                 remedy = f"{last}; try a smaller --lr or --precision float32"
                 raise UserError(f"{what} at step {self.step}", value, remedy)
 
-    def save(self, last: bool) -> None:
-        """Write the checkpoint and a grid of samples; the last one also as K.pt."""
+    def save(self, last: bool, picture: bool = True) -> None:
+        """Write the checkpoint, and a grid of samples; the last one also as K.pt."""
         checkpoint = Checkpoint(
             model=self.network.state_dict(),
             ema=self.average.state_dict(),
@@ -275,13 +275,18 @@ class Trainer:
         )
         path = checkpoint_file(self.plan.options, self.step)
         save_checkpoint(path, checkpoint)
+        target = published_file(self.plan.options)
+        if last and target is not None:
+            copy_file(path, target)
+        if picture:  # whoever asked to stop does not wait for it
+            self.save_grid()
+        keep = self.train_options.keep_checkpoints
+        for old in checkpoints_in(self.plan.folder)[keep:] if keep else []:
+            old.unlink()
+
+    def save_grid(self) -> None:
+        """A grid of samples of the averaged network, always from the same noise."""
         noise = SeededNoise(range(GRID_IMAGES), self.images.shape[1:])
         images = ddim(self.denoiser(), noise.draw, min(GRID_STEPS, self.schedule.timesteps))
         grid = image_grid(images.cpu().numpy())
         save_png(self.plan.folder / "samples" / f"{self.step}.png", grid)
-        target = published_file(self.plan.options)
-        if last and target is not None:
-            copy_file(path, target)
-        keep = self.train_options.keep_checkpoints
-        for old in checkpoints_in(self.plan.folder)[keep:] if keep else []:
-            old.unlink()

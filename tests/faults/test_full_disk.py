@@ -1,0 +1,150 @@
+"""No room, no permission, no reliable clock: one line, earlier files whole, and on it goes."""
+
+import os
+import subprocess
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from tests.faults.stages import (
+    FULL,
+    STAGES,
+    TRIES,
+    chance,
+    contents,
+    finished,
+    lines_of,
+    run,
+    run_to_the_end,
+    start,
+)
+
+QUICK = ["train", "generate", "classify"]
+
+
+def assert_told(code, complaint, *words):
+    """The user's error: code 2 and one line that holds one of words."""
+    told = lines_of(complaint)
+    assert code == 2, (code, complaint[-2000:])
+    assert len(told) == 1 and told[0].startswith("error: "), told
+    assert any(word in told[0] for word in words), told[0]
+
+
+def assert_whole(made, folder):
+    """What is there under its final name is what an undisturbed run makes."""
+    there = contents(folder)
+    common = [name for name in there if name in made.files]
+    assert all(there[name] == made.files[name] for name in common)
+
+
+def on_it_goes(made, folder):
+    run_to_the_end(made.stage, folder)
+    made.assert_same(folder)
+
+
+def places(made, how, count=TRIES):
+    """The changes of files at which the fault comes: all of them, or `count`."""
+    all_of_them = range(1, len(made.events) + 1)
+    if len(all_of_them) <= count:
+        return list(all_of_them)
+    return sorted(chance(made.stage.name, how).sample(all_of_them, count))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES if FULL else QUICK)
+def test_a_file_that_may_not_grow(name, undisturbed_in, tally, tmp_path):
+    """As with a quota, or `ulimit -f`: some bytes are written, the rest is not."""
+    made = undisturbed_in(name)
+    largest = max(map(len, made.files.values()))
+    draw = chance(name, "size")
+    sizes = [largest - 1, *(draw.randint(100, largest - 1) for _ in range(TRIES - 1))]
+    for size in sizes if FULL else sizes[:1]:
+        with tally.attempt(name, "file size limit", size):
+            folder = made.place(tmp_path / "again")
+            code, _, complaint = run(made.stage, folder, size=size)
+            assert_told(code, complaint, "free space")
+            assert_whole(made, folder)
+            on_it_goes(made, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES if FULL else QUICK)
+def test_a_disk_that_is_full_from_some_write_on(name, undisturbed_in, tally, tmp_path):
+    made = undisturbed_in(name)
+    for place in places(made, "full", TRIES if FULL else 1):
+        with tally.attempt(name, "disk full", f"full:{place}"):
+            folder = made.place(tmp_path / "again")
+            code, _, complaint = run(made.stage, folder, M2G_FAULT=f"full:{place}")
+            if code:  # the last change may be one that needs no room
+                assert_told(code, complaint, "free space", "quota")
+            assert_whole(made, folder)
+            on_it_goes(made, folder)
+
+
+@contextmanager
+def small_disk(folder, size):
+    """A file system of so many bytes; the folder itself where mounting is not allowed."""
+    folder.mkdir()
+    option = f"size={size}"
+    mount = ["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(folder)]
+    with suppress(OSError):
+        mounted = not subprocess.run(mount, capture_output=True).returncode
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES if FULL else ["distances"])
+def test_a_small_disk(name, undisturbed_in, tally, tmp_path):
+    """A real one of a few kilobytes where that may be mounted, else files that may not grow."""
+    made = undisturbed_in(name)
+    least = max(map(len, made.files.values()))
+    with small_disk(tmp_path / "disk", 0) as mounted, tally.attempt(name, "small disk", mounted):
+        folder = made.place(tmp_path / "disk" / "again")
+        used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if mounted:
+            remount = f"remount,size={used + least // 2 + 100_000}"
+            subprocess.run(["mount", "-o", remount, str(tmp_path / "disk")], check=True)
+        code, _, complaint = run(made.stage, folder, size=None if mounted else least - 1)
+        if code:
+            assert_told(code, complaint, "free space")
+        assert_whole(made, folder)
+        if mounted:
+            subprocess.run(["mount", "-o", "remount,size=1g", str(tmp_path / "disk")], check=True)
+        on_it_goes(made, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES if FULL else ["energy"])
+def test_folders_that_become_read_only(name, undisturbed_in, tally, tmp_path):
+    made = undisturbed_in(name)
+    for place in places(made, "readonly", max(1, TRIES // 4)):
+        with tally.attempt(name, "read-only", f"readonly:{place}"):
+            folder = made.place(tmp_path / "again")
+            code, _, complaint = run(made.stage, folder, M2G_FAULT=f"readonly:{place}")
+            for path, _, _ in os.walk(folder):
+                os.chmod(path, 0o755)
+            if code:
+                assert_told(code, complaint, "that you may write", "may write")
+            assert_whole(made, folder)
+            on_it_goes(made, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["later", "earlier"])
+@pytest.mark.parametrize("name", STAGES if FULL else ["generate"])
+def test_a_clock_that_jumps(name, how, undisturbed_in, tally, tmp_path):
+    """By an hour, in one of two processes over the same folder."""
+    made = undisturbed_in(name)
+    for place in places(made, how, max(1, TRIES // 10)):
+        with tally.attempt(name, "clock jumps", f"{how}:{place}"):
+            folder = made.place(tmp_path / "again")
+            jumping = start(made.stage, folder, M2G_FAULT=f"{how}:{place}")
+            other = start(made.stage, folder)
+            for process in (jumping, other):
+                code, _, complaint = finished(process)
+                assert code == 0, complaint
+            made.assert_same(folder)
