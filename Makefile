@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: setup setup-dev demo toy test quick lint bench clean help
+.PHONY: setup setup-dev demo toy test quick faults lint bench clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -36,6 +36,9 @@ test: setup-dev  ## all tests
 
 quick: setup-dev  ## the tests that are not slow
 	$(RUN) -m pytest -n auto -m 'not slow'
+
+faults: setup-dev  ## every fault 20 times in every stage: over an hour, ends with a table
+	M2G_TRIES=20 $(RUN) -m pytest -n auto tests/faults
 
 lint: setup-dev  ## style and unused names
 	$(RUN) -m ruff check .

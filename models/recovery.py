@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
-from models.samplers import ddim_step, recovery_times
+from models.samplers import clipped, ddim_step, recovery_times
 from models.schedule import add_noise
 
 
@@ -80,7 +80,7 @@ class RecoveryPool:
     def step(self) -> tuple[list[Copy], Tensor]:
         """One network call; the copies that it ended, and what they became: [n, C, H, W].
 
-        In [-1, 1], float32, on the denoiser's device. Without copies there is no call."""
+        In [-1, 1] or NaN, float32, on the denoiser's device. Without copies there is no call."""
         self._fill()
         if not self._taken.any():
             return [], self._x[:0]
@@ -95,7 +95,7 @@ class RecoveryPool:
         self._taken[ended] = False
         for i in ended.tolist():
             self._rows[i] = None
-        return copies, x_0[ended.to(x_0.device)].clamp(-1, 1)
+        return copies, clipped(x_0[ended.to(x_0.device)])
 
     def _fill(self) -> None:
         """Put copies that wait into empty rows."""

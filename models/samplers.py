@@ -21,7 +21,7 @@ def ddpm(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int) -> Tensor:
     Source: Ho et al. 2020, arXiv 2006.11239, algorithm 2."""
     x = noise().to(denoiser.device)
     for t, s in _pairs(denoiser.schedule.times(steps)):
-        x_0 = denoiser.x_0(x, t).clamp(-1, 1)
+        x_0 = clipped(denoiser.x_0(x, t))
         if s < 0:
             return x_0
         alpha_bar_t, alpha_bar_s = denoiser.schedule.alpha_bar_at([t, s])
@@ -40,7 +40,7 @@ def ddim(
     x = noise().to(denoiser.device)
     for t, s in _pairs(denoiser.schedule.times(steps)):
         x_0 = denoiser.x_0(x, t)
-        x_0 = x_0.clamp(-1, 1) if clip else x_0
+        x_0 = clipped(x_0) if clip else x_0
         if s < 0:
             return x_0
         alpha_bar_t, alpha_bar_s = denoiser.schedule.alpha_bar_at([t, s])
@@ -64,7 +64,7 @@ def dpmpp(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int, clip: boo
     before: tuple[Tensor, float] | None = None
     for t, s in _pairs(denoiser.schedule.times(steps)):
         x_0 = denoiser.x_0(x, t)
-        x_0 = x_0.clamp(-1, 1) if clip else x_0
+        x_0 = clipped(x_0) if clip else x_0
         if s < 0:
             return x_0
         alpha_bar = denoiser.schedule.alpha_bar_at([t, s])
@@ -76,6 +76,14 @@ def dpmpp(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int, clip: boo
         x = (sigma[1] / sigma[0]).item() * x - signal[1].item() * math.expm1(-h) * d
         before = x_0, h
     raise AssertionError("times end with -1")
+
+
+def clipped(x_0: Tensor) -> Tensor:
+    """x_0 in [-1, 1]; what is infinite becomes NaN, as the clip would hide it behind a border.
+
+    >>> clipped(torch.tensor([0.5, 3.0, torch.inf, torch.nan])).tolist()
+    [0.5, 1.0, nan, nan]"""
+    return x_0.clamp(-1, 1).where(~x_0.isinf(), torch.nan)
 
 
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp": dpmpp}

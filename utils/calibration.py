@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from utils.datasets import open_images, permutation
+from utils.datasets import ImageSet, open_images, permutation
 from utils.embeddings import Embedder
 from utils.errors import UserError
 from utils.nearest import Means, nearest
@@ -45,10 +46,11 @@ def calibrate(
     at K = P and at most that below it. delta_s is the rate-quantile of the nearest-neighbour
     distance within n real images: that distance shrinks as n grows, so n is the number of
     samples that are judged. Raises UserError where there are too few real images."""
-    pool, held_out = split_pool(args, rate, pool, n)
-    images = open_images(args)
+    images = open_images(args)  # once: between two looks a folder may change
+    pool, held_out = split_pool(args, rate, pool, n, images)
     perm = permutation(len(images), args["train"]["global_seed"])
-    to_pool, _ = nearest(embedder, held_out, images.read(perm[:pool]), 1, means=means)
+    known = images.read(perm[:pool])
+    to_pool, _ = nearest(embedder, held_out, known, 1, means=means)
     copies = int((to_pool == 0).sum())
     if copies > rate * len(to_pool):
         found = f"{copies} of {len(to_pool)} held-out images that are in the pool too"
@@ -58,11 +60,12 @@ def calibrate(
         raise UserError("--criterion calibrated", found, remedy)
     within = []
     # One draw of n images says little of a rate near 1 / n: several, disjoint, say more.
-    for first in range(0, max(1, min(len(images), DRAWS_OF) // n) * n, n):
-        real = images.read(perm[first : first + n])
+    count = max(1, min(len(images), DRAWS_OF) // n) * n
+    drawn = known[:count]  # perm[:count]: what was read once is not read again
+    if len(drawn) < count:
+        drawn = torch.cat([drawn, held_out[: count - len(drawn)]])
+    for real in drawn.split(n):
         within.append(nearest(embedder, real, real, 1, exclude_self=True, means=means)[0])
-    if not within[0].size:
-        raise UserError("--criterion calibrated", f"{n} sample", "judge 2 samples or more")
     delta_m, delta_s = calibrated_thresholds(to_pool, np.stack(within), rate)
     return Calibration(delta_m, delta_s, pool, len(held_out), n)
 
@@ -84,12 +87,17 @@ def unseen_images(args: Mapping, count: int) -> Tensor:
         return images.read(perm[-count:])
 
 
-def split_pool(args: Mapping, rate: float, pool: int, n: int) -> tuple[int, Tensor]:
+def split_pool(
+    args: Mapping, rate: float, pool: int, n: int, images: ImageSet | None = None
+) -> tuple[int, Tensor]:
     """The size of the pool and the held-out images, uint8 [n, C, H, W].
 
-    Raises UserError where there are fewer real images than `calibrate` needs."""
-    images = open_images(args)
+    images: the opened data set of args. Raises UserError where there are fewer real images than
+    `calibrate` needs, or one sample alone is to be judged."""
+    images = images or open_images(args)
     size = len(images)
+    if n < 2:  # a single real image has no neighbour
+        raise UserError("--criterion calibrated", f"{n} sample", "judge 2 samples or more")
     pool = min(pool, size)  # published checkpoints with K > N hold the whole data set
     if n > size:
         remedy = f"judge {size} samples or less, or choose another --criterion"

@@ -17,7 +17,16 @@ from utils.devices import pick_dtype, prepare
 from utils.embeddings import load_metric, open_cache
 from utils.errors import UserError
 from utils.figures import histogram_figure, neighbour_panel, save_figure, transition_figure
-from utils.formats import Distances, Identified, load_dists, load_synthetics, save_identified
+from utils.formats import (
+    Distances,
+    Identified,
+    SampleSet,
+    load_dists,
+    load_identified,
+    load_synthetics,
+    save_identified,
+)
+from utils.inputs import Input, first_read
 from utils.k_folders import Job, k_files, k_of, plan_jobs, work_through
 from utils.nearest import Means
 from utils.options import ClassifyOptions, ClassifyStage
@@ -38,11 +47,21 @@ STAGES = ("data", "train", "model", "generate", "distances", "classify")
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What one K is judged by, as planning found it."""
+
+    dists: Input[Distances]
+    samples: Input[SampleSet]  # of --eval-path
+    synthetic: Input[SampleSet]  # of --synth-path: the same set, wherever it lies
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run will do: known, and refused, before work starts."""
 
     jobs: list[Job]
     args: dict[int, dict[str, Any]]  # what each K's files will carry
+    inputs: dict[int, Inputs]
     given: ClassifyOptions
 
     @property
@@ -65,7 +84,7 @@ def run(options: ClassifyStage, judge_again: bool = False) -> list[dict[str, Any
 
     def done(job: Job) -> bool:
         try:
-            return is_judged(job, plan.args[job.k])
+            return is_judged(job, plan)
         except UserError:
             if judge_again:
                 return False
@@ -91,9 +110,16 @@ def plan_classes(options: ClassifyStage) -> Plan:
         Job(job.k, job.source, target / f"{job.k}.json")
         for job in plan_jobs(files, target, options.slice)
     ]
-    found = {job.k: load_dists(job.source) for job in jobs}
+    found, inputs = {}, {}
     for job in jobs:
-        check_inputs(job, found[job.k], given, synth / f"{job.k}.npz")
+        source, found[job.k] = first_read(job.source, load_dists)
+        check_criterion(job, found[job.k], given)
+        sets = [
+            checked_samples(flag, Path(folder) / f"{job.k}.npz", job, found[job.k])
+            for flag, folder in (("--eval-path", synth), ("--synth-path", given.synth_path))
+            if folder is not None
+        ]
+        inputs[job.k] = Inputs(source, sets[0], sets[-1])
     args = {}
     calibrations: dict[tuple, dict[str, Any]] = {}
     for k, dists in found.items():
@@ -108,24 +134,34 @@ def plan_classes(options: ClassifyStage) -> Plan:
             ratio = given.criterion == "ratio"
             own |= {"delta_m": None if ratio else given.delta_m, "delta_s": given.delta_s}
         args[k] = {**with_data_path(dists.args, given.data_path), "classify": own}
-    return Plan(jobs, args, given)
+    return Plan(jobs, args, inputs, given)
 
 
-def check_inputs(job: Job, dists: Distances, given: ClassifyOptions, samples: Path) -> None:
-    """Raises UserError where distances and samples are not of one run, or misfit the criterion."""
-    if not samples.is_file():
+def checked_samples(flag: str, path: Path, job: Job, dists: Distances) -> Input[SampleSet]:
+    """Samples that distances were measured on. Raises UserError where they are others."""
+    if not path.is_file():
         remedy = "give the folder of the sets that the distances were measured on"
-        raise UserError(f"--eval-path {samples}", "no such file", remedy)
-    if dists.args.get("distances", {}).get("samples") != digest(load_synthetics(samples).samples):
-        found = f"other samples than those of {job.source}"
-        raise UserError(f"--eval-path {samples}", found, "run run_distances.py on this set")
-    if given.criterion == "ratio":
-        if dists.metric != "l2":
-            remedy = "run run_distances.py without --use-lpips, or choose another --criterion"
-            raise UserError(f"--criterion ratio: {job.source}", "LPIPS distances", remedy)
-        if dists.arrays["data-dists"].shape[1] < 2:
-            remedy = "it compares two neighbours: run run_distances.py with --k 2 or more"
-            raise UserError(f"--criterion ratio: {job.source}", "one neighbour", remedy)
+        raise UserError(f"{flag} {path}", "no such file", remedy)
+    samples, found = first_read(path, load_synthetics)
+    if dists.args.get("distances", {}).get("samples") != digest(found.samples):
+        told = f"other samples than those of {job.source}"
+        raise UserError(f"{flag} {path}", told, "run run_distances.py on this set")
+    return samples
+
+
+def check_criterion(job: Job, dists: Distances, given: ClassifyOptions) -> None:
+    """Raises UserError where the criterion cannot judge by these distances."""
+    if given.criterion != "ratio":
+        return
+    where = f"--criterion ratio: {job.source}"
+    if dists.metric != "l2":
+        remedy = "run run_distances.py without --use-lpips, or choose another --criterion"
+        raise UserError(where, "LPIPS distances", remedy)
+    if dists.arrays["data-dists"].shape[1] < 2:
+        remedy = "it compares two neighbours: run run_distances.py with --k 2 or more"
+        if job.k == 1:
+            remedy = "a single training image has no second one: choose another --criterion"
+        raise UserError(where, "one neighbour", remedy)
 
 
 def thresholds(options: ClassifyStage, dists: Distances, largest: int, n: int) -> dict[str, Any]:
@@ -148,24 +184,46 @@ def thresholds(options: ClassifyStage, dists: Distances, largest: int, n: int) -
     return {"false_positive_rate": rate, **asdict(found)}
 
 
-def is_judged(job: Job, args: dict[str, Any]) -> bool:
-    """Whether the K's summary is there. Raises UserError where its options were others."""
+def is_judged(job: Job, plan: Plan) -> bool:
+    """Whether the K's summary is there, and the files of its classes.
+
+    Raises UserError where its options were others, or one of the files is not whole."""
     if not job.target.exists():
         return False
-    stored = read_json(job.target)
-    if not isinstance(stored, dict) or not {"row", "args"} <= set(stored):
-        raise UserError(job.target, "no summary of run_classify.py", "delete it and run again")
+    args, stored = plan.args[job.k], read_summary(job.target)
     check_same(job.target, stored["args"], args, STAGES)
+    for name in CLASSES:
+        path = class_file(plan.result, name, job.k)
+        kept = min(stored["row"][name], plan.given.top_size + plan.given.least_size)
+        if path.exists() != bool(kept):
+            return False  # it has gone, or is left over from other thresholds
+        if kept:
+            check_same(path, load_identified(path).args, args, STAGES)
     return True
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """summary/K.json: its row of summary.csv, and args. Raises UserError where it is another."""
+    found = read_json(path)
+    row = found.get("row") if isinstance(found, dict) else None
+    whole = isinstance(row, dict) and set(row) == set(SUMMARY_COLUMNS)
+    whole = whole and all(type(row[name]) is int for name in CLASSES)
+    if not whole or not isinstance(found.get("args"), dict):
+        raise UserError(path, "no summary of run_classify.py", "delete it and run again")
+    return found
+
+
+def class_file(result: Path, name: str, k: int) -> Path:
+    """identified/CLASS/K.npz."""
+    return result / name / f"{k}.npz"
 
 
 def judge(job: Job, plan: Plan) -> None:
     """Judge the samples of one K and write its files; the summary, written last, says done."""
-    given, args = plan.given, plan.args[job.k]
-    dists = load_dists(job.source)
-    images = load_synthetics(Path(given.eval_path) / f"{job.k}.npz").samples
-    other = Path(given.synth_path or given.eval_path) / f"{job.k}.npz"
-    synthetic = images if given.synth_path is None else load_synthetics(other).samples
+    given, args, inputs = plan.given, plan.args[job.k], plan.inputs[job.k]
+    dists, images = inputs.dists.read(), inputs.samples.read().samples
+    same = inputs.synthetic is inputs.samples
+    synthetic = images if same else inputs.synthetic.read().samples
     subset = training_subset(args)
     if subset.fingerprint != dists.subset:
         found = f"{subset.fingerprint}, distances of {dists.subset}"
@@ -179,7 +237,8 @@ def judge(job: Job, plan: Plan) -> None:
         labels = classify_by_distance(d_train, d_synth, own["delta_m"], own["delta_s"])
     figures = plan.result / "figures"
     for name in CLASSES:
-        path, panel = plan.result / name / f"{job.k}.npz", figures / f"{name}-{job.k}.png"
+        path = class_file(plan.result, name, job.k)
+        panel = figures / f"{name}-{job.k}.png"
         order = typicality_order(name, labels, d_train, d_synth)
         chosen, sizes = select(order, given.top_size, given.least_size)
         if not len(chosen):
@@ -226,7 +285,7 @@ def write_summary(result: Path) -> list[dict[str, Any]]:
     written: list[Path] | None = None
     rows: list[dict[str, Any]] = []
     while written != (there := summaries(result)):
-        rows = [read_json(path)["row"] for path in there]
+        rows = [read_summary(path)["row"] for path in there]
         text = io.StringIO()
         writer = csv.DictWriter(text, SUMMARY_COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -23,6 +23,7 @@ from utils.option_checks import flag, parse_ints
 from utils.options import SECTIONS
 
 CONFIG_FLAG = "--config_path"
+MOST_VALUES, MOST_DEPTH = 10_000, 20  # of a YAML file: configs/ have about 40 and 2
 # Keys that one section may take from another when neither flag nor YAML gives them.
 INHERITED = {"data_path": ("data", "data_path")}
 
@@ -238,17 +239,7 @@ def _read_configs(arguments: list[str], stage_class: type) -> dict[str, dict[str
 
 
 def _read_config(path: Path, stage_class: type) -> dict[str, dict[str, Any]]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise UserError(f"{CONFIG_FLAG} {path}", reason, "check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where else ""
-        raise UserError(path, f"no YAML{line}", "mend the file") from error
+    content = _read_yaml(path)
     if content is None:
         raise UserError(path, "an empty file", "give sections as in configs/digits.yaml")
     if not isinstance(content, dict):
@@ -263,6 +254,48 @@ def _read_config(path: Path, stage_class: type) -> dict[str, dict[str, Any]]:
             where = f"{path}: {section}: {key}"
             result.setdefault(section, {})[key] = _converted(section, key, value, where)
     return result
+
+
+def _read_yaml(path: Path) -> Any:
+    """The file's content, of plain values. Raises UserError where it is no YAML, or names a key
+    twice, of which YAML would drop the first in silence."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+            seen = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in seen:
+                    found = f"the key {key.value!r} twice, again in line {key.start_mark.line + 1}"
+                    raise UserError(path, found, "keep one of them")
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    try:
+        content = yaml.load(path.read_bytes(), Loader)
+        _check_size(content, path, [MOST_VALUES])
+        return content
+    except UserError:
+        raise
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UserError(f"{CONFIG_FLAG} {path}", reason, "check the path") from error
+    except Exception as error:  # values such as a day 99 raise anything
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where else ""
+        raise UserError(path, f"no YAML{line}", "mend the file") from error
+
+
+def _check_size(value: Any, path: Path, left: list[int], depth: int = 0) -> None:
+    """Refuse what is endless once its aliases are written out: nine lists of nine lists of ...
+
+    left: how many values there may still be."""
+    left[0] -= 1
+    if left[0] < 0 or depth > MOST_DEPTH:
+        raise UserError(path, "values without end", "give sections as in configs/digits.yaml")
+    inside = [*value, *value.values()] if isinstance(value, dict) else value
+    for item in inside if isinstance(inside, (list, tuple, set)) else ():
+        _check_size(item, path, left, depth + 1)
 
 
 def _section(path: Path, name: Any, values: Any, stage_class: type) -> tuple[str, dict]:
@@ -305,11 +338,14 @@ def _converted(section: str, key: str, value: Any, where: str) -> Any:
             return float(value)  # YAML reads 2e-4 as a word: it wants a point
         if kind is str and isinstance(value, (str, int)) and not isinstance(value, bool):
             return str(value)
-        if kind is Path and isinstance(value, str):
+        if kind is Path and isinstance(value, str) and "\0" not in value:
+            os.fsencode(value)  # raises where no file can have this name
             return Path(value)
     except (ValueError, TypeError, OverflowError, argparse.ArgumentTypeError):
         pass
     names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
+    if type(value) is int and abs(value) > 10**100:
+        value = "a number of too many digits"  # Python refuses to write it out
     raise UserError(where, value, f"give {names.get(kind, 'a word' if kind is str else 'numbers')}")
 
 

@@ -88,17 +88,17 @@ class Basins:
         pool = RecoveryPool(denoiser, given.batch_size, given.ddim_steps, given.eta)
         try:
             answers = self._answers(images, pool, judge, fresh)
+            times = Times(
+                **stack(answers),
+                radius=self._radii(images, answers, denoiser),
+                scanned=np.array(self.rule.times, np.int64),
+                delta=given.delta,
+                args=self.args,
+            )
+            self._draw(images, times, pool, judge)  # at times, too, that no search has asked for
         except ValueError as error:
             remedy = "use an earlier checkpoint, or --precision float32"
             raise UserError(f"model of K = {self.subject.k}", str(error), remedy) from error
-        times = Times(
-            **stack(answers),
-            radius=self._radii(images, answers, denoiser),
-            scanned=np.array(self.rule.times, np.int64),
-            delta=given.delta,
-            args=self.args,
-        )
-        self._draw(images, times, pool, judge)
         save_times(self.subject.job.target, times)
         self.unfinished.unlink(missing_ok=True)
 

@@ -16,8 +16,8 @@ from models.schedule import Schedule
 from utils.checkpoints import Checkpoint, denoiser_of, load_checkpoint
 from utils.datasets import to_float, training_subset
 from utils.devices import compiled
-from utils.errors import UserError
-from utils.provenance import with_data_path
+from utils.inputs import check_unchanged, content_of, gone
+from utils.provenance import digest, with_data_path
 
 EXACT = "exact"
 
@@ -27,11 +27,13 @@ class Model:
     """A model that is known to be sound, not yet on a device.
 
     args: its resolved options (`data`, `train`, `model`). fingerprint: of its weights, or "exact".
-    path: its checkpoint; None for the exact model."""
+    path: its checkpoint; None for the exact model. images: digest of the exact model's images,
+    where a stage has planned with them."""
 
     args: dict[str, Any]
     fingerprint: str
     path: Path | None = None
+    images: str | None = None
 
     @property
     def k(self) -> int:
@@ -43,14 +45,24 @@ class Model:
         """The model on a device. Raises UserError where its file has changed or misfits."""
         if self.path is None:
             schedule = Schedule(self.args["train"]["timesteps"])
-            return ExactDenoiser(training_images(self.args).to(device), schedule)
+            return ExactDenoiser(self.training_images().to(device), schedule)
+        if not self.path.exists():
+            raise gone(self.path)
         checkpoint = load_checkpoint(self.path)
-        if checkpoint.fingerprint != self.fingerprint:
-            found = "other weights than when this job began"
-            raise UserError(self.path, found, "run it again when the model is finished")
+        check_unchanged(self.path, self.fingerprint, checkpoint.fingerprint, "weights")
+        now = with_data_path(checkpoint.args, self.args["data"]["data_path"])
+        check_unchanged(self.path, content_of(self.args), content_of(now), "options")
         denoiser = denoiser_of(checkpoint, self.path, device, precision)
         denoiser.network = compiled(denoiser.network, compile, device)
         return denoiser
+
+    def training_images(self) -> Tensor:
+        """Its K images: float32 [K, C, H, W] in [-1, 1]. Raises UserError where they are others
+        than a stage has planned with."""
+        images = training_images(self.args)
+        if self.images is not None:
+            check_unchanged(data_set(self.args), self.images, digest(images.numpy()), "images")
+        return images
 
 
 def trained_model(path: Path, data_path: Path | None = None) -> Model:
@@ -72,3 +84,8 @@ def exact_model(
 def training_images(args: Mapping[str, Any]) -> Tensor:
     """The training images of a model with these args: float32 [K, C, H, W] in [-1, 1]."""
     return to_float(training_subset(args).images)
+
+
+def data_set(args: Mapping[str, Any]) -> str:
+    """The data set of a model with these args, for a message."""
+    return f"{args['data']['data_name']} in {args['data']['data_path']}"

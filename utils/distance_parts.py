@@ -42,11 +42,16 @@ class Part:
         return [rows.start, rows.stop, columns.start, columns.stop, self.n, self.k_train]
 
 
+def parts_folder(folder: Path, k: int) -> Path:
+    """Where the parts of K lie, of whatever division."""
+    return Path(folder) / "parts" / str(k)
+
+
 def part_file(folder: Path, k: int, share: Share) -> Path:
     """Where a share of K lies until it is merged: `dists/parts/1000/2-of-8/1000.npz`.
 
     K is in its name, as in that of every file with args."""
-    return Path(folder) / "parts" / str(k) / f"{share.index}-of-{share.count}" / f"{k}.npz"
+    return parts_folder(folder, k) / f"{share.index}-of-{share.count}" / f"{k}.npz"
 
 
 def part_of(share: Share, n: int, k_train: int) -> Part:
@@ -141,6 +146,6 @@ def load_part(path: Path, args: Mapping, stages: tuple[str, ...]) -> dict[str, A
 
 def forget_parts(folder: Path, k: int) -> None:
     """Delete the parts of a K that is merged, and the folders that are empty then."""
-    rmtree(Path(folder) / "parts" / str(k), ignore_errors=True)
+    rmtree(parts_folder(folder, k), ignore_errors=True)
     with suppress(OSError):  # other K have parts there
         (Path(folder) / "parts").rmdir()

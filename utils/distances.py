@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.claims import claim
+from utils.claims import take_turns
 from utils.cli import required
 from utils.datasets import training_subset
 from utils.devices import pick_dtype, prepare
@@ -20,10 +20,12 @@ from utils.distance_parts import (
     merge_parts,
     part_file,
     part_of,
+    parts_folder,
     save_part,
 )
 from utils.embeddings import Embedder, load_metric, open_cache
-from utils.formats import DISTANCE_KEYS, Distances, load_synthetics, save_dists
+from utils.formats import DISTANCE_KEYS, Distances, SampleSet, load_synthetics, save_dists
+from utils.inputs import Input, first_read
 from utils.k_folders import Job, k_files, plan_jobs, work_through
 from utils.launch import launched
 from utils.memory import parse_memory, to_work_in
@@ -43,6 +45,7 @@ class Plan:
 
     jobs: list[Job]  # the target is dists/K.npz
     args: dict[int, dict[str, Any]]  # what each K's file will carry
+    sets: dict[int, Input[SampleSet]]  # the samples of each K, as its args tell of them
     counts: dict[int, int]  # N, samples of each K
     share: Share  # of each K
     given: DistancesOptions
@@ -74,9 +77,10 @@ def run(options: DistancesStage) -> None:
     check_writable(given.result_path)
     metric = "l2" if not given.use_lpips else given.network
     embedder = load_metric(metric, given.lpips_weights, device)
-    first = load_synthetics(plan.jobs[0].source).samples[:1]
+    model = plan.args[plan.jobs[0].k]["model"]
+    like = torch.zeros(1, model["in_channels"], model["image_size"], model["image_size"])
     most = sum(plan.counts.values()) + max(plan.counts)
-    cache = open_cache(embedder, options.cache, given.result_path, torch.from_numpy(first), most)
+    cache = open_cache(embedder, options.cache, given.result_path, like, most)
     means = Means(
         given.eval_batch_size,
         given.ref_batch_size or given.eval_batch_size,
@@ -93,9 +97,9 @@ def plan_distances(options: DistancesStage) -> Plan:
     synth, result = Path(required(given, "synth_path")), Path(required(given, "result_path"))
     files = k_files(synth, ".npz", "--synth-path", "give the folder of synthetic sets, K.npz")
     jobs = plan_jobs(files, result, options.slice, cost)
-    args, counts = {}, {}
+    args, sets, counts = {}, {}, {}
     for job in jobs:
-        found = load_synthetics(job.source)
+        sets[job.k], found = first_read(job.source, load_synthetics)
         own = {
             "metric": "lpips" if given.use_lpips else "l2",
             "network": given.network if given.use_lpips else "",
@@ -106,7 +110,7 @@ def plan_distances(options: DistancesStage) -> Plan:
         counts[job.k] = len(found.samples)
     launch = launched()
     share = parse_share(given.shard, "--shard").split(launch.rank, launch.world)
-    return Plan(jobs, args, counts, share, given, options.run.overwrite)
+    return Plan(jobs, args, sets, counts, share, given, options.run.overwrite)
 
 
 def cost(k: int, path: Path) -> float:
@@ -139,15 +143,14 @@ def compute_parts(plan: Plan, embedder: Embedder, means: Means) -> None:
         part, arrays, subset = compare(plan, job, embedder, means)
         save_part(job.target, part, arrays, subset, plan.args[job.k])
         print(f"K = {job.k}: shard {plan.share} written", flush=True)
-    for job in plan.jobs:
-        merge(plan, job, embedder)
+    merge(plan, embedder)
 
 
 def compare(
     plan: Plan, job: Job, embedder: Embedder, means: Means
 ) -> tuple[Part, dict[str, np.ndarray], str]:
     """This worker's part of a K, its arrays of `nearest_in`, and the training subset."""
-    samples = torch.from_numpy(load_synthetics(job.source).samples)
+    samples = torch.from_numpy(plan.sets[job.k].read().samples)
     subset = training_subset(plan.args[job.k])
     part = part_of(plan.share, len(samples), len(subset.images))
     name = f"K = {job.k}" if plan.share == WHOLE else f"K = {job.k}, shard {plan.share}"
@@ -161,22 +164,33 @@ def compare(
     return part, arrays, subset.fingerprint
 
 
-def merge(plan: Plan, job: Job, embedder: Embedder) -> None:
-    """Make dists/K.npz where all parts are there, and say so where they are not."""
+def merge(plan: Plan, embedder: Embedder) -> None:
+    """Make dists/K.npz of each K whose parts are all there, and say so where they are not.
+
+    Where another job merges a K it is waited for: should that job be dead, this one takes over."""
     count = plan.share.count
-    with claim(job.target) as mine:
+    missing: dict[int, int] = {}  # parts that are there, of each K that lacks some
+
+    def settled(job: Job) -> bool:
+        """Whether nothing is left to do: merged and tidied up, or other jobs' parts are to come."""
+        missing.pop(job.k, None)
+        if not plan.overwrite and job.target.exists():
+            return not parts_folder(plan.result, job.k).exists()
         there = sum(part_file(plan.result, job.k, Share(i, count)).exists() for i in range(count))
-        if there == count and mine:
+        if 0 < there < count:  # none: another job has merged them, again
+            missing[job.k] = there
+        return there < count
+
+    for (job,) in take_turns(plan.jobs, lambda job: job.target, settled):
+        if plan.overwrite or not job.target.exists():
             args, n = plan.args[job.k], plan.counts[job.k]
             found = merge_parts(plan.result, job.k, count, n, args, STAGES)
             save(plan, job, embedder, *found)
             print(f"K = {job.k}: {job.target} merged from {count} parts", flush=True)
-        elif mine and (plan.overwrite or not job.target.exists()):
-            told = f"{there} of {count} parts are there; the job of the last one merges them"
-            print(f"K = {job.k}: {told}", flush=True)
-            return
-        if mine:
-            forget_parts(plan.result, job.k)
+        forget_parts(plan.result, job.k)
+    for k, there in missing.items():
+        told = f"{there} of {count} parts are there; the job of the last one merges them"
+        print(f"K = {k}: {told}", flush=True)
 
 
 def save(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from utils.datasets import to_float
 from utils.embedding_cache import EmbeddingCache
+from utils.errors import UserError
 from utils.lpips_weights import load_embedding
 from utils.memory import as_size
 from utils.options import CacheOptions
@@ -25,6 +26,7 @@ CODE = 1  # raise it when the same weights give other embeddings: old caches are
 class Embedder:
     """A metric as an embedding: phi [B, D] float32 on device, of images [B, C, H, W] in [-1, 1].
 
+    Raises UserError where a network gives NaN or infinite features.
     The metric is |phi(x) - phi(y)|^2 where `squared` (LPIPS), else |phi(x) - phi(y)| (L2)."""
 
     name: str  # l2, alex, vgg or squeeze
@@ -39,7 +41,12 @@ class Embedder:
         batch = images.expand(2, -1, -1, -1) if len(images) == 1 else images
         batch = batch.to(self.device)
         batch = to_float(batch) if batch.dtype == torch.uint8 else batch.float()
-        return self.phi(batch)[: len(images)]
+        phi = self.phi(batch)[: len(images)]
+        # Only a network makes numbers that its images have not; and a cache would keep them.
+        if self.fingerprint and not phi.isfinite().all():
+            remedy = "use images in [-1, 1], and torchvision's weights of the network"
+            raise UserError(f"LPIPS {self.name}", "NaN or infinite features", remedy)
+        return phi
 
     def dim(self, images: Tensor) -> int:
         """D for images like these."""

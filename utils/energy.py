@@ -45,8 +45,10 @@ def run(options: EnergyStage, again: bool = False) -> None:
     device = prepare(options.run)
     ref_path = Path(required(given, "ref_path"))
     subjects = {s.job: s for s in plan_subjects(given, options.slice, options)}
-    references = {job: load_references(ref_path, s.shape) for job, s in subjects.items()}
-    args = {job: wanted_args(given, s, references[job]) for job, s in subjects.items()}
+    # Read once, and kept: every K is measured against the same images.
+    shapes = {s.shape for s in subjects.values()}
+    references = {shape: load_references(ref_path, shape) for shape in shapes}
+    args = {job: wanted_args(given, s, references[s.shape]) for job, s in subjects.items()}
     if options.run.dry_run or not subjects:
         tell_plan(list(subjects.values()), options.run.overwrite)
         return
@@ -56,9 +58,10 @@ def run(options: EnergyStage, again: bool = False) -> None:
         return is_finished(job.target, args[job], STAGES, KEYS, again)
 
     for job in work_through(list(subjects), done, options.run.overwrite):
-        denoiser = subjects[job].model.denoiser(device, pick_precision(options.run.precision))
-        samples = torch.from_numpy(subjects[job].samples(given))
-        found = relative_energies(denoiser, samples, references[job], given, job.k)
+        subject = subjects[job]
+        denoiser = subject.model.denoiser(device, pick_precision(options.run.precision))
+        samples = torch.from_numpy(subject.samples(given))
+        found = relative_energies(denoiser, samples, references[subject.shape], given, job.k)
         save_energies(job.target, Energies(*found, args[job]))
     show_energies(Path(given.result_path))
 
@@ -102,8 +105,7 @@ def relative_energies(
                 gradient, samples, others, rule, given.batch_size, bar.update
             )
     except ValueError as error:
-        remedy = "use an earlier checkpoint, or --precision float32"
-        raise UserError(f"model of K = {k}", str(error), remedy) from error
+        raise unsound(k, str(error)) from error
     if isinstance(denoiser, ExactDenoiser) and not given.as_published:
         u_x, u_r = (exact_energies(denoiser, x, given) for x in (samples, others))
         potential = u_r[:, None] - u_x[None]  # [R, n]
@@ -111,9 +113,21 @@ def relative_energies(
     else:
         potential = path
         difference = np.zeros_like(path) if half is None else path - half
-        if half is not None:
-            tell_doubt(path, difference, given.path_points)
-    return potential.astype(np.float32), difference.astype(np.float32)
+        # From an image to itself there is nothing to integrate but rounding.
+        apart = [(samples != other).flatten(1).any(1) for other in others]
+        apart = torch.stack(apart).cpu().numpy()  # [R, n]
+        if half is not None and apart.any():
+            tell_doubt(path[apart], difference[apart], given.path_points)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused just below
+        found = potential.astype(np.float32), difference.astype(np.float32)
+    if not all(np.isfinite(values).all() for values in found):
+        raise unsound(k, "energies beyond the range of float32")
+    return found
+
+
+def unsound(k: int, found: str) -> UserError:
+    """The complaint about a model whose numbers are of no use."""
+    return UserError(f"model of K = {k}", found, "use an earlier checkpoint, or train it again")
 
 
 def exact_energies(denoiser: ExactDenoiser, x: Tensor, given: EnergyOptions) -> np.ndarray:

@@ -70,9 +70,15 @@ def load_samples(path: Path) -> tuple[SampleSet, tuple[int, int] | None]:
     sizes = arrays.get("sizes")
     if sizes is None:
         return SampleSet(samples, args), None
-    if sizes.shape != (2,) or sizes.dtype.kind not in "iu" or sizes.sum() != len(samples):
+    return SampleSet(samples, args), _check_sizes(sizes, samples, path)
+
+
+def _check_sizes(sizes: np.ndarray, samples: np.ndarray, path: Path) -> tuple[int, int]:
+    """How many samples are of the most typical, how many of the least."""
+    whole = sizes.shape == (2,) and sizes.dtype.kind in "iu" and min(sizes) >= 0
+    if not whole or sum(map(int, sizes)) != len(samples):
         raise UserError(path, "sizes that do not match samples", "run run_classify.py again")
-    return SampleSet(samples, args), (int(sizes[0]), int(sizes[1]))
+    return int(sizes[0]), int(sizes[1])
 
 
 def load_references(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -95,9 +101,11 @@ def load_shard(path: Path) -> tuple[SampleSet, np.ndarray]:
     arrays = read_npz(path, ["samples", "seeds", "args"])
     args = parse_args(arrays, path)
     samples = check_images(arrays["samples"], args, path)
-    if arrays["seeds"].shape != (len(samples),) or arrays["seeds"].dtype.kind != "i":
+    seeds = arrays["seeds"]
+    whole = seeds.shape == (len(samples),) and seeds.dtype.kind == "i" and seeds.min() >= 0
+    if not whole or len(np.unique(seeds)) != len(seeds):
         raise UserError(path, "seeds that do not match samples", "delete it and run again")
-    return SampleSet(samples, args), arrays["seeds"]
+    return SampleSet(samples, args), seeds
 
 
 DISTANCE_KEYS = ("data-dists", "data-indices", "synth-dists", "synth-indices")
@@ -145,13 +153,19 @@ def load_dists(path: Path) -> Distances:
     for kind, images in (("data", args["train"]["train_size"]), ("synth", n)):
         dists, indices = values[f"{kind}-dists"], values[f"{kind}-indices"]
         sound = dists.ndim == 2 and dists.shape == indices.shape and len(dists) == n > 0
+        # An array without columns may claim any number of rows; one sample has no other one.
+        sound = sound and (dists.shape[1] > 0 or (kind == "synth" and n == 1))
         if not sound or dists.dtype.kind != "f" or indices.dtype.kind != "i":
             raise UserError(path, f"{kind}-dists of a wrong shape or type", "make it again")
         if not (np.isfinite(dists).all() and (dists >= 0).all()):
             raise UserError(path, f"{kind}-dists with NaN or negative values", "make it again")
+        if not (dists[:, 1:] >= dists[:, :-1]).all():
+            raise UserError(path, f"{kind}-dists that do not ascend", "make it again")
         if not ((indices >= 0) & (indices < images)).all():
             raise UserError(path, f"{kind}-indices outside 0 to {images - 1}", "make it again")
-    words = {key: str(arrays[key][()]) for key in ("metric", "network", "subset")}
+    words = {key: str(arrays[key]) for key in ("metric", "network", "subset")}
+    if words["metric"] not in ("l2", "lpips"):
+        raise UserError(f"{path}: metric", words["metric"], "make it again")
     return Distances(values, **words, args=args)
 
 
@@ -186,18 +200,22 @@ def load_identified(path: Path) -> Identified:
     arrays = read_npz(path, keys)
     args = parse_args(arrays, path)
     samples = check_images(arrays["samples"], args, path)
-    if arrays["sizes"].shape != (2,) or arrays["k"].shape != ():
-        raise UserError(path, "sizes or k of a wrong shape", "run run_classify.py again")
-    top, least = (int(n) for n in arrays["sizes"])
-    return Identified(
-        samples,
-        arrays["train-nns"],
-        arrays["synth-nns"],
-        int(arrays["k"]),
-        (top, least),
-        arrays["indices"],
-        args,
-    )
+    sizes, k, indices = _check_sizes(arrays["sizes"], samples, path), arrays["k"], arrays["indices"]
+    remedy = "run run_classify.py again with --overwrite"
+    if k.shape or k.dtype.kind not in "iu" or k < 1:
+        raise UserError(f"{path}: k", f"{k.dtype} {list(k.shape)}, or none", remedy)
+    if indices.shape != (len(samples),) or indices.dtype.kind not in "iu" or indices.min() < 0:
+        raise UserError(path, "indices that do not match samples", remedy)
+    for key in ("train-nns", "synth-nns"):
+        images = arrays[key]
+        shaped = images.ndim == 5 and images.shape[1] <= k
+        shaped = shaped and (len(images), *images.shape[2:]) == samples.shape
+        if not shaped or images.dtype.kind != "f":
+            raise UserError(path, f"{key} {images.dtype} {list(images.shape)}", remedy)
+        if not (np.abs(images) <= SIDE_LIMIT).all():  # NaN too
+            raise UserError(path, f"{key} that are no images in [-1, 1]", remedy)
+    nns = (arrays[key].astype(np.float32, copy=False) for key in ("train-nns", "synth-nns"))
+    return Identified(samples, *nns, int(k), sizes, indices, args)
 
 
 @dataclass(frozen=True)
@@ -246,8 +264,26 @@ def load_times(path: Path) -> Times:
             raise UserError(path, found, remedy)
     if not (np.isfinite(arrays["radius"]).all() and (arrays["radius"] >= 0).all()):
         raise UserError(path, "radius with NaN or negative values", remedy)
+    delta = arrays["delta"]
+    if delta.shape or delta.dtype.kind not in "iuf" or not 0 <= delta < np.inf:
+        raise UserError(path, "a delta that is no distance", remedy)
+    if scanned[0] < 1 or not (np.diff(scanned) > 0).all():
+        raise UserError(path, "scanned times that do not ascend from 1 or more", remedy)
     values = {key.replace("-", "_"): arrays[key] for key in TIMES_KEYS}
-    return Times(**values, delta=float(arrays["delta"]), args=args)
+    check_answers(values, scanned, path, remedy)
+    return Times(**values, delta=float(delta), args=args)
+
+
+def check_answers(
+    answers: Mapping[str, np.ndarray], scanned: np.ndarray, path: Path, remedy: str
+) -> None:
+    """Raises UserError where critical_time, time or recovery do not belong to these times."""
+    for key, beside in (("critical_time", [0]), ("time", [-1, 0])):
+        if not np.isin(answers[key], [*beside, *scanned]).all():
+            raise UserError(path, f"{key.replace('_', '-')} that was not scanned", remedy)
+    share = answers["recovery"]
+    if not ((share >= 0) & (share <= 1) | np.isnan(share)).all():
+        raise UserError(path, "recovery outside 0 to 1", remedy)
 
 
 def save_unfinished(path: Path, arrays: Mapping[str, np.ndarray], args: Mapping) -> None:
@@ -264,10 +300,30 @@ def load_unfinished(
     try:
         arrays = read_npz(path, [*keys, "args"])
         check_same(path, parse_args(arrays, path), args, stages)
+        _check_unfinished(arrays, args, path)
     except UserError as error:
         print(f"left out: {error}", flush=True)
         return {}
     return arrays
+
+
+def _check_unfinished(arrays: Mapping[str, np.ndarray], args: Mapping, path: Path) -> None:
+    """Raises UserError where its rows are not what a run with these args would have written."""
+    own, n = args["critical_times"], len(np.atleast_1d(arrays["image"]))
+    scanned = np.arange(1, args["train"]["timesteps"], own["stride"])
+    wanted = {
+        "image": ("U", (n,)),
+        "critical_time": ("i", (n,)),
+        "censored": ("b", (n,)),
+        "non_monotone": ("b", (n,)),
+        "time": ("i", (n, own["p_trials"])),
+        "recovery": ("f", (n, len(scanned))),
+    }
+    for key, (kind, shape) in wanted.items():
+        if arrays[key].dtype.kind != kind or arrays[key].shape != shape:
+            found = f"{key} {arrays[key].dtype} {list(arrays[key].shape)}"
+            raise UserError(path, found, "it is made again")
+    check_answers(arrays, scanned, path, "it is made again")
 
 
 @dataclass(frozen=True)
@@ -293,7 +349,8 @@ def load_energies(path: Path) -> Energies:
     args = parse_args(arrays, path)
     potential, difference = arrays["potential"], arrays["path-difference"]
     sound = potential.ndim == 2 and potential.size and potential.shape == difference.shape
-    if not sound or potential.dtype.kind != "f" or not np.isfinite(potential).all():
-        found = f"potential {potential.dtype} {list(potential.shape)}, or NaN in it"
-        raise UserError(path, found, "run run_energy.py again with --overwrite")
+    for key, values in (("potential", potential), ("path-difference", difference)):
+        if not sound or values.dtype.kind != "f" or not np.isfinite(values).all():
+            found = f"{key} {values.dtype} {list(values.shape)}, or NaN in it"
+            raise UserError(path, found, "run run_energy.py again with --overwrite")
     return Energies(potential, difference, args)

@@ -221,13 +221,20 @@ def merge(plan: Plan) -> None:
 
 
 def merged_images(plan: Plan, count: int | None = None) -> np.ndarray:
-    """The images of the first `count` seeds (all of them), [N, C, H, W], from the shards."""
+    """The images of the first `count` seeds (all of them), [N, C, H, W], from the shards.
+
+    Raises UserError where some are in no shard any more."""
     wanted = plan.seeds[:count]
     side, channels = plan.args["model"]["image_size"], plan.args["model"]["in_channels"]
     result = np.empty((len(wanted), channels, side, side), np.float32)
+    there = np.zeros(len(wanted), bool)
     for images, seeds in finished_shards(plan):
         ours = (seeds >= wanted.start) & (seeds < wanted.stop)
         result[seeds[ours] - wanted.start] = images[ours]
+        there[seeds[ours] - wanted.start] = True
+    if not there.all():
+        lost = f"no shard of {np.count_nonzero(~there)} images, of which there was one"
+        raise UserError(plan.folder, lost, "run the same command again: it draws them")
     return result
 
 

@@ -6,6 +6,8 @@ from argparse import ArgumentTypeError
 
 from utils.errors import UserError
 
+MOST = 2**63 - 1  # of a number that is counted or measured: what an array and a file can hold
+
 
 def flag(name: str) -> str:
     """The flag of a field: `flag("train_size")` is `--train-size`."""
@@ -18,12 +20,20 @@ def one_of(options: object, name: str, choices: tuple) -> None:
         raise UserError(flag(name), value, "choose " + ", ".join(map(str, choices)))
 
 
-def within(options: object, name: str, low: float, high: float = float("inf")) -> None:
-    """Refuse a value outside [low, high]; None and NaN-free numbers pass."""
+def within(options: object, name: str, low: float, high: float = MOST) -> None:
+    """Refuse a value outside [low, high], NaN and infinity; None passes."""
     value = getattr(options, name)
     if value is not None and not low <= value <= high:
-        bounds = f"{low} or more" if high == float("inf") else f"{low} to {high}"
+        bounds = f"{low} or more" if high == MOST and not value > high else f"{low} to {high}"
         raise UserError(flag(name), value, f"choose {bounds}")
+
+
+def all_within(options: object, name: str, low: int, high: int = MOST) -> None:
+    """The same for each of a list of numbers."""
+    values = getattr(options, name)
+    if not all(low <= value <= high for value in values):
+        bounds = f"{low} or more" if high == MOST else f"{low} to {high}"
+        raise UserError(flag(name), values, f"choose numbers of {bounds}, as in 1,2,2")
 
 
 def parse_ints(text: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.memory import parse_memory
-from utils.option_checks import ints, one_of, within
+from utils.option_checks import MOST, all_within, ints, one_of, within
 from utils.shares import parse_share
 from utils.toy_options import (
     ToyAllOptions,
@@ -33,6 +33,9 @@ DATA_NAMES = (
     "folder",
 )
 NETWORKS = ("alex", "vgg", "squeeze")
+# Far beyond any network that is trained: building one of a billion blocks would never end.
+MOST_BLOCKS, MOST_CHANNELS = 1000, 2**20
+MOST_LEVELS = 13  # the last one has a single pixel, of 4096
 
 
 @dataclass
@@ -127,13 +130,17 @@ class ModelOptions:
     def __post_init__(self) -> None:
         within(self, "image_size", 1, 4096)
         one_of(self, "in_channels", (1, 3))
-        within(self, "num_res_blocks", 1)
+        within(self, "num_res_blocks", 1, MOST_BLOCKS)
+        all_within(self, "attn_resolutions", 1)
         within(self, "dropout", 0, 1)
         one_of(self, "nonlinearity", ("swish", "relu", "lrelu", "elu"))
-        if self.dim < 32 or self.dim % 32:
-            raise UserError("--dim", self.dim, "choose a multiple of 32 (group norm)")
-        if not self.dim_mults or min(self.dim_mults) < 1:
+        if not 32 <= self.dim <= MOST_CHANNELS or self.dim % 32:
+            remedy = f"choose a multiple of 32 (group norm), up to {MOST_CHANNELS}"
+            raise UserError("--dim", self.dim, remedy)
+        if not self.dim_mults or min(self.dim_mults) < 1 or max(self.dim_mults) > MOST_CHANNELS:
             raise UserError("--dim-mults", self.dim_mults, "choose positive numbers, as in 1,2,2")
+        if len(self.dim_mults) > MOST_LEVELS:
+            raise UserError("--dim-mults", self.dim_mults, f"choose {MOST_LEVELS} levels or fewer")
         step = 2 ** (len(self.dim_mults) - 1)
         if self.image_size % step:
             remedy = f"choose a multiple of {step}, or fewer levels in --dim-mults"
@@ -267,6 +274,7 @@ class SubjectOptions:
     def __post_init__(self) -> None:
         within(self, "batch_size", 1)
         within(self, "train_size", 1)
+        within(self, "sample_size", -MOST)
         if self.sample_size == 0:
             raise UserError("--sample-size", 0, "choose 1 or more, or a negative number for all")
 
@@ -338,8 +346,7 @@ class PipelineOptions:
     def __post_init__(self) -> None:
         for name in ("samples", "jobs"):
             within(self, name, 1)
-        if any(size < 1 for size in self.sizes):
-            raise UserError("--sizes", self.sizes, "choose positive numbers, as in 2,64,1500")
+        all_within(self, "sizes", 1)
         if len(set(self.sizes)) != len(self.sizes):
             raise UserError("--sizes", self.sizes, "name each K once")
         one_of(self, "metric", ("l2", *NETWORKS))

@@ -21,6 +21,7 @@ from utils.embeddings import load_metric
 from utils.errors import UserError
 from utils.figures import loss_figure, sample_sheet_figure, save_figure
 from utils.formats import load_synthetics
+from utils.inputs import check_unchanged
 from utils.k_folders import k_files
 from utils.launch import refuse_several_ranks
 from utils.options import (
@@ -85,6 +86,7 @@ def run(options: PipelineStage) -> None:
     rows = classify.run(classify_stage(options), judge_again=True)
     draw_overview(root, sizes)
     if options.pipeline.basins:
+        check_models(options, sizes)
         measure_classes(options, rows, plans[-1].args)
     print(f"\n{classify.table(rows)}\n")
     figures = root / "identified" / "figures"
@@ -127,6 +129,9 @@ def check(options: PipelineStage, plans: list[Plan]) -> None:
         pool = options.classify.pool_size or plans[-1].k
         rate = options.classify.false_positive_rate
         split_pool(plans[-1].args, rate, pool, options.pipeline.samples)
+    if options.pipeline.criterion == "ratio" and plans[0].k == 1:
+        remedy = "leave K = 1 out, or choose another --criterion"
+        raise UserError("--criterion ratio", "K = 1, which has no second training image", remedy)
     if options.pipeline.criterion == "ratio" and options.pipeline.metric != "l2":
         remedy = "choose --metric l2, or another --criterion"
         raise UserError("--criterion ratio", f"--metric {options.pipeline.metric}", remedy)
@@ -195,6 +200,16 @@ def classify_stage(options: PipelineStage) -> ClassifyStage:
         **moved_data(options),
     )
     return ClassifyStage(own, options.cache, SliceOptions(), options.run)
+
+
+def check_models(options: PipelineStage, sizes: list[int]) -> None:
+    """Raises UserError where a model is not the one that its samples were drawn from: who goes on
+    training in --models meanwhile would get basins of other weights than classes."""
+    for k in sizes:
+        path = models_folder(options) / f"{k}.pt"
+        drawn = load_synthetics(Path(options.pipeline.root) / "synthetics" / f"{k}.npz")
+        before = drawn.args["generate"]["checkpoint"]
+        check_unchanged(path, before, trained_model(path).fingerprint, "weights")
 
 
 def measure_classes(

@@ -40,6 +40,9 @@ def resolve_args(args: Any, path: Path) -> dict[str, Any]:
     if not isinstance(args, Mapping) or not isinstance(args.get("train"), Mapping):
         raise UserError(path, "no options of a training run in args", "use a file of these stages")
     result = dict(args)
+    for name in SECTIONS:
+        if not isinstance(args.get(name, {}), Mapping):
+            raise UserError(f"{path}: args", f"{name} without options", "use another file")
     for name in ("data", "train", "model"):
         values = args.get(name, {})
         kind = SECTIONS[name]
@@ -110,6 +113,7 @@ def digest(*arrays: Any) -> str:
 
 def difference(stored: Mapping, wanted: Mapping) -> str | None:
     """The first option, other than the exempt, on which a finished file and a run differ."""
+    stored = stored if isinstance(stored, Mapping) else {}  # a file may hold anything there
     for key, value in wanted.items():
         if key not in EXEMPT and stored.get(key) != value:
             return f"{key.replace('_', '-')} {stored.get(key)!r} (now {value!r})"

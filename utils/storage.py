@@ -24,6 +24,7 @@ from utils.errors import UserError
 from utils.owners import clock_of, is_dead, this_host
 
 PART = ".part"  # ending of a file that is being written
+PT_REMEDY = "copy it again, or delete it and run again what made it"
 OBJECT_BYTES = 2**20  # most that pickled args may take; the original's take 1,000
 ABANDONED_SECONDS = 3600.0  # a part of another host that was not touched for so long is left over
 
@@ -71,7 +72,7 @@ def make_folder(folder: Path) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(folder, reason(error), "choose a folder that you may write") from error
+        raise UserError(folder, reason(error), write_remedy(error)) from error
 
 
 def check_writable(folder: Path, needed: int = 0) -> None:
@@ -152,7 +153,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text())
     except OSError as error:
         raise UserError(path, reason(error), "check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(path, "a file that is no JSON", "delete it and run again") from error
 
 
@@ -233,21 +234,38 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path, key: str) -> n
             if info.file_size > OBJECT_BYTES:
                 raise ValueError(f"{key}: {info.file_size} bytes")
             return np.array(json.dumps(read_object_array(member.read(), path), default=str))
-        # A header may claim any size: believe it only where the bytes are there.
-        size = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
-        if size != info.file_size - header:
-            raise ValueError(f"{key}: the header claims {size} bytes, {info.file_size - header}")
+        _check_size(key, shape, dtype, info.file_size - header)
         member.seek(0)
-        return np.lib.format.read_array(member, allow_pickle=False)
+        return _native(np.lib.format.read_array(member, allow_pickle=False))
+
+
+def _check_size(what: object, shape: tuple[int, ...], dtype: np.dtype, there: int) -> None:
+    """A header may claim any size: believe it only where the bytes are there."""
+    size = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
+    if size != there:
+        raise ValueError(f"{what}: the header claims {size} bytes, {there} are there")
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The same numbers in this machine's byte order, as torch wants them."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def read_npy(path: Path) -> np.ndarray:
     """One .npy array. Raises UserError where it is missing, cut short or would be unpickled."""
+    path = Path(path)
     try:
-        return np.load(path, allow_pickle=False)
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # as in `read_npz`
+            shape, _, dtype = _read_header(file)
+            if dtype.hasobject:
+                raise ValueError("pickled objects")
+            _check_size("array", shape, dtype, path.stat().st_size - file.tell())
+            file.seek(0)
+            return _native(np.lib.format.read_array(file, allow_pickle=False))
     except OSError as error:
         raise UserError(path, reason(error), "check the path") from error
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # a mutated file may raise anything
         raise UserError(path, f"no readable .npy array ({error})", "copy it again") from error
 
 
@@ -313,7 +331,7 @@ def load_torch(path: Path) -> Any:
             if zipfile.is_zipfile(file):
                 check_archive(file)
             elif path.suffix == ".pt":
-                raise UserError(path, "no whole .pt file", "copy or train it again")
+                raise UserError(path, "no whole .pt file", PT_REMEDY)
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
@@ -323,7 +341,7 @@ def load_torch(path: Path) -> Any:
     except Exception as error:  # a mutated file may raise anything
         refused = str(error) if isinstance(error, Refused) else _refused_name(str(error))
         if refused is None:
-            raise UserError(path, "no whole .pt file", "copy or train it again") from error
+            raise UserError(path, "no whole .pt file", PT_REMEDY) from error
         remedy = "use only files that you trust, as our stages write"
         raise UserError(path, f"content that is not allowed ({refused})", remedy) from None
 

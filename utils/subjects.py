@@ -11,10 +11,13 @@ import numpy as np
 from utils.cli import required
 from utils.denoisers import Model, exact_model, trained_model, training_images
 from utils.errors import UserError
-from utils.formats import load_samples
+from utils.formats import SampleSet, load_samples
+from utils.inputs import Input, first_read
 from utils.k_folders import Job, k_files, plan_jobs
 from utils.options import SliceOptions, SubjectOptions
 from utils.provenance import digest, to_plain
+
+Samples = tuple[SampleSet, tuple[int, int] | None]  # as `load_samples` gives them
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Subject:
 
     job: Job
     model: Model
-    sample_path: Path | None
+    source: Input[Samples] | None
     args: dict[str, Any]
     content: str = ""
 
@@ -41,17 +44,24 @@ class Subject:
         return model["in_channels"], model["image_size"], model["image_size"]
 
     def samples(self, given: SubjectOptions) -> np.ndarray:
-        """The samples to examine: float32 [n, C, H, W] in [-1, 1]; n = 0 where there are none."""
-        if self.sample_path is None:
-            chosen = training_images(self.model.args).numpy()
-        else:
-            found, sizes = load_samples(self.sample_path)
-            if given.use_least and sizes is None:
-                remedy = "give a folder of run_classify.py, as identified/memorized"
-                raise UserError("--use-least", f"{self.sample_path} without sizes", remedy)
-            top = sizes[0] if sizes else len(found.samples)
-            chosen = found.samples[top:] if given.use_least else found.samples[:top]
-        return chosen if given.sample_size < 0 else chosen[: given.sample_size]
+        """The samples to examine: float32 [n, C, H, W] in [-1, 1]; n = 0 where there are none.
+
+        Raises UserError where they are no longer those that the job was planned with."""
+        if self.source is None:
+            return self.chosen(self.model.training_images().numpy(), given)
+        found, sizes = self.source.read()
+        return self.chosen(found.samples, given, sizes)
+
+    def chosen(
+        self, images: np.ndarray, given: SubjectOptions, sizes: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """Those of the images that are to be examined; sizes: top and least, where told."""
+        if given.use_least and sizes is None:
+            remedy = "give a folder of run_classify.py, as identified/memorized"
+            raise UserError("--use-least", f"{self.source.path} without sizes", remedy)
+        top = sizes[0] if sizes else len(images)
+        part = images[top:] if given.use_least else images[:top]
+        return part if given.sample_size < 0 else part[: given.sample_size]
 
 
 def plan_subjects(given: SubjectOptions, part: SliceOptions, stage: Any) -> list[Subject]:
@@ -70,11 +80,16 @@ def plan_subjects(given: SubjectOptions, part: SliceOptions, stage: Any) -> list
         subjects = trained_subjects(given, part, samples, target)
     planned = []
     for subject in subjects:
-        samples = subject.samples(given)
+        if subject.source is None:
+            images = training_images(subject.model.args).numpy()
+            subject = replace(subject, model=replace(subject.model, images=digest(images)))
+            samples = subject.chosen(images, given)
+        else:
+            samples = subject.samples(given)
         if len(samples):
             planned.append(replace(subject, content=digest(samples)))
         else:
-            print(f"K = {subject.k}: {subject.sample_path} has no least typical samples")
+            print(f"K = {subject.k}: {subject.source.path} has no least typical samples")
     return planned
 
 
@@ -104,9 +119,9 @@ def exact_subjects(
         raise UserError("--train-size", f"{given.train_size} beside --sample-path", remedy)
     subjects = []
     for job in plan_jobs(samples, target, part):
-        found, _ = load_samples(job.source)
+        source, (found, _) = first_read(job.source, load_samples)
         model = exact_model(found.args, data_path=given.data_path)
-        subjects.append(Subject(job, model, job.source, model.args))
+        subjects.append(Subject(job, model, source, model.args))
     return subjects
 
 
@@ -126,22 +141,20 @@ def trained_subjects(
             print(f"K = {job.k}: no samples in {given.sample_path}: an empty class is left out")
             continue
         model = trained_model(job.source, given.data_path)
-        subject = Subject(job, model, samples and samples[job.k], model.args)
-        subjects.append(with_history(subject))
+        subject = Subject(job, model, None, model.args)
+        subjects.append(with_samples(subject, samples[job.k]) if samples else subject)
     return subjects
 
 
-def with_history(subject: Subject) -> Subject:
-    """The subject with the stages that its samples went through in its args.
+def with_samples(subject: Subject, path: Path) -> Subject:
+    """The subject with the samples of path, and the stages that they went through in its args.
 
     Raises UserError where the samples have another shape than the model's images."""
-    if subject.sample_path is None:
-        return subject
-    found, _ = load_samples(subject.sample_path)
+    source, (found, _) = first_read(path, load_samples)
     if found.samples.shape[1:] != subject.shape:
         told = f"images {list(found.samples.shape[1:])}, a model of {list(subject.shape)}"
-        raise UserError(subject.sample_path, told, "give the samples of this model")
-    return replace(subject, args={**found.args, **subject.model.args})
+        raise UserError(path, told, "give the samples of this model")
+    return replace(subject, source=source, args={**found.args, **subject.model.args})
 
 
 def own_args(given: SubjectOptions, subject: Subject) -> dict[str, Any]:

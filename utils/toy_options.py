@@ -31,9 +31,10 @@ class ToyOptions:
         for name in ("checkpoint", "n_iter", "batch_size"):
             if name in given:
                 within(self, name, 1)
-        for name, high in (("seed", 2**62), ("delta", float("inf"))):
-            if name in given:
-                within(self, name, 0, high)
+        if "seed" in given:
+            within(self, "seed", 0, 2**62)
+        if "delta" in given:
+            within(self, "delta", 0)
 
 
 @dataclass

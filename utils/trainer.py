@@ -142,11 +142,10 @@ class Trainer:
                 if save or self.step % options.log_every == 0:
                     # The only place where the device is waited for.
                     loss, norm = self.mean_over_ranks(losses), torch.stack(norms).mean().item()
-                    # A gradient that is not finite has spoiled the weights before the loss shows.
-                    self.ranks.together(
-                        partial(self.check_finite, {"loss": loss, "gradient norm": norm})
-                    )
                     valid_loss = self.validation_loss()
+                    # A gradient that is not finite has spoiled the weights before the loss shows.
+                    told = {"loss": loss, "gradient norm": norm, "validation loss": valid_loss or 0}
+                    self.ranks.together(partial(self.check_finite, told))
                     rate = len(losses) / (time.perf_counter() - since)
                     left = (options.iterations - self.step) / rate
                     if log:
@@ -254,14 +253,23 @@ class Trainer:
         )
 
     def check_finite(self, values: dict[str, float]) -> None:
-        for what, value in values.items():
+        """Raises UserError, before anything is saved, where the training has diverged."""
+        # The last step may have spoiled the weights when its loss was still finite.
+        whole = torch.stack([weight.isfinite().all() for weight in self.network.parameters()])
+        spoiled = {} if whole.all() else {"weights": math.nan}
+        for what, value in {**values, **spoiled}.items():
             if not math.isfinite(value):
-                kept = checkpoints_in(self.plan.folder)
-                last = (
-                    f"{kept[0]} is the last good checkpoint" if kept else "there is no checkpoint"
-                )
-                remedy = f"{last}; try a smaller --lr or --precision float32"
-                raise UserError(f"{what} at step {self.step}", value, remedy)
+                raise UserError(f"{what} at step {self.step}", value, self.after_divergence())
+
+    def after_divergence(self) -> str:
+        """What to do: no training goes on with another --lr, as its file would tell of one only."""
+        kept, coarse = checkpoints_in(self.plan.folder), self.plan.dtype != torch.float32
+        if not kept:
+            finer = ", or --precision float32" if coarse else ""
+            return f"there is no checkpoint; choose a smaller --lr{finer}"
+        anew = "train with a smaller --lr and --overwrite, or into another --results-path"
+        finer = "; --precision float32 would go on from that checkpoint" if coarse else ""
+        return f"{kept[0]} is the last good checkpoint; {anew}{finer}"
 
     def save(self, last: bool, picture: bool = True) -> None:
         """Write the checkpoint, and a grid of samples; the last one also as K.pt."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from utils.storage import write_text
+from utils.errors import UserError
+from utils.storage import reason, write_text
+
+MOST = 1e300  # of a number in a row: a picture's axis must hold it
 
 SHOWN = {
     "step": "step {:>7}",
@@ -38,12 +42,36 @@ class TrainingLog:
 
 
 def read_stats(folder: Path) -> list[dict[str, Any]]:
-    """The rows of logs/stats.jsonl; a line that a kill cut short ends them."""
+    """The rows of logs/stats.jsonl; a line that a kill cut short, or that is no row, is left out.
+
+    Each has a `step` and a `loss`; other values are numbers, None, or a list (`score_errors`).
+    Raises UserError where the file cannot be read."""
     path = Path(folder) / "logs" / "stats.jsonl"
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(path, reason(error), "check the path") from error
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if _is_row(row):
+                rows.append(row)
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not {"step", "loss"} <= row.keys():
+        return False
+    if type(row["step"]) is not int or not 0 <= row["step"] < 2**63 or row["loss"] is None:
+        return False
+    return all(_is_told(key, value) for key, value in row.items())
+
+
+def _is_told(key: str, value: Any) -> bool:
+    """Whether it is None or a number; the circle's errors are a list of some."""
+    if key == "score_errors" and isinstance(value, list):
+        return all(_is_told("", error) and error is not None for error in value)
+    return value is None or (type(value) in (int, float) and abs(value) < MOST)  # NaN is not

@@ -35,10 +35,17 @@ distances: {use_lpips: true, k: 2}
 classify: {delta_m: 0.2, delta_s: 0.2, top_size: 6, least_size: 2, k: 2}
 critical_times: {sample_size: 3, stride: 5, ddim_steps: 2, p_trials: 2, batch_size: 8}
 energy: {sample_size: 4, batch_size: 16, path_points: 4}
-pipeline: {sizes: [2, 8], samples: 24, metric: l2, criterion: delta, jobs: 2, root: sweep}
+pipeline: {sizes: [2, 8], samples: 24, metric: l2, criterion: delta, jobs: 1, root: sweep}
 """
 TOY = ("--results-path", "toy", "--sample-size", "2,5")
 SHORT = ("--n-iter", 60, "--sampling-freq", 20, "--global-batch-size", 8)
+
+
+SWEEP = (
+    *("sweep/training/*/checkpoints/*.pt", "sweep/models/*.pt", "sweep/dists/*.npz"),
+    *("sweep/generations/*/*.npz", "sweep/synthetics/*.npz", "sweep/energies/*/*.npz"),
+    *("sweep/times/*/*.npz", "sweep/identified/summary/*.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -104,15 +111,8 @@ STAGES = {
             reads=("toy",),
             keeps=("toy/*/checkpoints/*.pt",),
         ),
-        Stage(
-            "pipeline",
-            of("run_pipeline.py"),
-            keeps=(
-                *("sweep/training/*/checkpoints/*.pt", "sweep/models/*.pt", "sweep/dists/*.npz"),
-                *("sweep/generations/*/*.npz", "sweep/synthetics/*.npz", "sweep/energies/*/*.npz"),
-                *("sweep/times/*/*.npz", "sweep/identified/summary/*.json"),
-            ),
-        ),
+        Stage("pipeline", of("run_pipeline.py"), keeps=SWEEP),
+        Stage("pipeline --jobs 2", of("run_pipeline.py", "--jobs", 2), keeps=SWEEP),
     )
 }
 
@@ -219,6 +219,13 @@ class Undisturbed:
     seconds: float
     events: list[str]
 
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest file that it has written."""
+        read = tuple(f"{name}/" for name in self.stage.reads)
+        own = {n: data for n, data in self.files.items() if not n.startswith(read)}
+        return max(map(len, own.values()))
+
     def place(self, folder: Path) -> Path:
         """A new working folder, with what the stage reads."""
         if folder.exists():
@@ -242,12 +249,14 @@ class Undisturbed:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files that must be equal: arrays, models and the summary; not logs and pictures.
+    """The files that must be equal: arrays, models and the summary.
+
+    Not logs and pictures, nor embeddings, whose blocks several jobs divide otherwise.
 
     Of a training the last checkpoint: which earlier ones are kept depends on where it stopped."""
     found = {}
     for path in folder.rglob("*"):
-        if path.suffix in (".npz", ".pt", ".csv", ".npy") and "unfinished" not in path.parts:
+        if path.suffix in (".npz", ".pt", ".csv") and "unfinished" not in path.parts:
             found[str(path.relative_to(folder))] = path.read_bytes()
     training = [n for n in found if "/checkpoints/" in n and not n.startswith("toy")]
     for name in training:

@@ -55,9 +55,11 @@ def places(made, how, count=TRIES):
 def test_a_file_that_may_not_grow(name, undisturbed_in, tally, tmp_path):
     """As with a quota, or `ulimit -f`: some bytes are written, the rest is not."""
     made = undisturbed_in(name)
-    largest = max(map(len, made.files.values()))
     draw = chance(name, "size")
-    sizes = [largest - 1, *(draw.randint(100, largest - 1) for _ in range(TRIES - 1))]
+    sizes = [
+        made.largest - 1,
+        *(draw.randint(100, made.largest - 1) for _ in range(TRIES // 2 - 1)),
+    ]
     for size in sizes if FULL else sizes[:1]:
         with tally.attempt(name, "file size limit", size):
             folder = made.place(tmp_path / "again")
@@ -71,7 +73,7 @@ def test_a_file_that_may_not_grow(name, undisturbed_in, tally, tmp_path):
 @pytest.mark.parametrize("name", STAGES if FULL else QUICK)
 def test_a_disk_that_is_full_from_some_write_on(name, undisturbed_in, tally, tmp_path):
     made = undisturbed_in(name)
-    for place in places(made, "full", TRIES if FULL else 1):
+    for place in places(made, "full", TRIES // 2):
         with tally.attempt(name, "disk full", f"full:{place}"):
             folder = made.place(tmp_path / "again")
             code, _, complaint = run(made.stage, folder, M2G_FAULT=f"full:{place}")
@@ -82,11 +84,10 @@ def test_a_disk_that_is_full_from_some_write_on(name, undisturbed_in, tally, tmp
 
 
 @contextmanager
-def small_disk(folder, size):
-    """A file system of so many bytes; the folder itself where mounting is not allowed."""
+def small_disk(folder):
+    """A file system that can be made small; a mere folder where mounting is not allowed."""
     folder.mkdir()
-    option = f"size={size}"
-    mount = ["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(folder)]
+    mount, mounted = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(folder)], False
     with suppress(OSError):
         mounted = not subprocess.run(mount, capture_output=True).returncode
     try:
@@ -101,14 +102,13 @@ def small_disk(folder, size):
 def test_a_small_disk(name, undisturbed_in, tally, tmp_path):
     """A real one of a few kilobytes where that may be mounted, else files that may not grow."""
     made = undisturbed_in(name)
-    least = max(map(len, made.files.values()))
-    with small_disk(tmp_path / "disk", 0) as mounted, tally.attempt(name, "small disk", mounted):
+    with small_disk(tmp_path / "disk") as mounted, tally.attempt(name, "small disk", mounted):
         folder = made.place(tmp_path / "disk" / "again")
         used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         if mounted:
-            remount = f"remount,size={used + least // 2 + 100_000}"
+            remount = f"remount,size={used + made.largest // 2 + 100_000}"
             subprocess.run(["mount", "-o", remount, str(tmp_path / "disk")], check=True)
-        code, _, complaint = run(made.stage, folder, size=None if mounted else least - 1)
+        code, _, complaint = run(made.stage, folder, size=None if mounted else made.largest - 1)
         if code:
             assert_told(code, complaint, "free space")
         assert_whole(made, folder)

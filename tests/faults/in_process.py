@@ -1,0 +1,168 @@
+"""The image stages in this process on inputs that a test may spoil, at the moment it chooses."""
+
+import os
+import shutil
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import train_options
+from utils import classify, critical_times, distances, energy, generate, train
+from utils.cli import parse
+from utils.datasets import to_float, training_subset
+from utils.formats import save_synthetics
+from utils.options import (
+    ClassifyStage,
+    CriticalTimesStage,
+    DistancesStage,
+    EnergyStage,
+    GenerateStage,
+)
+from utils.provenance import to_plain
+
+STAGES = {
+    "generate": (
+        generate.run,
+        GenerateStage,
+        "--ckpt-path models/8.pt --result-path out --synth-path out/s --num-samples 4 "
+        "--sampler ddim --steps 2 --device cpu",
+    ),
+    "distances": (
+        distances.run,
+        DistancesStage,
+        "--synth-path s --result-path out --device cpu",
+    ),
+    "classify": (
+        classify.run,
+        ClassifyStage,
+        "--dist-path d --eval-path s --result-path out --delta-m 1 --delta-s 3",
+    ),
+    "critical times": (
+        critical_times.run,
+        CriticalTimesStage,
+        "--ckpt-path models --sample-path s --result-path out --sample-size 2 "
+        "--stride 25 --p-trials 1 --ddim-steps 2 --batch-size 8 --device cpu",
+    ),
+    "energy": (
+        energy.run,
+        EnergyStage,
+        "--ckpt-path models --sample-path s --ref-path ref.npz --result-path out "
+        "--sample-size 2 --path-points 4 --batch-size 8 --device cpu",
+    ),
+}
+
+
+def work(stage, folder, *more):
+    """Run a stage in a folder: paths are relative, as results tell of them."""
+    run, options, flags = STAGES[stage]
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        run(parse(options, [*flags.split(), *map(str, more)]))
+    finally:
+        os.chdir(before)
+
+
+def arrays(folder):
+    """Every result below folder but the pictures: by its name, its bytes."""
+    ends = {".npz", ".json", ".csv", ".pt"}
+    found = (p for p in sorted(folder.rglob("*")) if p.suffix in ends and p.name[0] != ".")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+
+
+@contextmanager
+def without_pictures():
+    """They take most of the time, and are drawn from what is written."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("save_figure", "neighbour_panel", "histogram_figure", "transition_figure"):
+            patch.setattr(f"utils.classify.{name}", lambda *_, **__: None)
+        patch.setattr("utils.critical_times.Basins._draw", lambda *_: None)
+        patch.setattr("utils.critical_times.show_times", lambda *_: None)
+        patch.setattr("utils.energy.show_energies", lambda *_: None)
+        patch.setattr("utils.trainer.Trainer.save_grid", lambda *_: None)
+        yield
+
+
+_made = []
+
+
+def prepared(factory):
+    """`prepare`, once for all modules: the folder, and what it gave."""
+    if not _made:
+        folder = factory.mktemp("made")
+        _made.append((folder, prepare(folder)))
+    return _made[0]
+
+
+def prepare(folder):
+    """A model, samples, their distances and a reference; what each stage makes of them."""
+    options = train_options(folder, "--iterations", 2, "--timesteps", 60)
+    train.run(options)
+    args = {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
+    real = to_float(training_subset(args).images).numpy()
+    noise = np.array([0, 0.1, 0.5, 0.5], np.float32)[:, None, None, None]
+    noise = noise * np.random.default_rng(0).standard_normal(real[:4].shape)
+    noise[3] = noise[2] + 0.01  # two that are near each other and to no training image
+    samples = np.clip(real[[0, 1, 2, 2]] * 0.5 + noise, -1, 1)
+    samples[0] = real[0]
+    save_synthetics(folder / "s" / "8.npz", samples, args)
+    np.savez(folder / "ref.npz", samples=real[5:6])
+    work("distances", folder)
+    (folder / "out").rename(folder / "d")
+    results = {}
+    for stage in STAGES:
+        work(stage, folder)
+        results[stage] = arrays(folder / "out")
+        shutil.rmtree(folder / "out")
+    return results
+
+
+def copy_inputs(source, target):
+    """The inputs, to be spoilt."""
+    for name in ("models", "s", "d"):
+        shutil.copytree(source / name, target / name)
+    shutil.copy(source / "ref.npz", target)
+    return target
+
+
+def cut(path, seed=0):
+    """The file as an interrupted copy leaves it; its last byte may be all that is missing."""
+    data = path.read_bytes()
+    length = len(data) - 1 if seed == 0 else int(np.random.default_rng(seed).integers(len(data)))
+    path.write_bytes(data[:length])
+
+
+def replace(path, seed=0):
+    """Another sound file of the same kind and form."""
+    if path.suffix == ".pt":
+        content = torch.load(path, weights_only=True)
+        content["ema"] = {name: value * (1.01 + seed) for name, value in content["ema"].items()}
+        torch.save(content, path)
+    else:
+        content = dict(np.load(path))
+        key = "data-dists" if "data-dists" in content else "samples"
+        content[key] = content[key] * np.float32(0.9 / (1 + seed))
+        np.savez(path, **content)
+
+
+FAULTS = {
+    "input replaced": replace,
+    "input truncated": cut,
+    "input vanished": lambda path, seed: path.unlink(),
+}
+
+
+def at(monkeypatch, place, action):
+    """Do something once, when the function at this place is called, before it does its work."""
+    module, _, name = place.rpartition(".")
+    real = getattr(__import__(module, fromlist=[name]), name)
+    todo = [action]
+
+    def then(*given, **named):
+        if todo:
+            todo.pop()()
+        return real(*given, **named)
+
+    monkeypatch.setattr(place, then)

@@ -1,0 +1,617 @@
+"""Files of every kind with bad bytes, arrays and options: one line that names the file, or an
+answer that stages may work with; never a traceback, never a gigabyte for a file of kilobytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import shutil
+from collections.abc import Callable
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from tests.faults.damage import spoilt
+from tests.faults.in_process import prepared, without_pictures, work
+from tests.faults.stages import FULL, TRIES
+from tests.tiny import train_options
+from utils import classify, embedding_cache, toy, toy_analysis, train
+from utils.basins import image_key
+from utils.checkpoints import denoiser_of, load_checkpoint
+from utils.cli import parse
+from utils.datasets import load_image_set
+from utils.describe import describe
+from utils.distance_parts import load_part
+from utils.embedding_cache import Embedded, EmbeddingCache
+from utils.errors import UserError
+from utils.figures import image_grid, loss_figure
+from utils.formats import (
+    load_dists,
+    load_energies,
+    load_identified,
+    load_references,
+    load_samples,
+    load_shard,
+    load_synthetics,
+    load_times,
+    load_unfinished,
+    save_unfinished,
+)
+from utils.options import ToyBasinStage, ToyDataStage, ToyExactStage, ToyPlotsStage, ToyTrainStage
+from utils.overviews import show_energies, show_times
+from utils.progress import QUIET
+from utils.searches import Answer
+from utils.to_diffusers import convert
+from utils.toy_files import Basins, ExactEnergies, Landscape, load_points
+from utils.toy_files import load_checkpoint as load_toy_checkpoint
+from utils.toy_overviews import scene_of, told
+from utils.training_log import TrainingLog, read_stats
+
+GIBIBYTE = 2**30
+EXAMPLES = 25 * TRIES  # of each kind, read; the stages' runs are shared by the kinds
+DIM = 6
+LIMITED = Path("/proc/self/statm").exists()
+
+
+@contextmanager
+def within_a_gibibyte():
+    """A real limit: what would take more memory fails, here and now."""
+    if not LIMITED:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + GIBIBYTE, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def outcome(call: Callable[[], Any], *names: str) -> tuple[str | None, Any]:
+    """The user's error of a call, which names one of names; or None and the answer."""
+    try:
+        with within_a_gibibyte(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            return None, call()
+    except UserError as error:
+        told = str(error)
+        assert "\n" not in told and "; " in told and len(told) < 2000, told[:3000]
+        assert any(name in told for name in names), f"{told!r} names none of {names}"
+        cause: BaseException | None = error
+        while cause is not None:
+            assert not isinstance(cause, MemoryError), f"memory ran out: {told}"
+            cause = cause.__cause__ or cause.__context__
+        return told, None
+
+
+# What an answer must be, whatever the file was.
+
+
+def sound_images(images: np.ndarray, shape=(1, 8, 8)) -> None:
+    assert images.dtype == np.float32 and images.shape[1:] == shape and len(images)
+    assert np.isfinite(images).all() and np.abs(images).max() <= 1.001
+
+
+def sound_args(args: dict) -> None:
+    assert all(isinstance(args[name], dict) for name in ("data", "train", "model"))
+    json.dumps(args)
+
+
+def sound_samples(found) -> None:
+    sound_images(found.samples)
+    sound_args(found.args)
+
+
+def sound_shard(found) -> None:
+    samples, seeds = found
+    sound_samples(samples)
+    assert seeds.shape == (len(samples.samples),) and seeds.min() >= 0
+    assert len(set(seeds.tolist())) == len(seeds)
+
+
+def sound_dists(found) -> None:
+    n, k = len(found.arrays["data-dists"]), found.args["train"]["train_size"]
+    assert 0 < n < 10**6 and found.metric in ("l2", "lpips")
+    for kind, most in (("data", k), ("synth", n)):
+        dists, indices = found.arrays[f"{kind}-dists"], found.arrays[f"{kind}-indices"]
+        assert dists.dtype.kind == "f" and indices.dtype.kind == "i"
+        assert dists.shape == indices.shape == (n, dists.shape[1]) and dists.shape[1] >= 1
+        assert (dists >= 0).all() and np.isfinite(dists).all()
+        assert (np.diff(dists, axis=1) >= 0).all()
+        assert (indices >= 0).all() and (indices < most).all()
+
+
+def sound_part(found) -> None:
+    for kind in ("data", "synth"):
+        squares = found[f"{kind}-squares"]
+        assert squares.dtype == np.float32 and (squares >= 0).all() and len(squares) < 10**6
+        torch.from_numpy(found[f"{kind}-indices"])
+
+
+def sound_identified(found) -> None:
+    sound_samples(found)
+    n = len(found.samples)
+    assert found.indices.shape == (n,) and (found.indices >= 0).all()
+    assert sum(found.sizes) == n and min(found.sizes) >= 0 and found.k >= 1
+    for nns in (found.train_nns, found.synth_nns):
+        assert nns.shape[:1] + nns.shape[2:] == (n, 1, 8, 8) and nns.shape[1] <= found.k
+        assert nns.dtype == np.float32 and np.isfinite(nns).all()
+
+
+def sound_times(found) -> None:
+    n, trials = found.time.shape
+    assert found.radius.shape == (n, trials) and found.recovery.shape == (n, len(found.scanned))
+    assert (np.diff(found.scanned) > 0).all() and found.scanned[0] >= 1
+    assert np.isin(found.critical_time, [0, *found.scanned]).all()
+    assert np.isin(found.time, [-1, 0, *found.scanned]).all()
+    known = found.recovery[~np.isnan(found.recovery)]
+    assert (known >= 0).all() and (known <= 1).all() and 0 <= found.delta < np.inf
+    assert np.isfinite(found.radius).all() and (found.radius >= 0).all()
+
+
+def sound_energies(found) -> None:
+    assert found.potential.shape == found.difference.shape
+    assert np.isfinite(found.potential).all() and np.isfinite(found.difference).all()
+
+
+def sound_summary(found) -> None:
+    row = found["row"]
+    assert type(row["K"]) is int and type(row["N"]) is int and isinstance(found["args"], dict)
+    for name in ("memorized", "spurious", "generalized"):
+        assert 0 <= row[name] <= row["N"]
+        assert 0 <= row[f"{name}_low"] <= 1 and 0 <= row[f"{name}_high"] <= 1
+    classify.table([row])
+
+
+def sound_checkpoint(found) -> None:
+    for state in (found.model, found.ema):
+        assert state and all(value.isfinite().all() for value in state.values())
+        assert sum(value.numel() for value in state.values()) < 10**7
+    assert type(found.iterations) is int
+    sound_args(found.args)
+
+
+def sound_stats(rows) -> None:
+    loss_figure({8: rows})
+    assert all(0 <= row["step"] < 2**63 for row in rows)
+
+
+def sound_toy_checkpoint(found) -> None:
+    assert type(found.iterations) is int and type(found.k) is int
+    for state in (found.model, found.opt["exp_avg"], found.opt["exp_avg_sq"]):
+        assert all(value.isfinite().all() for value in state.values())
+
+
+def sound_landscape(found) -> None:
+    scene_of(found)
+    told(2, 0.15, found)
+    assert np.isfinite(found.energy).all() and np.isfinite(found.samples).all()
+
+
+def sound_basins(found) -> None:
+    assert found.times.shape == found.recovery.shape and len(found.points) == len(found.groups)
+    assert ((found.groups >= 0) & (found.groups <= 2)).all()
+
+
+def sound_exact(found) -> None:
+    side = len(found.axis)
+    assert found.energy.shape == found.ring.shape == (side, side)
+
+
+# The kinds of files: who reads them, and which stage's run meets them.
+
+
+def images8(seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (8, 1, 8, 8), generator=generator, dtype=torch.uint8)
+
+
+def embed(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(1).float()[:, :DIM] / 7
+
+
+def from_cache(path: Path) -> torch.Tensor:
+    cache = EmbeddingCache(path.parent, DIM, embed)
+    found = Embedded(images8(), embed, DIM, torch.device("cpu"), 4, cache).read(range(8)).clone()
+    assert torch.equal(found, embed(images8())), "an embedding of another image"
+    return found
+
+
+def stats_of(path: Path) -> list[dict]:
+    folder = path.parent.parent
+    TrainingLog(folder, 4).write(step=5, loss=0.5)
+    return read_stats(folder)
+
+
+def with_network(path: Path):
+    found = load_checkpoint(path)
+    denoiser_of(found, path, torch.device("cpu"))
+    return found
+
+
+def unfinished_of(path: Path) -> dict:
+    args = load_times(path.parents[1] / "8.npz").args
+    keys = [*Answer.__dataclass_fields__, "image"]
+    found = load_unfinished(path, keys, args, ("data", "train", "model", "critical_times"))
+    assert len({len(value) for key, value in found.items() if key != "args"}) <= 1
+    return found
+
+
+def part_of(path: Path) -> dict:
+    args = load_dists(path.parents[4] / "distances" / "8.npz").args
+    return load_part(path, args, ("data", "train", "model", "distances"))
+
+
+def with_args(path: Path) -> tuple:
+    found, _ = load_samples(path)
+    assert load_identified(path).args == found.args
+    return load_identified(path)
+
+
+def celebahq(path: Path) -> torch.Tensor:
+    return load_image_set("celebahq", path.parent, 8, 3, True).read([0])[0]
+
+
+def placed(folder: Path, stage: str) -> None:
+    (folder / "outs" / stage).rename(folder / "out")
+
+
+def after(stage: str, *flags: str, without: str = "") -> Callable[[Path], None]:
+    """A stage's run that finds its earlier results, but not those that are named."""
+
+    def run(folder: Path) -> None:
+        placed(folder, stage)
+        if without:
+            (folder / "out" / without).unlink()
+        work(stage, folder, *flags)
+
+    return run
+
+
+def merged(folder: Path) -> None:
+    placed(folder, "parts")
+    work("distances", folder, "--shard", "0/2")
+
+
+def of_class(folder: Path) -> None:
+    work("energy", folder, "--sample-path", "outs/classify/spurious", "--sample-size", "-1")
+    shutil.rmtree(folder / "out")
+    placed(folder, "classify")
+    work("classify", folder)
+
+
+def trained_on(folder: Path) -> None:
+    shutil.rmtree(folder / "models")
+    train.run(train_options(folder, "--iterations", 5, "--timesteps", 60))
+    sound_checkpoint(load_checkpoint(folder / "models" / "8.pt"))
+
+
+def shown_times(folder: Path) -> None:
+    show_times(folder / "outs" / "critical times")
+    after("critical times")(folder)
+
+
+def shown_energies(folder: Path) -> None:
+    show_energies(folder / "outs" / "energy")
+    after("energy")(folder)
+
+
+def sampled(folder: Path) -> None:
+    work("generate", folder)
+    work("energy", folder, "--sample-path", "s")
+    convert(folder / "models" / "8.pt", folder / "diffusers")
+
+
+TOY = {
+    "data": (toy.run_data, ToyDataStage, ()),
+    "exact": (toy.run_exact, ToyExactStage, ("--sample_size", 2)),
+    "train": (
+        *(toy.run_train, ToyTrainStage),
+        ("--sample_size", 2, "--n_iter", 12, "--sampling_freq", 6, "--global_batch_size", 4),
+    ),
+    "plots": (toy.run_plots, ToyPlotsStage, ("--sample_size", 2, "--samples", 20)),
+    "basin": (
+        *(toy.run_basin, ToyBasinStage),
+        ("--sample_size", 2, "--points", 2, "--p_trials", 2),
+    ),
+}
+
+
+def circle(command: str, root: Path) -> None:
+    run, stage, flags = TOY[command]
+    run(parse(stage, ["--results_path", str(root), "--device", "cpu", *map(str, flags)]))
+
+
+def on_circle(*commands: str) -> Callable[[Path], None]:
+    def run(folder: Path) -> None:
+        for command in commands:
+            circle(command, folder / "toy")
+
+    return run
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file: where it lies, its loader, what an answer must be, a stage that reads it."""
+
+    stage: str
+    path: str
+    read: Callable[[Path], Any]
+    sound: Callable[[Any], None]
+    run: Callable[[Path], None] | None
+
+
+def drawn(images: torch.Tensor) -> None:
+    image_grid(images[None].numpy() / 127.5 - 1)
+
+
+def unchecked(found: Any) -> None:
+    """Where whoever reads it has checked the answer."""
+
+
+references = lambda path: load_references(path, (1, 8, 8))  # noqa: E731
+KINDS = {
+    "checkpoint": Kind("generate", "models/8.pt", with_network, sound_checkpoint, sampled),
+    "checkpoint to go on from": Kind(
+        "train", "run/checkpoints/4.pt", load_checkpoint, sound_checkpoint, trained_on
+    ),
+    "log": Kind("train", "run/logs/stats.jsonl", stats_of, sound_stats, trained_on),
+    "shard": Kind(
+        *("generate", "outs/generate/shard-3407.npz", load_shard, sound_shard),
+        after("generate", without="s/8.npz"),
+    ),
+    "merged set": Kind(
+        *("generate", "outs/generate/s/8.npz", load_synthetics, sound_samples),
+        after("generate"),
+    ),
+    "synthetic set": Kind(
+        *("distances", "s/8.npz", load_synthetics, sound_samples),
+        lambda folder: work("distances", folder),
+    ),
+    "part": Kind("distances", "outs/parts/parts/8/1-of-2/8.npz", part_of, sound_part, merged),
+    "embeddings": Kind("distances", "cache/BLOCK", from_cache, unchecked, None),
+    "distances": Kind(
+        *("classify", "d/8.npz", load_dists, sound_dists),
+        lambda folder: work("classify", folder),
+    ),
+    "finished distances": Kind(
+        *("distances", "outs/distances/8.npz", load_dists, sound_dists),
+        after("distances"),
+    ),
+    "class": Kind(
+        "classify", "outs/classify/spurious/8.npz", with_args, sound_identified, of_class
+    ),
+    "summary": Kind(
+        *("classify", "outs/classify/summary/8.json", classify.read_summary, sound_summary),
+        after("classify"),
+    ),
+    "times": Kind(
+        "critical times", "outs/critical times/8.npz", load_times, sound_times, shown_times
+    ),
+    "unfinished times": Kind(
+        *("critical times", "outs/critical times/unfinished/8.npz", unfinished_of, unchecked),
+        after("critical times", without="8.npz"),
+    ),
+    "energies": Kind("energy", "outs/energy/8.npz", load_energies, sound_energies, shown_energies),
+    "references": Kind(
+        *("energy", "ref.npz", references, sound_images),
+        lambda folder: work("energy", folder),
+    ),
+    "points": Kind(
+        *("toy", "toy/data.npz", lambda path: load_points(path.parent), unchecked),
+        on_circle("data", "exact"),
+    ),
+    "network": Kind(
+        *("toy", "toy/2/checkpoints/12.pt", load_toy_checkpoint, sound_toy_checkpoint),
+        on_circle("plots"),
+    ),
+    "network to go on from": Kind(
+        *("toy", "toy/2/checkpoints/6.pt", load_toy_checkpoint, sound_toy_checkpoint),
+        lambda folder: on_circle("train")(without_last(folder)),
+    ),
+    "toy log": Kind("toy", "toy/2/logs/stats.jsonl", stats_of, unchecked, on_circle("train")),
+    "exact energies": Kind(
+        *("toy", "toy/2/exact-beta20.npz", ExactEnergies.load, sound_exact),
+        on_circle("exact"),
+    ),
+    "landscape": Kind(
+        *("toy", "toy/2/landscape-t0.15.npz", Landscape.load, sound_landscape),
+        on_circle("plots", "basin"),
+    ),
+    "basins": Kind(
+        *("toy", "toy/2/basins-t0.15.npz", Basins.load, sound_basins),
+        on_circle("basin"),
+    ),
+    "image": Kind("train", "celebahq/1.npy", celebahq, drawn, None),
+}
+
+
+def without_last(folder: Path) -> Path:
+    (folder / "toy" / "2" / "checkpoints" / "12.pt").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(tmp_path_factory):
+    """No bars and no pictures; on many tries they are drawn, and thrown away."""
+    with without_pictures(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv(QUIET, "1")
+        patch.setattr(toy_analysis, "SIDE", 15)
+        patch.setattr(embedding_cache, "BLOCK_BYTES", 8 * DIM * 4)
+        if not FULL:
+            patch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+        else:
+            patch.setattr("utils.figures.DOTS_PER_INCH", 20)
+        yield
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory, quick):
+    """A folder with a sound file of every kind."""
+    made, results = prepared(tmp_path_factory)
+    folder = tmp_path_factory.mktemp("sound")
+    for name in ("models", "s", "d", "run"):
+        shutil.copytree(made / name, folder / name)
+    shutil.copy(made / "ref.npz", folder)
+    for stage, files in results.items():
+        for name, data in files.items():
+            path = folder / "outs" / stage / Path(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    with redirect_stdout(io.StringIO()):
+        train.run(train_options(folder, "--iterations", 4, "--timesteps", 60))
+        shutil.rmtree(folder / "models")
+        shutil.copytree(made / "models", folder / "models")
+        for share in ("1/2", "0/2"):
+            work("distances", folder, "--shard", share)
+            if share == "1/2":
+                shutil.copytree(folder / "out", folder / "outs" / "parts")
+        shutil.rmtree(folder / "out")
+        for command in TOY:
+            circle(command, folder / "toy")
+    times = load_times(folder / "outs" / "critical times" / "8.npz")
+    samples = torch.from_numpy(load_synthetics(folder / "s" / "8.npz").samples)[:2]
+    arrays = {name: getattr(times, name) for name in Answer.__dataclass_fields__}
+    arrays["image"] = np.array([image_key(image) for image in samples])
+    path = folder / "outs" / "critical times" / "unfinished" / "8.npz"
+    save_unfinished(path, arrays, times.args)
+    (folder / "cache").mkdir()
+    Embedded(
+        *(images8(), embed, DIM, torch.device("cpu"), 4),
+        EmbeddingCache(folder / "cache", DIM, embed),
+    ).read(range(8))
+    (folder / "celebahq").mkdir()
+    np.save(folder / "celebahq" / "1.npy", np.zeros((8, 8, 3), np.uint8))
+    return folder
+
+
+def place_of(kind: Kind, folder: Path) -> str:
+    """The file of a kind below folder; a block of embeddings is named by its content."""
+    if kind.path == "cache/BLOCK":
+        return f"cache/{next((folder / 'cache').glob('*.npy')).name}"
+    return kind.path
+
+
+def fresh(sound: Path, folder: Path, name: str, data: bytes) -> Path:
+    """A copy of everything (links: who writes puts another file in its place) but one file."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    shutil.copytree(sound, folder, copy_function=os.link)
+    path = folder / name
+    path.unlink()
+    path.write_bytes(data)
+    return path
+
+
+class Counted:
+    """Tries in the table: of the last one that failed, hypothesis tells how it was spoilt."""
+
+    def __init__(self) -> None:
+        self.tried = self.failed = 0
+
+    @contextmanager
+    def attempt(self):
+        self.tried += 1
+        self.failed += 1
+        yield
+        self.failed -= 1
+
+
+@contextmanager
+def told_in(tally, stage: str, fault: str):
+    counted = Counted()
+    try:
+        yield counted
+    finally:
+        row = tally.rows[stage, fault]
+        row[0] += counted.tried
+        row[1] += counted.tried - counted.failed
+
+
+def examples(count: int) -> settings:
+    return settings(
+        max_examples=count,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,  # shrinking one of them is long enough
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", KINDS)
+def test_a_spoilt_file_is_one_line_or_a_sound_answer(sound, tally, tmp_path, name):
+    kind = KINDS[name]
+    place = place_of(kind, sound)
+    data = (sound / place).read_bytes()
+    path = fresh(sound, tmp_path / "own", place, data)
+    kind.sound(kind.read(path))
+    shown = [kind.read, describe] if path.suffix in (".npz", ".pt") else [kind.read]
+    with told_in(tally, kind.stage, "bad bytes") as counted:
+
+        @examples(EXAMPLES if FULL or len(data) < 10**6 else EXAMPLES // 5)
+        @given(spoilt(path.suffix, data))
+        def holds(content):
+            with counted.attempt():
+                for read in shown:
+                    path.unlink(missing_ok=True)
+                    path.write_bytes(content)
+                    told, answer = outcome(lambda r=read: r(path), path.name)
+                    if told is None and read is kind.read:
+                        kind.sound(answer)
+
+        holds()
+
+
+RUN = [name for name in KINDS if KINDS[name].run]
+
+
+def results_are_sound(folder: Path, spoilt: Path) -> None:
+    """What a stage has written. What it has taken for finished, for its archive and options are
+    whole, may also be refused by whoever reads its arrays."""
+    loaders = {
+        "data-dists": lambda path: sound_dists(load_dists(path)),
+        "potential": lambda path: sound_energies(load_energies(path)),
+        "scanned": lambda path: sound_times(load_times(path)),
+        "train-nns": lambda path: sound_identified(load_identified(path)),
+        "samples": lambda path: sound_samples(load_synthetics(path)),
+    }
+    for path in folder.glob("out/**/[1-9]*.npz"):
+        keys = np.load(path).files
+        load = next((loaders[key] for key in loaders if key in keys), unchecked)
+        if str(path.relative_to(folder / "out")) in str(spoilt):
+            outcome(lambda load=load, path=path: load(path), path.name)
+        else:
+            load(path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", RUN)
+def test_a_stage_that_meets_a_spoilt_file_says_so_or_works(sound, tally, tmp_path, name):
+    kind = KINDS[name]
+    data = (sound / kind.path).read_bytes()
+    folder = tmp_path / "own"
+    path = fresh(sound, folder, kind.path, data)
+    assert outcome(lambda: kind.run(folder), "") == (None, None)
+    with told_in(tally, kind.stage, "bad bytes") as counted:
+
+        @examples(max(2, EXAMPLES // 10))
+        @given(spoilt(path.suffix, data))
+        def holds(content):
+            with counted.attempt():
+                fresh(sound, folder, kind.path, content)
+                names = (path.name, "--", "data set", f"K = {path.stem}")
+                if outcome(lambda: kind.run(folder), *names)[0] is None:
+                    results_are_sound(folder, path)
+
+        holds()

@@ -1,0 +1,118 @@
+"""Ctrl-C at any time: one line, code 75, within seconds, whatever the program is doing."""
+
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+
+from tests.faults.stages import STAGES, chance, command_of, finished, lines_of, start
+from tests.faults.test_kill import assert_stopped
+from tests.tiny import ROOT
+
+BUSY = {
+    "an exception that a library passes over": """
+import time
+while True:
+    try:
+        time.sleep(0.1)
+    except BaseException:
+        pass
+""",
+    "one long call": """
+import hashlib
+hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+""",
+    "an exception that a library turns into its own": """
+import time
+try:
+    time.sleep(60)
+except BaseException as error:
+    raise ImportError("numpy could not be imported") from error
+""",
+}
+PROGRAM = """
+from utils.cli import run_stage
+from utils.options import EnergyStage
+def main(options):
+    print("working", flush=True)
+    exec(CODE)
+run_stage(main, EnergyStage, "", [])
+"""
+
+
+@pytest.mark.parametrize("what", BUSY)
+def test_nothing_holds_it_up(what, tally):
+    with tally.attempt("all", "Ctrl-C", what):
+        code = PROGRAM.replace("CODE", repr(BUSY[what]))
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while "working" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        asked = time.monotonic()
+        assert_stopped(*finished(process)[::2])
+        assert process.returncode == 75
+        assert time.monotonic() - asked < 10  # 5 on a machine that does nothing else
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES)
+def test_while_it_is_loading(name, tmp_path, tally, tries):
+    """From its first import to the first thing that it reads."""
+    (tmp_path / "tiny.yaml").write_text("data: {data_name: digits}")
+    for i in range(max(1, tries // 4)):
+        moment = chance(name, "loading", i).uniform(0.1, 1.5)
+        with tally.attempt(name, "Ctrl-C while loading", f"{moment:.3f} s"):
+            process = start(STAGES[name], tmp_path, "--dry-run")
+            time.sleep(moment)
+            process.send_signal(signal.SIGINT)
+            code, _, complaint = finished(process)
+            if code != 2:  # what it should read is not there
+                assert_stopped(code, complaint)
+
+
+def test_the_second_ctrl_c_does_not_wait(tally):
+    """The first one saves; whoever cannot wait for that presses it again."""
+    with tally.attempt("all", "Ctrl-C twice"):
+        slow = "import time\ntry:\n    time.sleep(60)\nfinally:\n    time.sleep(60)"
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM.replace("CODE", repr(slow))],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while "working" not in process.stdout.readline():
+            assert process.poll() is None
+        asked = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        assert_stopped(*finished(process)[::2])
+        assert process.returncode == 75 and time.monotonic() - asked < 3.5
+
+
+def test_what_the_shell_ignores_stays_ignored(tmp_path, tally):
+    """`nohup` and a script's background: a signal for others does not end the job."""
+    with tally.attempt("all", "ignored signal"):
+        process = subprocess.Popen(
+            command_of(STAGES["toy"], "--help"),
+            cwd=tmp_path,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        code, told, complaint = finished(process)
+        assert code == 0 and "usage" in told and not lines_of(complaint)
