@@ -38,6 +38,7 @@ from utils.verdicts import (
     SUMMARY_COLUMNS,
     classify_by_distance,
     classify_by_ratio,
+    is_row,
     judge_row,
     select,
     typicality_order,
@@ -206,9 +207,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     """summary/K.json: its row of summary.csv, and args. Raises UserError where it is another."""
     found = read_json(path)
     row = found.get("row") if isinstance(found, dict) else None
-    whole = isinstance(row, dict) and set(row) == set(SUMMARY_COLUMNS)
-    whole = whole and all(type(row[name]) is int for name in CLASSES)
-    if not whole or not isinstance(found.get("args"), dict):
+    if not isinstance(row, dict) or not is_row(row) or not isinstance(found.get("args"), dict):
         raise UserError(path, "no summary of run_classify.py", "delete it and run again")
     return found
 

@@ -72,6 +72,8 @@ def describe_checkpoint(path: Path) -> list[str]:
     if not isinstance(content, Mapping) or "args" not in content:
         raise UserError(path, "no checkpoint of these stages", "give one of train_unet.py")
     args = plain(content["args"], path)
+    if not isinstance(args, Mapping):
+        raise UserError(f"{path}: args", args, "give a checkpoint of train_unet.py")
     ours = "format_version" in content
     if "toy_train" in args:
         lines = [f"{path}: a network of the toy circle (K/checkpoints/ITER.pt)"]

@@ -196,6 +196,9 @@ class ToyArrays:
 
     args: dict[str, Any]
     sections: ClassVar[Sequence[str]]  # of args, that such a file must have
+    # Of each array its kind (f, i, b) and its axes: a letter stands for a length, the same
+    # everywhere; an integer below a letter's length is an index into what has that length.
+    forms: ClassVar[Mapping[str, str]]
 
     def save(self, path: Path) -> None:
         arrays = {f.name.replace("_", "-"): getattr(self, f.name) for f in fields(self)}
@@ -207,11 +210,9 @@ class ToyArrays:
         names = [f.name for f in fields(cls)]
         arrays = read_npz(path, [name.replace("_", "-") for name in names])
         values = {name: arrays[name.replace("_", "-")] for name in names if name != "args"}
-        for name, value in values.items():
-            if value.dtype.kind == "f" and np.isinf(value).any():
-                raise UserError(
-                    path, f"infinite values under {name}", "make it again with --overwrite"
-                )
+        told = misfit(values, cls.forms)
+        if told:
+            raise UserError(path, told, "make it again with --overwrite")
         args = _sections(read_args(arrays, path), path, ["toy_data", *cls.sections])
         return cls(**values, args=args)
 
@@ -224,12 +225,34 @@ class ToyArrays:
         return True
 
 
+def misfit(arrays: Mapping[str, np.ndarray], forms: Mapping[str, str]) -> str | None:
+    """What is wrong with arrays that should have these forms; None where nothing is."""
+    lengths: dict[str, int] = {"2": 2, "3": 3}
+    for name, form in forms.items():
+        kind, *axes = form.partition(" <")[0].split()
+        array = arrays[name]
+        if array.dtype.kind != kind or array.ndim != len(axes):
+            return f"{name} {array.dtype} {list(array.shape)}"
+        for axis, length in zip(axes, array.shape, strict=True):
+            if lengths.setdefault(axis, length) != length:
+                return f"{name} {list(array.shape)}, beside others of {lengths[axis]}"
+        if kind == "f" and not np.isfinite(array).all():
+            return f"infinite values or NaN under {name}"
+    for name, form in forms.items():
+        bound = form.partition(" <")[2]
+        if bound and not ((arrays[name] >= 0) & (arrays[name] < lengths[bound])).all():
+            return f"{name} beyond the {lengths[bound]} that there are"
+    return None
+
+
 @dataclass(frozen=True)
 class ExactEnergies(ToyArrays):
     """K/exact-betaB.npz: energies [G, G] of K patterns and of infinitely many (`ring`), on the
     square of `axis` [G], the row being y."""
 
     sections: ClassVar = ("toy_exact",)
+    forms: ClassVar = {"axis": "f G", "energy": "f G G", "ring": "f G G", "patterns": "f K 2"}
+
     axis: np.ndarray
     energy: np.ndarray
     ring: np.ndarray
@@ -248,6 +271,13 @@ class Landscape(ToyArrays):
     kind int64 [n], an index of verdicts.CLASSES; `threshold` is the distance of the clusters."""
 
     sections: ClassVar = ("toy_train", "toy_plots")
+    forms: ClassVar = {
+        **{"axis": "f G", "energy": "f G G", "score": "f G G 2", "exact_energy": "f G G"},
+        **{"wells": "f W 2", "well_energies": "f W", "well_kinds": "i W <3", "patterns": "f K 2"},
+        **{"basins": "i G G <W", "samples": "f N 2", "sample_wells": "i N <W"},
+        **{"settled": "f N 2", "clusters": "i N <C", "threshold": "f"},
+        **{"centres": "f C 2", "centre_energies": "f C", "centre_kinds": "i C <3"},
+    }
 
     axis: np.ndarray
     energy: np.ndarray
@@ -279,6 +309,10 @@ class Basins(ToyArrays):
     last; `radius` the mean distance of the noised copies there; `delta` the threshold."""
 
     sections: ClassVar = ("toy_train", "toy_basin")
+    forms: ClassVar = {
+        **{"points": "f N 2", "groups": "i N <3", "times": "f N T", "recovery": "f N T"},
+        **{"critical_time": "f N", "censored": "b N", "radius": "f N", "delta": "f"},
+    }
 
     points: np.ndarray
     groups: np.ndarray

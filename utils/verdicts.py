@@ -7,6 +7,8 @@ none). Distances are >= 0, in the unit of their metric."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -149,6 +151,20 @@ def _refuse_too_few(distances: ArrayLike, q: float, what: str, remedy: str) -> N
         remedy += f", or {offered:g} or more" if offered < 1 else ""
         found = f"{q:g} with {np.size(distances)} {what}"
         raise UserError("--false-positive-rate", found, remedy)
+
+
+def is_row(row: Mapping[str, Any]) -> bool:
+    """Whether a row has the columns of `judge_row`, and values that they may have."""
+    if set(row) != set(SUMMARY_COLUMNS):
+        return False
+    counts = [row[name] for name in ("K", "N", *CLASSES)]
+    shares = [row[f"{name}_{part}"] for name in CLASSES for part in ("share", "low", "high")]
+    whole = all(type(n) is int and n >= 0 for n in counts) and row["K"] > 0
+    whole = whole and sum(row[name] for name in CLASSES) == row["N"]
+    whole = whole and all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares)
+    limits = [x for x in (row["delta_m"], row["delta_s"]) if x is not None]
+    whole = whole and all(isinstance(x, (int, float)) and 0 <= x < np.inf for x in limits)
+    return whole and all(isinstance(row[name], str) for name in ("criterion", "metric"))
 
 
 def judge_row(
