@@ -87,14 +87,21 @@ def describe_checkpoint(path: Path) -> list[str]:
     lines.append(f"steps: {content.get('iterations', 'not said')}")
     for name in ("model", "ema"):
         if isinstance(content.get(name), Mapping):
-            lines.append(told_weights(name, content[name]))
+            lines.append(told_weights(path, name, content[name]))
     return lines
 
 
-def told_weights(name: str, state: Mapping[str, Any]) -> str:
-    numbers = sum(value.numel() for value in state.values())
-    low = min(value.min().item() for value in state.values() if value.numel())
-    high = max(value.max().item() for value in state.values() if value.numel())
+def told_weights(path: Path, name: str, state: Mapping[str, Any]) -> str:
+    import torch
+
+    tensors = [v for v in state.values() if isinstance(v, torch.Tensor) and not v.is_complex()]
+    filled = [value for value in tensors if value.numel()]
+    named = all(isinstance(key, str) for key in state)
+    if not filled or len(tensors) < len(state) or not named:
+        raise UserError(f"{path}: {name}", "no state dict of numbers", "copy it or train it again")
+    numbers = sum(value.numel() for value in tensors)
+    low = min(value.min().item() for value in filled)
+    high = max(value.max().item() for value in filled)
     prefix = ", names with module." if next(iter(state)).startswith("module.") else ""
     return f"{name}: {numbers:,} numbers in {len(state)} tensors, {low:.3g} to {high:.3g}{prefix}"
 
@@ -113,8 +120,7 @@ def describe_arrays(path: Path) -> tuple[list[str], np.ndarray | None]:
             args = resolve_args(args, path)
             lines += origin(args)
         if isinstance(args, Mapping):
-            names = [name for name in args if isinstance(args[name], Mapping)]
-            lines += told_args(args, names)
+            lines += told_args(args, args)
     lines += [told_array(key, array) for key, array in arrays.items() if key != "args"]
     samples = arrays.get("samples")
     images = samples is not None and samples.ndim == 4 and samples.dtype.kind == "f"
@@ -152,6 +158,8 @@ def told_args(args: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     lines = []
     for name in names:
         kind, values = SECTIONS.get(name), args[name]
+        if not isinstance(values, Mapping):
+            continue
         usual = dataclasses.asdict(kind()) if kind else {}
         told = [f"{key}={value}" for key, value in values.items() if differs(value, usual.get(key))]
         lines.append(f"{name}: {' '.join(told) or 'defaults'}")
