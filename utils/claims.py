@@ -16,6 +16,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from utils.errors import UserError
+from utils.interrupts import check_stopping
 from utils.owners import clock_of, is_dead, this_host
 from utils.storage import make_folder, part_of, reason, remove_leftovers, write_remedy
 
@@ -84,6 +85,7 @@ def take_turns(
             with ExitStack() as claims:
                 group: list[Item] = []
                 while pending and len(group) != size:
+                    check_stopping()
                     item = pending.pop(0)
                     if done(item):
                         continue

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import select
 import signal
 import sys
 import threading
@@ -17,6 +19,8 @@ FROM_SCHEDULERS = [getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr
 SIGNALS = [*FROM_SCHEDULERS, signal.SIGINT]
 GO_ON = "run the same command again to go on"
 KEYBOARD_SECONDS = 4.0  # after Ctrl-C, for saving: then the process is gone, whatever it does
+LEAVING_SECONDS = 30.0  # for the way out after a scheduler's signal, as SLURM gives before it kills
+WATCH_SECONDS = 0.5
 
 
 class _State:
@@ -36,7 +40,9 @@ def stop_at_once() -> None:
     """Turn signals into an exception: parts and claims are removed on the way out.
 
     After Ctrl-C the process is gone within KEYBOARD_SECONDS even where no exception gets through,
-    in a long product or a save to a slow disk; the next run clears away what that leaves."""
+    in a long product or a save to a slow disk; the next run clears away what that leaves. After
+    a scheduler's signal it is gone within LEAVING_SECONDS of its handler: a library may swallow
+    the exception, as an import does with any that comes in the middle of some callbacks."""
     _handle(SIGNALS, _stop)
     if not _State.watched and threading.current_thread() is threading.main_thread():
         _State.watched = True
@@ -49,6 +55,12 @@ def stop_at_once() -> None:
 def stopping() -> bool:
     """Whether a signal has come: what goes wrong afterwards, as an import cut short, is no bug."""
     return _State.stopping
+
+
+def check_stopping() -> None:
+    """Before work begins: raises Interrupted where a signal came and its exception got lost."""
+    if stopping():
+        raise Interrupted(GO_ON)
 
 
 def tell_stopped(line: str) -> None:
@@ -103,10 +115,16 @@ def _stop(*_: object) -> None:
 
 
 def _watch(reader: int) -> None:
-    """Wait for Ctrl-C: Python writes the number of each signal, also where a handler must wait."""
-    while signal.SIGINT not in os.read(reader, 64):
-        pass
-    time.sleep(KEYBOARD_SECONDS)
+    """Wait for a signal, then for its limit: Python writes the number of each into the pipe, also
+    where the handler must wait."""
+    end, asked = math.inf, False
+    while (left := end - time.monotonic()) > 0:
+        if select.select([reader], [], [], min(left, WATCH_SECONDS) if asked else None)[0]:
+            asked = True
+            if signal.SIGINT in os.read(reader, 64):
+                end = min(end, time.monotonic() + KEYBOARD_SECONDS)
+        if stopping():
+            end = min(end, time.monotonic() + LEAVING_SECONDS)
     leave()
 
 
@@ -127,6 +145,7 @@ def stop_request() -> Iterator[StopRequest]:
 
     Raises Interrupted at the end where one came and the loop had nothing more to do: what would
     follow must not go on."""
+    check_stopping()
     request = StopRequest()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     _handle(SIGNALS, request)

@@ -58,7 +58,11 @@ def starts(options: TrainStage, args: dict) -> Iterator[int]:
         if fresh:
             forget_training(Path(folder))
         newest = newest_checkpoint(Path(folder), args)
-        yield newest.iterations if newest else 0
+        if newest and newest.iterations >= options.train.iterations:
+            # Stopped between the last checkpoint and K.pt, or trained before without --model-path.
+            copy_file(checkpoint_file(options, newest.iterations), published_file(options))
+        else:
+            yield newest.iterations if newest else 0
 
 
 def training_args(options: TrainStage) -> dict[str, Any]:
@@ -87,7 +91,7 @@ def is_finished_run(options: TrainStage) -> bool:
 
 
 def is_trained(options: TrainStage, args: dict) -> bool:
-    """Whether the asked steps are done; then K.pt is written too, if it is not there yet.
+    """Whether the asked steps are done, and K.pt is written where it is wanted.
 
     Raises UserError where K.pt or a checkpoint is of a training with other options."""
     wanted, target = options.train.iterations, published_file(options)
@@ -97,8 +101,4 @@ def is_trained(options: TrainStage, args: dict) -> bool:
         if there.iterations >= wanted:
             return True
     newest = newest_checkpoint(Path(options.data.results_path), args)
-    if newest is None or newest.iterations < wanted:
-        return False
-    if target is not None:
-        copy_file(checkpoint_file(options, newest.iterations), target)
-    return True
+    return target is None and newest is not None and newest.iterations >= wanted

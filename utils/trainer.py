@@ -137,8 +137,9 @@ class Trainer:
                     row.append(value)
                 bar.update()
                 last = self.step == options.iterations
-                stop.asked = bool(self.ranks.largest(int(stop.asked)))  # it may reach one rank
-                save = last or stop.asked or self.step % options.ckpt_every == 0
+                # A signal may reach one rank, and at any time: all look at it here and only here.
+                ends = bool(self.ranks.largest(int(stop.asked)))
+                save = last or ends or self.step % options.ckpt_every == 0
                 if save or self.step % options.log_every == 0:
                     # The only place where the device is waited for.
                     loss, norm = self.mean_over_ranks(losses), torch.stack(norms).mean().item()
@@ -159,8 +160,8 @@ class Trainer:
                         )
                     losses, norms = [], []
                 if save:
-                    self.ranks.first_does(partial(self.save, last, picture=not stop.asked))
-                    if stop.asked and not last:
+                    self.ranks.first_does(partial(self.save, last, picture=not ends))
+                    if ends and not last:
                         raise Interrupted(f"saved at step {self.step}; {GO_ON}")
                 if not losses:
                     since = time.perf_counter()

@@ -44,23 +44,61 @@ run_stage(main, EnergyStage, "", [])
 
 
 @pytest.mark.parametrize("what", BUSY)
+def working(code):
+    """A stage that does nothing but run the code, where it begins to."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.replace("CODE", repr(code))],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while "working" not in process.stdout.readline():
+        assert process.poll() is None
+    return process
+
+
+def assert_resumable(process):
+    assert_stopped(*finished(process)[::2])
+    assert process.returncode == 75
+
+
+@pytest.mark.parametrize("what", BUSY)
 def test_nothing_holds_it_up(what, tally):
     with tally.attempt("all", "Ctrl-C", what):
-        code = PROGRAM.replace("CODE", repr(BUSY[what]))
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        while "working" not in process.stdout.readline():
-            assert process.poll() is None
+        process = working(BUSY[what])
         process.send_signal(signal.SIGINT)
         asked = time.monotonic()
-        assert_stopped(*finished(process)[::2])
-        assert process.returncode == 75
+        assert_resumable(process)
         assert time.monotonic() - asked < 10  # 5 on a machine that does nothing else
+
+
+LOST = """
+import time
+from pathlib import Path
+from utils import interrupts
+try:
+    time.sleep(60)
+except BaseException:
+    pass
+"""
+NEXT = {
+    "a loop that saves": "with interrupts.stop_request(): Path(PATH).touch()",
+    "the next K": "from utils.claims import take_turns\n"
+    "for _ in take_turns([1], lambda _: Path(PATH), lambda _: False): Path(PATH).touch()",
+    "none of ours": "interrupts.LEAVING_SECONDS = 1\ntime.sleep(20)\nPath(PATH).touch()",
+}
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("what", NEXT)
+def test_a_library_that_passes_over_the_exception(what, sign, tmp_path, tally):
+    """No work begins afterwards."""
+    with tally.attempt("all", sign.name, f"lost before {what}"):
+        process = working(LOST + NEXT[what].replace("PATH", repr(str(tmp_path / "made"))))
+        process.send_signal(sign)
+        assert_resumable(process)
+        assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.slow
@@ -83,21 +121,13 @@ def test_the_second_ctrl_c_does_not_wait(tally):
     """The first one saves; whoever cannot wait for that presses it again."""
     with tally.attempt("all", "Ctrl-C twice"):
         slow = "import time\ntry:\n    time.sleep(60)\nfinally:\n    time.sleep(60)"
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM.replace("CODE", repr(slow))],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        while "working" not in process.stdout.readline():
-            assert process.poll() is None
+        process = working(slow)
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        assert_stopped(*finished(process)[::2])
-        assert process.returncode == 75 and time.monotonic() - asked < 3.5
+        assert_resumable(process)
+        assert time.monotonic() - asked < 3.5
 
 
 def test_what_the_shell_ignores_stays_ignored(tmp_path, tally):
