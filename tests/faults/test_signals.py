@@ -17,17 +17,20 @@ BUSY = {
 import time
 while True:
     try:
+        print("working", flush=True)
         time.sleep(0.1)
     except BaseException:
         pass
 """,
     "one long call": """
 import hashlib
+print("working", flush=True)
 hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 """,
     "an exception that a library turns into its own": """
 import time
 try:
+    print("working", flush=True)
     time.sleep(60)
 except BaseException as error:
     raise ImportError("numpy could not be imported") from error
@@ -37,15 +40,14 @@ PROGRAM = """
 from utils.cli import run_stage
 from utils.options import EnergyStage
 def main(options):
-    print("working", flush=True)
-    exec(CODE)
+    exec(CODE, {})
 run_stage(main, EnergyStage, "", [])
 """
 
 
 @pytest.mark.parametrize("what", BUSY)
 def working(code):
-    """A stage that does nothing but run the code, where it begins to."""
+    """A stage that does nothing but run the code, from where that says so."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.replace("CODE", repr(code))],
         cwd=ROOT,
@@ -73,11 +75,20 @@ def test_nothing_holds_it_up(what, tally):
         assert time.monotonic() - asked < 10  # 5 on a machine that does nothing else
 
 
+SLOW = """
+import time
+try:
+    print("working", flush=True)
+    time.sleep(60)
+finally:
+    time.sleep(60)
+"""
 LOST = """
 import time
 from pathlib import Path
 from utils import interrupts
 try:
+    print("working", flush=True)
     time.sleep(60)
 except BaseException:
     pass
@@ -120,8 +131,7 @@ def test_while_it_is_loading(name, tmp_path, tally, tries):
 def test_the_second_ctrl_c_does_not_wait(tally):
     """The first one saves; whoever cannot wait for that presses it again."""
     with tally.attempt("all", "Ctrl-C twice"):
-        slow = "import time\ntry:\n    time.sleep(60)\nfinally:\n    time.sleep(60)"
-        process = working(slow)
+        process = working(SLOW)
         asked = time.monotonic()
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
