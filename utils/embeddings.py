@@ -19,7 +19,7 @@ from utils.options import CacheOptions
 from utils.provenance import digest
 from utils.storage import free_space
 
-CODE = 1  # raise it when the same weights give other embeddings: old caches are then left alone
+CODE = 2  # raise it when the same weights give other embeddings: old caches are then left alone
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,11 @@ class Embedder:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        # A single image takes other kernels, which round otherwise: it goes in twice.
-        batch = images.expand(2, -1, -1, -1) if len(images) == 1 else images
-        batch = batch.to(self.device)
+        # An image must give the same bits whatever is embedded with it: a cache mixes them. Alone
+        # it takes other kernels, and what threads cannot share evenly they cut through an image.
+        even = max(2, torch.get_num_threads())
+        filling = images[:1].expand(-len(images) % even, -1, -1, -1)
+        batch = torch.cat([images, filling]).to(self.device)
         batch = to_float(batch) if batch.dtype == torch.uint8 else batch.float()
         phi = self.phi(batch)[: len(images)]
         # Only a network makes numbers that its images have not; and a cache would keep them.
