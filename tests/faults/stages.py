@@ -117,6 +117,11 @@ STAGES = {
 }
 
 
+def tries_of(name: str, fraction: int = 1) -> int:
+    """TRIES / fraction of a stage; of a pipeline, which runs all stages in a row, a quarter."""
+    return max(1, TRIES // fraction // (4 if name.startswith("pipeline") else 1))
+
+
 def command_of(stage: Stage, *more: object) -> list[str]:
     script, *flags = stage.command
     return [sys.executable, str(ROOT / script), *map(str, flags), *map(str, more)]

@@ -8,13 +8,13 @@ import pytest
 from tests.faults.stages import (
     FULL,
     STAGES,
-    TRIES,
     chance,
     finished,
     kept,
     lines_of,
     run_to_the_end,
     start,
+    tries_of,
 )
 
 EARLIEST = 0.3  # seconds: before that Python itself is starting
@@ -55,10 +55,10 @@ def cut_short(made, folder, how, kind, where):
 
 
 HOW = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
-# Each stage is killed; the two ways to ask it to stop take turns, except where all are tried.
-QUICK = [(name, "kill") for name in STAGES if not name.startswith("pipeline")]
-QUICK += [(name, ("term", "int")[i % 2]) for i, name in enumerate(STAGES)]
-OFTEN = {"kill": TRIES, "term": TRIES, "int": TRIES // 4}  # Ctrl-C goes the way of SIGTERM
+# In the quick part those that write in different ways: steps, shards, parts, images, all of them.
+QUICK = [(name, "kill") for name in ("train", "generate", "distances", "critical times", "toy")]
+QUICK += [("train", "int"), ("energy", "int"), ("distances", "term"), ("pipeline", "term")]
+FRACTION = {"kill": 1, "term": 1, "int": 4}  # Ctrl-C goes the way of SIGTERM
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ OFTEN = {"kill": TRIES, "term": TRIES, "int": TRIES // 4}  # Ctrl-C goes the way
 )
 def test_stopped_and_started_again(name, how, undisturbed_in, tally, tmp_path):
     made = undisturbed_in(name)
-    for kind, where in moments(made, how, OFTEN[how] if FULL else 1):
+    for kind, where in moments(made, how, tries_of(name, FRACTION[how]) if FULL else 1):
         with tally.attempt(name, HOW[how].name, f"{kind} {where}"):
             folder = made.place(tmp_path / "again")
             code, complaint = cut_short(made, folder, how, kind, where)

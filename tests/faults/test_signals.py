@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from tests.faults.stages import STAGES, chance, command_of, finished, lines_of, start
+from tests.faults.stages import FULL, STAGES, chance, command_of, finished, lines_of, start
 from tests.faults.test_kill import assert_stopped
 from tests.tiny import ROOT
 
@@ -113,7 +113,7 @@ def test_a_library_that_passes_over_the_exception(what, sign, tmp_path, tally):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGES if FULL else ["train", "pipeline"])
 def test_while_it_is_loading(name, tmp_path, tally, tries):
     """From its first import to the first thing that it reads."""
     (tmp_path / "tiny.yaml").write_text("data: {data_name: digits}")

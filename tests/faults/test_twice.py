@@ -8,7 +8,7 @@ from tests.faults.stages import FULL, STAGES, finished, run, run_to_the_end, sta
 
 SEVERAL = (2, 8) if FULL else (2,)
 HOSTS = [(name, hosts) for name in STAGES for hosts in (1, 2)]
-QUICK = [("train", 1), ("distances", 2), ("critical times", 1)]
+QUICK = [("train", 1), ("critical times", 2)]
 
 
 def renamed(events):
