@@ -66,7 +66,7 @@ def test_any_number_of_ranks_trains_alike(tmp_path, ranks, flags):
             assert mine[key] == pytest.approx(other[key], rel=1e-4), key
 
 
-LONGER = [*TRAINING, "--train-size", 8, "--iterations", 40, "--dropout", 0.1]
+LONGER = [*TRAINING, "--train-size", 8, "--iterations", 40, "--dropout", 0.1, "--ckpt-every", 8]
 
 
 def train_on_two(folder: Path) -> subprocess.Popen:

@@ -120,7 +120,7 @@ def test_nine_patterns_have_spurious_wells_between_them():
 
 
 def test_a_thousand_patterns_are_a_ring(monkeypatch):
-    monkeypatch.setattr(toy_analysis, "SIDE", 31)
+    monkeypatch.setattr(toy_analysis, "SIDE", 21)
     found = exact_landscape(1000, 0.15)
     assert found.well_kinds.tolist() == [2] and found.centre_kinds.tolist() == [2]
     assert np.abs(found.energy - found.exact_energy).max() < 1e-3
@@ -285,10 +285,10 @@ def wait_for(path, process):
 
 @pytest.mark.slow
 def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
-    long = ("train", "--sample_size", "2,9", "--n_iter", 1200, "--sampling_freq", 150)
+    long = ("train", "--sample_size", "2,9", "--n_iter", 600, "--sampling_freq", 150)
     flags = (*long, "--results_path", tmp_path / "stopped")
     process = start(*flags)
-    wait_for(checkpoint_file(tmp_path / "stopped", 9, 300), process)
+    wait_for(checkpoint_file(tmp_path / "stopped", 9, 150), process)
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=120)
     assert process.returncode == 75 and "stopped: saved at step" in told.splitlines()[-1]
@@ -297,7 +297,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
         assert done.returncode == 0
     for k in (2, 9):
         last = (
-            checkpoint_file(tmp_path / root, k, 1200).read_bytes()
+            checkpoint_file(tmp_path / root, k, 600).read_bytes()
             for root in ("stopped", "straight")
         )
         assert len(set(last)) == 1
@@ -415,8 +415,8 @@ def test_a_threshold_that_gives_one_cluster_is_told(tmp_path, coarse, capsys):
 @pytest.mark.slow
 def test_learned_landscapes_are_wells_and_a_ring(tmp_path, monkeypatch, capsys):
     """The whole story by one command: trained for a tenth of the usual time, on fewer points."""
-    monkeypatch.setattr(toy_analysis, "SIDE", 41)
-    run_all(parse(ToyAllStage, ["--results_path", str(tmp_path), "--n_iter", "6000"]))
+    monkeypatch.setattr(toy_analysis, "SIDE", 25)
+    run_all(parse(ToyAllStage, ["--results_path", str(tmp_path), "--n_iter", "5000"]))
     found = {k: Landscape.load(landscape_file(tmp_path, k, 0.05)) for k in (2, 9, 1000)}
     assert found[2].well_kinds.tolist() == [0, 0]
     assert found[1000].well_kinds.tolist() == [2]

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -204,13 +205,24 @@ class MemorySet:
         return to_tensor(Image.fromarray(pixels), self.name, self._form)
 
 
+def digit_values() -> np.ndarray:
+    """scikit-learn's digits [1797, 8, 8], 0 .. 16: from its file, since to import scikit-learn
+    takes as long as half of torch does; from the package where the file lies elsewhere."""
+    places = getattr(find_spec("sklearn"), "submodule_search_locations", None) or []
+    for place in places:
+        path = Path(place, "datasets", "data", "digits.csv.gz")
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",")[:, :-1].reshape(-1, 8, 8)
+    from sklearn.datasets import load_digits
+
+    return load_digits().images
+
+
 def open_digits(root: Path, form: Form, split: str) -> MemorySet:
     """scikit-learn's 1,797 digits, 8 x 8: round(255 v / 16), v = 0 .. 16."""
     if split == "test":
         raise no_test_split("digits")
-    from sklearn.datasets import load_digits
-
-    pixels = np.rint(load_digits().images * 255 / 16).astype(np.uint8)
+    pixels = np.rint(digit_values() * 255 / 16).astype(np.uint8)
     return MemorySet("digits", torch.from_numpy(pixels).unsqueeze(1), form)  # [N, 1, 8, 8]
 
 
