@@ -32,13 +32,13 @@ toy: setup  ## the circle in the plane: memories, spurious states, a ring
 	$(RUN) toy_example.py all
 
 test: setup-dev  ## all tests
-	$(RUN) -m pytest -n auto
+	$(RUN) -m pytest -n auto --dist worksteal
 
 quick: setup-dev  ## the tests that are not slow
-	$(RUN) -m pytest -n auto -m 'not slow'
+	$(RUN) -m pytest -n auto --dist worksteal -m 'not slow'
 
 faults: setup-dev  ## every fault 20 times in every stage: over an hour, ends with a table
-	M2G_TRIES=20 $(RUN) -m pytest -n auto tests/faults
+	M2G_TRIES=20 $(RUN) -m pytest -n auto --dist worksteal tests/faults
 
 lint: setup-dev  ## style and unused names
 	$(RUN) -m ruff check .

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from scipy.stats import norm
 
 from models.circle import PatternMixture
 from tests.tiny import ROOT, assert_one_line, run_script
-from utils import toy_analysis
+from utils import toy, toy_analysis
 from utils.cli import parse
 from utils.errors import UserError
 from utils.options import (
@@ -416,7 +417,8 @@ def test_a_threshold_that_gives_one_cluster_is_told(tmp_path, coarse, capsys):
 def test_learned_landscapes_are_wells_and_a_ring(tmp_path, monkeypatch, capsys):
     """The whole story by one command: trained for a tenth of the usual time, on fewer points."""
     monkeypatch.setattr(toy_analysis, "SIDE", 25)
-    run_all(parse(ToyAllStage, ["--results_path", str(tmp_path), "--n_iter", "5000"]))
+    monkeypatch.setattr(toy, "ToyBasinOptions", partial(ToyBasinOptions, p_trials=6))
+    run_all(parse(ToyAllStage, ["--results_path", str(tmp_path), "--n_iter", "4000"]))
     found = {k: Landscape.load(landscape_file(tmp_path, k, 0.05)) for k in (2, 9, 1000)}
     assert found[2].well_kinds.tolist() == [0, 0]
     assert found[1000].well_kinds.tolist() == [2]
