@@ -13,9 +13,10 @@ from utils.options import ClassifyStage
 
 
 def main(options: ClassifyStage) -> None:
-    from utils.classify import run
+    from utils.classify import run, table
 
-    run(options)
+    if rows := run(options):
+        print(table(rows))
 
 
 if __name__ == "__main__":

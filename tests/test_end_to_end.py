@@ -57,6 +57,7 @@ def test_the_pipeline_writes_every_folder_and_ends_with_a_table(sweep):
         sum(int(row[c]) for c in ("memorized", "spurious", "generalized")) == 120 for row in rows
     )
     assert "memorized" in done.stdout and "transition.png" in done.stdout
+    assert "half the samples are generalized from " in done.stdout
     assert not [p for p in root.rglob(".*") if p.suffix in (".part", ".claim")]
 
 
@@ -268,9 +269,10 @@ def test_ratio_and_delta_criteria_through_the_script(sweep, tmp_path):
     root, _, _ = sweep
     paths = ["--dist-path", root / "dists", "--eval-path", root / "synthetics"]
     ok("run_classify.py", *paths, "--result-path", tmp_path / "r", "--criterion", "ratio")
-    ok("run_classify.py", *paths, "--result-path", tmp_path / "all", "--delta-m", 1000)
+    done = ok("run_classify.py", *paths, "--result-path", tmp_path / "all", "--delta-m", 1000)
     rows = rows_of(tmp_path / "all" / "summary.csv")
     assert [row["memorized"] for row in rows] == ["120", "120"]
+    assert "half the samples are memorized up to a K above 8" in done.stdout
     assert not (tmp_path / "all" / "spurious").exists()
     ok(
         "run_classify.py",

@@ -33,6 +33,7 @@ from utils.options import ClassifyOptions, ClassifyStage
 from utils.progress import progress
 from utils.provenance import check_same, digest, with_data_path
 from utils.storage import check_writable, read_json, write_json, write_text
+from utils.transition import in_words, transition
 from utils.verdicts import (
     CLASSES,
     SUMMARY_COLUMNS,
@@ -313,4 +314,5 @@ def table(rows: list[dict[str, Any]]) -> str:
     known = [name for name in ("delta_m", "delta_s") if first[name] is not None]
     limits = ", ".join(f"{name} {first[name]:.4g}" for name in known)
     lines.append(f"{first['criterion']}, {first['metric']}: {limits}; in brackets 95 % intervals")
+    lines.append(in_words(transition(rows)))
     return "\n".join(lines)

@@ -31,7 +31,7 @@ class Transition:
     """What a sweep says in a few numbers.
 
     spurious: the smallest and the largest K whose share of spurious samples is above 1 % (the
-    lower end of its Wilson interval is), and the K where it is largest; None where there is none."""
+    lower end of its Wilson interval is); None where there is none. peak: where it is largest."""
 
     sizes: tuple[int, ...]
     memorized: HalfPoint
@@ -77,7 +77,11 @@ def transition(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> Transition:
     shares = np.array([[row[name] / row["N"] for name in CLASSES] for row in rows])
     draw = np.random.default_rng(seed)
     again = np.stack(
-        [draw.multinomial(row["N"], p, DRAWS) / row["N"] for row, p in zip(rows, shares)], axis=1
+        [
+            draw.multinomial(row["N"], p, DRAWS) / row["N"]
+            for row, p in zip(rows, shares, strict=True)
+        ],
+        axis=1,
     )
 
     def half(name: str, rising: bool) -> HalfPoint:
@@ -97,3 +101,39 @@ def transition(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> Transition:
         spurious=(min(there), max(there)) if there else None,
         peak=(most["K"], most[f"{SPURIOUS}_share"]),
     )
+
+
+def in_words(found: Transition) -> str:
+    """A line or two for a terminal, in sizes K of the training set."""
+    first, last = found.sizes[0], found.sizes[-1]
+
+    def shown(k: float) -> str:
+        return (
+            f"below {first}"
+            if k == 0
+            else f"above {last}"
+            if k == np.inf
+            else f"{k:.1f}"
+            if k < 10
+            else f"{k:.0f}"
+        )
+
+    def number(k: float) -> str:
+        return f"K = {shown(k)}" if 0 < k < np.inf else f"a K {shown(k)}"
+
+    halves = "; ".join(
+        f"half the samples are {name} {preposition} {number(half.value)}"
+        + ("" if half.low == half.high else f" ({shown(half.low)} to {shown(half.high)})")
+        for name, preposition, half in (
+            (MEMORIZED, "up to", found.memorized),
+            (GENERALIZED, "from", found.generalized),
+        )
+    )
+    k, share = found.peak
+    if found.spurious is None:
+        return (
+            f"{halves}\nno K has beyond doubt more than {100 * SPURIOUS_SHARE:g} % spurious samples"
+        )
+    low, high = found.spurious
+    where = f"at K = {low}" if low == high else f"from K = {low} to {high}"
+    return f"{halves}\nspurious states {where}, most at K = {k} ({100 * share:.1f} %)"
