@@ -659,3 +659,12 @@ def test_options_of_a_giant_cost_no_memory(tmp_path, monkeypatch):
     torch.save(content, tmp_path / "models" / "8.pt")
     with pytest.raises(UserError, match=r"8\.pt: found weights that do not fit its options"):
         trained_model(tmp_path / "models" / "8.pt").denoiser(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("wrap", [lambda t: {"ema": t}, lambda t: [{"opt": (t,)}], lambda t: t])
+def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(tmp_path, wrap):
+    """One number and strides of 0: a look at its least value would take 4 TB."""
+    path = tmp_path / "8.pt"
+    torch.save(wrap(torch.zeros(1).expand(10**12)), path)
+    with pytest.raises(UserError, match=r"8\.pt: found a tensor \[1000000000000\] whose numbers"):
+        load_torch(path)

@@ -12,7 +12,7 @@ import tempfile
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -319,7 +319,8 @@ def _with_one_string_each(value: Any) -> Any:
 def load_torch(path: Path) -> Any:
     """Tensors and plain values of a .pt file, on the CPU; no code in it is executed.
 
-    Raises UserError where the file is missing, cut short, or holds anything else."""
+    Raises UserError where the file is missing, cut short, or holds anything else, or tensors that
+    claim more numbers than it has."""
     import torch
 
     from utils.original_files import Refused, allowed_in_checkpoints, check_archive
@@ -333,7 +334,13 @@ def load_torch(path: Path) -> Any:
             elif path.suffix == ".pt":
                 raise UserError(path, "no whole .pt file", PT_REMEDY)
             file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            # A view with strides of 0 may claim any size: the first look at it takes all memory.
+            for tensor in _tensors_in(content):
+                if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+                    found = f"a tensor {list(tensor.shape)} whose numbers it does not hold"
+                    raise UserError(path, found, PT_REMEDY)
+            return content
     except UserError:
         raise
     except OSError as error:
@@ -344,6 +351,24 @@ def load_torch(path: Path) -> Any:
             raise UserError(path, "no whole .pt file", PT_REMEDY) from error
         remedy = "use only files that you trust, as our stages write"
         raise UserError(path, f"content that is not allowed ({refused})", remedy) from None
+
+
+def _tensors_in(content: Any) -> Iterator[Any]:
+    """The tensors in nested dicts and lists, which may hold themselves."""
+    import torch
+
+    pending, seen = [content], set()
+    while pending:
+        item = pending.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, torch.Tensor):
+            yield item
+        elif isinstance(item, Mapping):
+            pending += item.values()
+        elif isinstance(item, (list, tuple, set)):
+            pending += item
 
 
 def _refused_name(message: str) -> str | None:

@@ -56,7 +56,7 @@ from utils.toy_overviews import scene_of, told
 from utils.training_log import TrainingLog, read_stats
 
 GIBIBYTE = 2**30
-EXAMPLES = 25 * TRIES  # of each kind, read; the stages' runs are shared by the kinds
+EXAMPLES = 12 * TRIES  # of each kind, read; the stages' runs are shared by the kinds
 DIM = 6
 LIMITED = Path("/proc/self/statm").exists()
 

@@ -33,7 +33,7 @@ from utils.cli import parse
 from utils.option_checks import flag
 from utils.options import SECTIONS
 
-EXAMPLES = 25 * TRIES
+EXAMPLES = 12 * TRIES
 STAGES = {
     "train": (train.run, options.TrainStage),
     "generate": (generate.run, options.GenerateStage),

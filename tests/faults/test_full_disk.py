@@ -49,7 +49,7 @@ def places(made, how, fraction):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STAGES if FULL else ["critical times"])
+@pytest.mark.parametrize("name", STAGES if FULL else ["generate"])
 def test_a_file_that_may_not_grow(name, undisturbed_in, tally, tmp_path):
     """As with a quota, or `ulimit -f`: some bytes are written, the rest is not."""
     made = undisturbed_in(name)
@@ -68,7 +68,7 @@ def test_a_file_that_may_not_grow(name, undisturbed_in, tally, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STAGES if FULL else ["train"])
+@pytest.mark.parametrize("name", STAGES if FULL else ["generate"])
 def test_a_disk_that_is_full_from_some_write_on(name, undisturbed_in, tally, tmp_path):
     made = undisturbed_in(name)
     for place in places(made, "full", 2):
@@ -96,7 +96,7 @@ def small_disk(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STAGES if FULL else ["distances"])
+@pytest.mark.parametrize("name", STAGES if FULL else ["generate"])
 def test_a_small_disk(name, undisturbed_in, tally, tmp_path):
     """A real one of a few kilobytes where that may be mounted, else files that may not grow."""
     made = undisturbed_in(name)
@@ -116,7 +116,7 @@ def test_a_small_disk(name, undisturbed_in, tally, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STAGES if FULL else ["energy"])
+@pytest.mark.parametrize("name", STAGES if FULL else ["generate"])
 def test_folders_that_become_read_only(name, undisturbed_in, tally, tmp_path):
     made = undisturbed_in(name)
     for place in places(made, "readonly", 4):

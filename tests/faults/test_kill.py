@@ -55,9 +55,9 @@ def cut_short(made, folder, how, kind, where):
 
 
 HOW = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
-# In the quick part those that write in different ways: steps, shards, parts, images, all of them.
-QUICK = [(name, "kill") for name in ("train", "generate", "distances", "critical times", "toy")]
-QUICK += [("train", "int"), ("energy", "int"), ("distances", "term"), ("pipeline", "term")]
+# In the quick part those that write in different ways: steps, shards, parts.
+QUICK = [("train", "kill"), ("generate", "kill"), ("distances", "kill")]
+QUICK += [("train", "term"), ("distances", "int")]
 FRACTION = {"kill": 1, "term": 1, "int": 4}  # Ctrl-C goes the way of SIGTERM
 
 

@@ -8,7 +8,7 @@ from tests.faults.stages import FULL, STAGES, finished, run, run_to_the_end, sta
 
 SEVERAL = (2, 8) if FULL else (2,)
 HOSTS = [(name, hosts) for name in STAGES for hosts in (1, 2)]
-QUICK = [("train", 1), ("critical times", 2)]
+QUICK = [("generate", 1), ("distances", 2)]
 
 
 def renamed(events):
@@ -40,7 +40,7 @@ def test_several_at_once_make_each_file_once(name, hosts, undisturbed_in, tally,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize("hosts", [1, 2] if FULL else [2])
 @pytest.mark.parametrize("name", STAGES if FULL else ["distances"])
 def test_nobody_waits_for_ever_for_an_owner_that_was_killed(
     name, hosts, undisturbed_in, tally, tmp_path
