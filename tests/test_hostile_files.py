@@ -471,7 +471,7 @@ FAR = b"\x8a\x06" + struct.pack("<q", 2**40)[:6]  # an integer
         (rebuilt(tensor_storage("9", 6), b"K\x06\x85", b"K\x01\x85"), "no whole"),
         (rebuilt(tensor_storage("../version", 6), b"K\x06\x85", b"K\x01\x85"), "no whole"),
         (rebuilt(tensor_storage("0", 6), b"K\x07\x85", b"K\x01\x85"), "no whole"),
-        (rebuilt(tensor_storage("0", 6), FAR + b"\x85", b"K\x00\x85"), "no state dict"),
+        (rebuilt(tensor_storage("0", 6), FAR + b"\x85", b"K\x00\x85"), "does not hold"),
         (rebuilt(tensor_storage("0", 6), b"K\x06\x85", b"K\x01\x85", b"\x88"), None),
         (tensor_storage("0", 6), "no state dict"),
         (b"K\x01", "no state dict"),
