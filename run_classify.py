@@ -13,7 +13,8 @@ from utils.options import ClassifyStage
 
 
 def main(options: ClassifyStage) -> None:
-    from utils.classify import run, table
+    from utils.classify import run
+    from utils.summary import table
 
     if rows := run(options):
         print(table(rows))

@@ -14,7 +14,7 @@ STAGES = {*WORK_OF.values(), *COMMANDS, "pipeline"}
 # From the floor upwards; a file may import from lower floors and, plumbing and analysis, its own.
 ANALYSIS = {
     *("embedding_cache", "nearest", "distance_parts"),
-    *("embeddings", "calibration", "verdicts", "statistics", "transition"),
+    *("embeddings", "calibration", "verdicts", "statistics", "transition", "summary"),
     *("figures", "lpips_weights"),
     *("searches", "basins", "basin_figures", "overviews", "trainer"),
     *("landscapes", "toy_training", "toy_analysis", "toy_figures", "toy_overviews"),

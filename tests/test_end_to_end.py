@@ -59,6 +59,8 @@ def test_the_pipeline_writes_every_folder_and_ends_with_a_table(sweep):
         assert (root / name).is_file()
     rows = rows_of(root / "identified" / "summary.csv")
     assert [row["K"] for row in rows] == ["2", "8"]
+    assert len({(row["memorized_half"], row["generalized_half_low"]) for row in rows}) == 1
+    assert all(float(row["memorized_half"]) >= 0 for row in rows)
     assert all(
         sum(int(row[c]) for c in ("memorized", "spurious", "generalized")) == 120 for row in rows
     )

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from utils.transition import HalfPoint, half_point, in_words, transition
+from utils.transition import (
+    ESTIMATE_COLUMNS,
+    HalfPoint,
+    estimates,
+    half_point,
+    in_words,
+    transition,
+)
 from utils.verdicts import judge_row
 
 SIZES = np.array([2.0, 8.0, 32.0, 128.0, 512.0])
@@ -87,3 +94,15 @@ def test_ends_are_put_in_words():
     found = transition(rows_of([0] * 5, [0] * 5))
     assert found.memorized == HalfPoint(0, 0, 0) and found.generalized == HalfPoint(0, 0, 0)
     assert "memorized up to a K below 2" in in_words(found)
+
+
+def test_the_columns_of_the_summary_say_what_the_words_say():
+    found = transition(rows_of([200, 200, 100, 0, 0], [0, 0, 50, 50, 0]))
+    columns = estimates(found)
+    assert tuple(columns) == ESTIMATE_COLUMNS
+    assert columns["memorized_half"] == pytest.approx(32)
+    assert columns["generalized_half_low"] == found.generalized.low
+    assert (columns["spurious_from"], columns["spurious_to"]) == (32, 128)
+    columns = estimates(transition(rows_of([200] * 5, [0] * 5)))
+    assert columns["memorized_half"] == columns["generalized_half_high"] == np.inf
+    assert columns["spurious_from"] is columns["spurious_to"] is None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,19 +25,17 @@ from utils.formats import (
     save_identified,
 )
 from utils.inputs import Input, first_read
-from utils.k_folders import Job, k_files, k_of, plan_jobs, work_through
+from utils.k_folders import Job, k_files, plan_jobs, work_through
 from utils.nearest import Means
 from utils.options import ClassifyOptions, ClassifyStage
 from utils.progress import progress
 from utils.provenance import check_same, digest, with_data_path
-from utils.storage import check_writable, read_json, write_json, write_text
-from utils.transition import in_words, transition
+from utils.storage import check_writable, write_json
+from utils.summary import read_summary, write_summary
 from utils.verdicts import (
     CLASSES,
-    SUMMARY_COLUMNS,
     classify_by_distance,
     classify_by_ratio,
-    is_row,
     judge_row,
     select,
     typicality_order,
@@ -204,15 +200,6 @@ def is_judged(job: Job, plan: Plan) -> bool:
     return True
 
 
-def read_summary(path: Path) -> dict[str, Any]:
-    """summary/K.json: its row of summary.csv, and args. Raises UserError where it is another."""
-    found = read_json(path)
-    row = found.get("row") if isinstance(found, dict) else None
-    if not isinstance(row, dict) or not is_row(row) or not isinstance(found.get("args"), dict):
-        raise UserError(path, "no summary of run_classify.py", "delete it and run again")
-    return found
-
-
 def class_file(result: Path, name: str, k: int) -> Path:
     """identified/CLASS/K.npz."""
     return result / name / f"{k}.npz"
@@ -276,43 +263,3 @@ def judge(job: Job, plan: Plan) -> None:
 def nearest_column(dists: np.ndarray) -> np.ndarray:
     """The distance to the nearest; infinite where there is no other image."""
     return dists[:, 0] if dists.shape[1] else np.full(len(dists), np.inf)
-
-
-def write_summary(result: Path) -> list[dict[str, Any]]:
-    """Rebuild summary.csv from summary/K.json; returns its rows by K.
-
-    Jobs of a slice may end together: whoever writes looks again whether more rows came."""
-    written: list[Path] | None = None
-    rows: list[dict[str, Any]] = []
-    while written != (there := summaries(result)):
-        rows = [read_summary(path)["row"] for path in there]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, SUMMARY_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(result / "summary.csv", text.getvalue())
-        written = there
-    return rows
-
-
-def summaries(result: Path) -> list[Path]:
-    found = [path for path in (result / "summary").glob("*.json") if k_of(path)]
-    return sorted(found, key=lambda path: int(path.stem))
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows for a terminal: shares in percent with their 95 % intervals."""
-    lines = [f"{'K':>6} {'N':>6}  " + "  ".join(f"{name:>22}" for name in CLASSES)]
-    for row in rows:
-        cells = (
-            f"{100 * row[f'{name}_share']:5.1f} % ({100 * row[f'{name}_low']:5.1f} to "
-            f"{100 * row[f'{name}_high']:5.1f})"
-            for name in CLASSES
-        )
-        lines.append(f"{row['K']:>6} {row['N']:>6}  " + "  ".join(f"{c:>22}" for c in cells))
-    first = rows[0]
-    known = [name for name in ("delta_m", "delta_s") if first[name] is not None]
-    limits = ", ".join(f"{name} {first[name]:.4g}" for name in known)
-    lines.append(f"{first['criterion']}, {first['metric']}: {limits}; in brackets 95 % intervals")
-    lines.append(in_words(transition(rows)))
-    return "\n".join(lines)

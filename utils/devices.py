@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -49,6 +52,18 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
             getattr(torch.cpu, name, lambda: False)() for name in names
         )
     return torch.bfloat16 if fast else torch.float32
+
+
+def processor_name(device: torch.device) -> str:
+    """What computes, as its maker names it: `NVIDIA H100 80GB HBM3`, `AMD EPYC`, `arm`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):  # Linux alone has this file
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def prepare(run: RunOptions) -> torch.device:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from utils.formats import Energies, Times, load_energies, load_times
 from utils.k_folders import k_of
 from utils.statistics import log_ball_volume
 from utils.verdicts import CLASSES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GROUPS = (*CLASSES, "training")  # folders that are shown together
 Sweeps = dict[str, dict[int, Times]] | dict[str, dict[int, Energies]]
@@ -53,26 +57,38 @@ def k_named(folder: Path) -> dict[int, Path]:
     return {k: found[k] for k in sorted(k for k in found if k)}
 
 
-def show_times(result: Path) -> None:
-    """Draw critical-times.png, recovery.png and volumes.png; print a line for each group and K."""
+def times_groups(result: Path) -> dict[str, dict[int, Times]]:
+    """Critical times of this folder and its siblings, as far as they can be compared."""
 
     def same(times: Times) -> tuple:
         return times.scanned.tolist(), times.delta, times.followed
 
-    groups = load_groups(result, load_times, same)
-    if not groups:
-        return
-    folder = figures_folder(result)
+    return load_groups(result, load_times, same)
+
+
+def times_figures(groups: dict[str, dict[int, Times]]) -> dict[str, Figure]:
+    """Critical times, shares recovered and volumes of basins, by the name of their file."""
     first = next(iter(next(iter(groups.values())).values()))
     scanned = first.scanned
     marks = each(groups, lambda times: (times.critical_time, times.censored))
-    save_figure(critical_time_figure(marks, int(scanned[-1])), folder / "critical-times.png")
     curves = each(groups, survival)
-    figure = recovery_figure(curves, scanned, first.followed)
-    save_figure(figure, folder / "recovery.png")
     dim = first.args["model"]["in_channels"] * first.args["model"]["image_size"] ** 2
     volumes = each(groups, lambda times: log_ball_volume(mean_radius(times), dim))
-    save_figure(volume_figure(volumes, dim), folder / "volumes.png")
+    return {
+        "critical-times": critical_time_figure(marks, int(scanned[-1])),
+        "recovery": recovery_figure(curves, scanned, first.followed),
+        "volumes": volume_figure(volumes, dim),
+    }
+
+
+def show_times(result: Path) -> None:
+    """Save the figures of the times; print a line for each group and K."""
+    groups = times_groups(result)
+    if not groups:
+        return
+    folder = figures_folder(result)
+    for name, figure in times_figures(groups).items():
+        save_figure(figure, folder / f"{name}.png")
     print(times_table(groups))
     print(folder / "critical-times.png")
 
@@ -114,28 +130,41 @@ def times_table(groups: dict[str, dict[int, Times]]) -> str:
     return "\n".join(lines)
 
 
-def show_energies(result: Path) -> None:
-    """Draw energies.png; print a line for each group and K."""
+def energies_groups(result: Path) -> dict[str, dict[int, Energies]]:
+    """Energies of this folder and its siblings, as far as they can be compared."""
 
     def same(energies: Energies) -> tuple:
         own = energies.args["energy"]
         return own["t"], own["references"], own["as_published"]
 
-    groups = load_groups(result, load_energies, same)
+    return load_groups(result, load_energies, same)
+
+
+def mean_energies(groups: dict[str, dict[int, Energies]]) -> dict[str, dict[int, np.ndarray]]:
+    """The energy [n] of each sample, averaged over the references."""
+    return each(groups, lambda energies: energies.potential.astype(np.float64).mean(axis=0))
+
+
+def energies_figure(groups: dict[str, dict[int, Energies]]) -> Figure:
+    first = next(iter(next(iter(groups.values())).values()))
+    return energy_figure(mean_energies(groups), first.args["energy"]["t"], len(first.potential))
+
+
+def show_energies(result: Path) -> None:
+    """Save the figure of the energies; print a line for each group and K."""
+    groups = energies_groups(result)
     if not groups:
         return
-    first = next(iter(next(iter(groups.values())).values()))
-    means = each(groups, lambda energies: energies.potential.astype(np.float64).mean(axis=0))
     path = figures_folder(result) / "energies.png"
-    figure = energy_figure(means, first.args["energy"]["t"], len(first.potential))
-    save_figure(figure, path)
-    print(energies_table(groups, means))
+    save_figure(energies_figure(groups), path)
+    print(energies_table(groups))
     print(path)
 
 
-def energies_table(groups: dict[str, dict[int, Energies]], means: dict) -> str:
+def energies_table(groups: dict[str, dict[int, Energies]]) -> str:
     """Quartiles of the energies over samples, and how sure the path integral is."""
     lines = [f"{'K':>6}  {'':<12} {'n':>5}  median energy (quartiles)          path error"]
+    means = mean_energies(groups)
     for k, name, energies in by_k(groups):
         low, middle, high = np.quantile(means[name][k], (0.25, 0.5, 0.75))
         spread = f"{middle:.4g} ({low:.4g} to {high:.4g})"

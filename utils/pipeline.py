@@ -38,6 +38,7 @@ from utils.overviews import show_energies, show_times
 from utils.progress import progress
 from utils.side_by_side import run_side_by_side
 from utils.storage import check_writable, read_npz, save_npz
+from utils.summary import table
 from utils.training_log import read_stats
 from utils.verdicts import CLASSES
 
@@ -88,7 +89,7 @@ def run(options: PipelineStage) -> None:
     if options.pipeline.basins:
         check_models(options, sizes)
         measure_classes(options, rows, plans[-1].args)
-    print(f"\n{classify.table(rows)}\n")
+    print(f"\n{table(rows)}\n")
     figures = root / "identified" / "figures"
     for name in ("transition.png", "samples.png", "losses.png"):
         if (figures / name).exists():

@@ -25,7 +25,7 @@ from utils.checkpoints import (
     save_checkpoint,
 )
 from utils.datasets import to_float, training_subset, validation_subset
-from utils.devices import compiled
+from utils.devices import compiled, processor_name
 from utils.distributed import ALONE, Ranks
 from utils.errors import Interrupted, UserError
 from utils.figures import image_grid
@@ -115,6 +115,7 @@ class Trainer:
         dtype = str(self.plan.dtype).removeprefix("torch.")
         return {
             "device": self.device.type,
+            "processor": processor_name(self.device),
             "threads": threads,
             "precision": dtype,
             "ranks": self.ranks.world,

@@ -13,6 +13,10 @@ from utils.verdicts import CLASSES, CONFIDENCE, GENERALIZED, MEMORIZED, SPURIOUS
 
 DRAWS = 2000  # of the bootstrap
 SPURIOUS_SHARE = 0.01  # as many real images would be called so by a calibrated threshold
+ESTIMATE_COLUMNS = (  # of summary.csv; the same in each of its rows
+    *(f"{name}_half{end}" for name in (MEMORIZED, GENERALIZED) for end in ("", "_low", "_high")),
+    *("spurious_from", "spurious_to"),
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,16 @@ def transition(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> Transition:
         spurious=(min(there), max(there)) if there else None,
         peak=(most["K"], most[f"{SPURIOUS}_share"]),
     )
+
+
+def estimates(found: Transition) -> dict[str, float | None]:
+    """The numbers of a transition by their column in summary.csv; None where there is no K.
+
+    A half point is 0 below the smallest K of the sweep and infinite above the largest."""
+    halves = (found.memorized, found.generalized)
+    values = [x for half in halves for x in (half.value, half.low, half.high)]
+    values += found.spurious or (None, None)
+    return dict(zip(ESTIMATE_COLUMNS, values, strict=True))
 
 
 def in_words(found: Transition) -> str:

@@ -159,7 +159,7 @@ def is_row(row: Mapping[str, Any]) -> bool:
         return False
     counts = [row[name] for name in ("K", "N", *CLASSES)]
     shares = [row[f"{name}_{part}"] for name in CLASSES for part in ("share", "low", "high")]
-    whole = all(type(n) is int and n >= 0 for n in counts) and row["K"] > 0
+    whole = all(type(n) is int and n >= 0 for n in counts) and min(row["K"], row["N"]) > 0
     whole = whole and sum(row[name] for name in CLASSES) == row["N"]
     whole = whole and all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares)
     limits = [x for x in (row["delta_m"], row["delta_s"]) if x is not None]

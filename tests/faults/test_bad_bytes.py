@@ -23,7 +23,7 @@ from tests.faults.damage import spoilt
 from tests.faults.in_process import prepared, without_pictures, work
 from tests.faults.stages import FULL, TRIES
 from tests.tiny import train_options
-from utils import classify, embedding_cache, toy, toy_analysis, train
+from utils import embedding_cache, summary, toy, toy_analysis, train
 from utils.basins import image_key
 from utils.checkpoints import denoiser_of, load_checkpoint
 from utils.cli import parse
@@ -168,7 +168,7 @@ def sound_summary(found) -> None:
     for name in ("memorized", "spurious", "generalized"):
         assert 0 <= row[name] <= row["N"]
         assert 0 <= row[f"{name}_low"] <= 1 and 0 <= row[f"{name}_high"] <= 1
-    classify.table([row])
+    summary.table([row])
 
 
 def sound_checkpoint(found) -> None:
@@ -390,7 +390,7 @@ KINDS = {
         "classify", "outs/classify/spurious/8.npz", with_args, sound_identified, of_class
     ),
     "summary": Kind(
-        *("classify", "outs/classify/summary/8.json", classify.read_summary, sound_summary),
+        *("classify", "outs/classify/summary/8.json", summary.read_summary, sound_summary),
         after("classify"),
     ),
     "times": Kind(
