@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
-from models.schedule import add_noise, factor, predict_eps
+from models.schedule import (
+    add_noise,
+    factor,
+    predict_eps,
+)
 
 
 @torch.no_grad()
@@ -86,7 +90,11 @@ def clipped(x_0: Tensor) -> Tensor:
     return x_0.clamp(-1, 1).where(~x_0.isinf(), torch.nan)
 
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp": dpmpp}
+SAMPLERS = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "dpmpp": dpmpp,
+}
 
 
 def recovery_times(t: int, steps: int) -> range:

@@ -12,6 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from tests.tiny import FAST, ok
+from utils.claims import take_turns
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
@@ -27,3 +30,17 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent: it holds the original toolkit's numbers and MNIST")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory) -> tuple[Path, list, str]:
+    """K = 2 and 8 through the pipeline, two side by side: its root, flags and words.
+
+    Made once for all test processes; whoever needs to change something copies it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    root, told = base / "sweep", base / "sweep.txt"
+    flags = [*FAST, "--root", root, "--sizes", "2,8", "--samples", 120, "--jobs", 2]
+    for _ in take_turns([told], lambda path: path, Path.exists):
+        told.write_text(ok("run_pipeline.py", *flags).stdout)
+    return root, flags, told.read_text()

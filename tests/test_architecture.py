@@ -9,13 +9,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(p.stem for p in ROOT.glob("*.py"))
 WORK_OF = {s: re.sub(r"^run_|_unet$|_example$", "", s) for s in SCRIPTS}
-COMMANDS = {"describe", "to_diffusers"}  # `python -m utils.NAME`: no stage, so no script
+COMMANDS = {"describe", "report", "to_diffusers"}  # `python -m utils.NAME`: no stage, so no script
 STAGES = {*WORK_OF.values(), *COMMANDS, "pipeline"}
 # From the floor upwards; a file may import from lower floors and, plumbing and analysis, its own.
 ANALYSIS = {
     *("embedding_cache", "nearest", "distance_parts"),
     *("embeddings", "calibration", "verdicts", "statistics", "transition", "summary"),
     *("figures", "lpips_weights"),
+    *("data_uris", "report_parts", "what_if"),
     *("searches", "basins", "basin_figures", "overviews", "trainer"),
     *("landscapes", "toy_training", "toy_analysis", "toy_figures", "toy_overviews"),
 }

@@ -1,6 +1,5 @@
 """Pictures of basins and energies: their numbers, censoring, looks, and that nothing is cut off."""
 
-import io
 import subprocess
 import sys
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from tests.test_figures import assert_nothing_is_cut_off, texts
+from tests.test_figures import assert_files_of_a_figure, assert_nothing_is_cut_off, texts
 from utils.basin_figures import (
     OTHER_LOOKS,
     RecoveryRow,
@@ -18,7 +17,6 @@ from utils.basin_figures import (
     recovery_panel,
     volume_figure,
 )
-from utils.figure_style import styled
 from utils.figures import LOOKS
 
 LAST = 976
@@ -100,6 +98,8 @@ def test_critical_times_and_their_medians():
     assert abs(at_2[0]) < 0.5 and 0.5 < at_64[0] < 1 < other[0] < 1.5
     assert {"2\nn = 1 / 0", "64\nn = 4 / 3", "memorized", "generalized"} <= set(texts(fig))
     assert "Critical time $t_c$ (steps)" in texts(fig)
+    low = critical_time_figure({"memorized": {2: marks(1, 1)}}, LAST).axes[0]
+    assert all(tick == int(tick) for tick in low.get_yticks())  # steps are whole
     assert_nothing_is_cut_off(fig)
 
 
@@ -346,18 +346,16 @@ def test_words_of_the_panel_do_not_run_into_each_other(digit):
         assert not any(a.overlaps(b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("which", range(4))
-def test_the_same_numbers_give_the_same_bytes(which):
+@pytest.mark.parametrize("which", range(5))
+def test_the_same_numbers_give_the_same_bytes(digit, tmp_path, which):
     """And numpy's own generator stays as it was."""
-
-    def picture():
-        file = io.BytesIO()
-        fig = list(drawings({"memorized": {2: normal(300), 64: normal(9)}}))[which]
-        styled(fig.savefig)(file)
-        return file.getvalue()
-
     state = np.random.get_state()[1].copy()
-    assert picture() == picture()
+    groups = {"memorized": {2: normal(300), 64: normal(9)}}
+
+    def every():
+        return [*drawings(groups), recovery_panel(2, "memorized", [row(digit, 26)], "l2", 1.0)]
+
+    assert_files_of_a_figure(lambda: every()[which], tmp_path)
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 

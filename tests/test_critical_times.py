@@ -210,9 +210,8 @@ def test_the_exact_model_through_the_script(tmp_path):
     assert found.critical_time.tolist() == [found.scanned[-1]]
     assert found.args["critical_times"]["exact"] and found.args["train"]["train_size"] == 1
     figures = {path.name for path in (tmp_path / "t" / "figures").iterdir()}
-    assert figures == {
-        *("critical-times.png", "recovery.png", "volumes.png", "recovered-t-1.png"),
-    }
+    names = ("critical-times", "recovery", "volumes", "recovered-t-1")
+    assert figures == {f"{name}.{ending}" for name in names for ending in ("png", "pdf")}
 
 
 def test_the_radius_is_that_of_the_trial_s_own_noise(tmp_path):

@@ -8,13 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.tiny import DIGITS, ROOT, SMALL, assert_one_line, run_script
-from utils.claims import take_turns
+from tests.tiny import FAST, QUICK, ROOT, assert_one_line, ok, run_script
 from utils.formats import (
     load_dists,
     load_energies,
@@ -23,30 +21,17 @@ from utils.formats import (
     load_times,
 )
 
-CONFIG = ["--config_path", DIGITS, ROOT / "tests" / "quick.yaml"]
-FAST = [*CONFIG, *SMALL, "--iterations", 20, "--ckpt-every", 10, "--timesteps", 30]
-
-
-def ok(script, *flags):
-    done = run_script(script, *flags)
-    assert done.returncode == 0, done.stderr
-    return done
-
 
 def rows_of(path):
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
-    """K = 2 and 8 through the pipeline, two side by side; made once for all test processes."""
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    root, told = base / "sweep", base / "sweep.txt"
-    flags = [*FAST, "--root", root, "--sizes", "2,8", "--samples", 120, "--jobs", 2]
-    for _ in take_turns([told], lambda path: path, Path.exists):
-        told.write_text(ok("run_pipeline.py", *flags).stdout)
-    return root, flags, told.read_text()
+def figures_in(stage):
+    """Names of the figures of a stage, each of which is there as PNG and as PDF."""
+    names = {p.stem for p in (stage / "figures").iterdir()}
+    both = {f"{name}.{ending}" for name in names for ending in ("png", "pdf")}
+    assert both == {p.name for p in (stage / "figures").iterdir()}
+    return names
 
 
 def files(root):
@@ -76,7 +61,7 @@ def test_the_pipeline_examines_models_that_are_there(sweep, tmp_path):
     (models / ".cache").mkdir()
     for name in ("README.md", "config.json", ".gitattributes"):
         (models / name).write_text("{}")
-    drawn = [*CONFIG, "--samples", 120, "--jobs", 1, "--root", again]
+    drawn = [*QUICK, "--samples", 120, "--jobs", 1, "--root", again]
     done = ok("run_pipeline.py", *drawn, "--models", models, "--sizes", "")
     for k in (2, 8):
         mine, theirs = (load_synthetics(r / "synthetics" / f"{k}.npz") for r in (again, root))
@@ -108,12 +93,13 @@ def test_the_pipeline_measures_every_class_that_is_not_empty(sweep):
         for path in made:
             args = load(root / stage / path).args
             assert args["generate"]["sampler"] == "ddim" and args["classify"]
-    for name in ("critical-times", "recovery", "volumes"):
-        assert (root / "times" / "figures" / f"{name}.png").is_file()
-    assert (root / "energies" / "figures" / "energies.png").is_file()
-    for path in found:
-        picture = f"recovered-{path.parent}-{path.stem}.png"
-        assert (root / "times" / "figures" / picture).is_file()
+    times = {"critical-times", "recovery", "volumes"}
+    times |= {f"recovered-{path.parent}-{path.stem}" for path in found}
+    judged = {"transition", "samples", "losses", "distances-2", "distances-8"}
+    judged |= {f"{path.parent}-{path.stem}" for path in found}
+    assert figures_in(root / "times") == times
+    assert figures_in(root / "energies") == {"energies"}
+    assert figures_in(root / "identified") == judged
     delta = load_times(root / "times" / next(iter(found))).delta
     assert delta == pytest.approx(float(rows_of(root / "identified" / "summary.csv")[0]["delta_m"]))
     assert "median t_c" in told and "median energy" in told
@@ -223,7 +209,7 @@ def test_the_chain_of_scripts_equals_the_pipeline(sweep, tmp_path):
     )
     ok(
         "run_generate.py",
-        *CONFIG,
+        *QUICK,
         "--ckpt-path",
         tmp_path / "models" / "8.pt",
         "--result-path",
@@ -282,6 +268,8 @@ def test_ratio_and_delta_criteria_through_the_script(sweep, tmp_path):
     assert [row["memorized"] for row in rows] == ["120", "120"]
     assert "half the samples are memorized up to a K above 8" in done.stdout
     assert not (tmp_path / "all" / "spurious").exists()
+    ever = {"transition", "distances-2", "distances-8"}
+    assert figures_in(tmp_path / "all") == ever | {"memorized-2", "memorized-8"}
     ok(
         "run_classify.py",
         *paths,
@@ -297,6 +285,7 @@ def test_ratio_and_delta_criteria_through_the_script(sweep, tmp_path):
     rows = rows_of(tmp_path / "all" / "summary.csv")
     assert [row["spurious"] for row in rows] == ["120", "120"]
     assert not list((tmp_path / "all" / "memorized").iterdir())
+    assert figures_in(tmp_path / "all") == ever | {"spurious-2", "spurious-8"}
 
 
 def test_slices_together_equal_the_whole(sweep, tmp_path):

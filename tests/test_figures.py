@@ -1,6 +1,9 @@
 """What the pictures show: their numbers, names and pixels, and that nothing is cut off."""
 
 import io
+import itertools
+import os
+import re
 import subprocess
 import sys
 
@@ -8,12 +11,15 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
+from PIL import Image
 
+from tests.tiny import ROOT
 from utils import figures
 from utils.errors import UserError
-from utils.figure_style import distance_label, three_digits
+from utils.figure_style import distance_label, k_looks, three_digits
 from utils.figures import (
     LOOKS,
+    figure_files,
     histogram_figure,
     image_grid,
     loss_figure,
@@ -62,12 +68,102 @@ def panel(digits, n, k, k_synth, **options):
     return neighbour_panel(16, "spurious", digits[:n], train, synth, d_train, d_synth, **options)
 
 
-def test_colours_are_told_apart_in_grey():
-    weights = (0.299, 0.587, 0.114)
-    lightness = sorted(np.dot(to_rgb(look.colour), weights) for look in LOOKS.values())
-    assert min(np.diff(lightness)) > 0.15 and lightness[-1] < 0.75
+def assert_files_of_a_figure(draw, folder):
+    """What draw() gives is saved as PNG of 200 dots per inch and as PDF whose fonts are all
+    embedded, as TrueType; drawn again, as the same bytes."""
+    for name in ("first", "second"):
+        fig = draw()
+        save_figure(fig, folder / name / "figure.png")
+        assert {p.name for p in (folder / name).iterdir()} == {"figure.png", "figure.pdf"}
+    for ending in ("png", "pdf"):
+        first, second = (folder / n / f"figure.{ending}" for n in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes()
+    with Image.open(folder / "first" / "figure.png") as image:
+        np.testing.assert_allclose(image.info["dpi"], 200, rtol=1e-4)
+        np.testing.assert_allclose(image.size, 200 * fig.get_size_inches(), rtol=0, atol=1)
+    pdf = (folder / "first" / "figure.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    # Streams are packed, but these words stand outside of them.
+    kinds = set(re.findall(rb"/Type /Font\b[^>]*?/Subtype /(\w+)", pdf, re.DOTALL))
+    fonts, embedded = pdf.count(b"/Type /FontDescriptor"), pdf.count(b"/FontFile2 ")
+    assert kinds == {b"Type0", b"CIDFontType2"} and fonts == embedded >= 1
+    assert b"CreationDate" not in pdf and b"ModDate" not in pdf
+
+
+# How colours are seen, as matrices on linear RGB: by Machado, Oliveira and Fernandes 2009, A
+# Physiologically-based Model for Simulation of Color Vision Deficiency, IEEE TVCG 15(6), matrices
+# for severity 1.0 in its supplement; in grey by the luminance of sRGB, IEC 61966-2-1.
+SEEN = {
+    "full": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+    "grey": [[0.212639, 0.715169, 0.072192]] * 3,
+}
+SRGB_TO_XYZ = np.array(
+    [[0.412391, 0.357584, 0.180481], [0.212639, 0.715169, 0.072192], [0.019331, 0.119195, 0.950532]]
+)
+
+
+def cielab(colour, seen="full"):
+    """L, a and b (D65) of a colour, as it is seen."""
+    coded = np.array(to_rgb(colour))
+    linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(SEEN[seen]) @ linear, 0, 1)
+    xyz = SRGB_TO_XYZ @ linear / SRGB_TO_XYZ.sum(axis=1)
+    x, y, z = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_cielab_of_known_colours():
+    """sRGB's primaries, as in Lindbloom's tables."""
+    known = {"#FF0000": (53.24, 80.09, 67.20), "#00FF00": (87.73, -86.18, 83.18)}
+    for colour, lab in (known | {"#FFFFFF": (100, 0, 0), "#000000": (0, 0, 0)}).items():
+        np.testing.assert_allclose(cielab(colour), lab, atol=0.02)
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_classes_are_told_apart_by_colour(seen):
+    """By 40 in CIELAB (2 is just seen), in grey by 15; from white and from a dark page by 25."""
+    shown = [cielab(look.colour, seen) for look in LOOKS.values()]
+    for one, other in itertools.combinations(shown, 2):
+        assert np.linalg.norm(one - other) >= (15 if seen == "grey" else 40)
+    for page in ("#FFFFFF", "#14171A"):
+        assert min(np.linalg.norm(one - cielab(page, seen)) for one in shown) >= 25
+
+
+def test_classes_are_told_apart_by_each_part_of_their_looks():
     for part in zip(*LOOKS.values(), strict=True):
         assert len(set(part)) == 3  # colour, marker, line and hatch each tell the class
+
+
+def test_colours_of_classes_are_written_in_one_place():
+    for path in (ROOT / "utils").glob("*.py"):
+        text = path.read_text().upper()
+        found = [look.colour for look in LOOKS.values() if look.colour in text]
+        assert len(found) == (3 if path.stem == "figure_style" else 0), path
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_lines_of_K_are_told_apart_in_grey(count):
+    """Darker for smaller K, the lightest well off white; neighbours differ in their dashes."""
+    looks = list(k_looks(range(count, 0, -1)).values())
+    assert list(k_looks(range(count, 0, -1))) == list(range(1, count + 1))
+    lightness = [cielab(look["color"], "grey")[0] for look in looks]
+    assert np.all(np.diff(lightness) > 5) and max(lightness) < 80
+    assert all(a["linestyle"] != b["linestyle"] for a, b in itertools.pairwise(looks))
 
 
 def test_transition_shows_shares_and_intervals_in_percent():
@@ -259,12 +355,66 @@ def test_numbers_of_a_table():
     assert distance_label("l2") == "Euclidean distance (L2)"
 
 
-@pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])
-def test_saved_whole(tmp_path, ending, magic):
-    path = tmp_path / "new" / f"transition.{ending}"
-    save_figure(transition_figure(sweep(2, 16)), path)
-    assert path.read_bytes().startswith(magic)
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
+LOSSES = {2: [{"step": s, "loss": 1 / s, "valid_loss": 2 / s} for s in (1, 2)]}
+DISTANCES = np.linspace(0, 2, 30), np.linspace(2, 0, 30)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda digits: transition_figure(sweep(2, 16)),
+        lambda digits: histogram_figure(16, *DISTANCES, 1.0, 0.5, "l2"),
+        lambda digits: panel(digits, 2, 2, 1, metric="l2"),
+        lambda digits: sample_sheet_figure({2: digits[:3], 16: digits[:3]}),
+        lambda digits: loss_figure(LOSSES),
+    ],
+    ids=["transition", "histogram", "panel", "sheet", "losses"],
+)
+def test_saved_as_png_and_pdf(digits, tmp_path, draw):
+    assert_files_of_a_figure(lambda: draw(digits), tmp_path)
+
+
+def test_saved_again_a_figure_stays_as_it_was(tmp_path):
+    """No part moves from one drawing to the next: the PDF shows what the PNG shows."""
+    fig = histogram_figure(16, *DISTANCES, 1.0, 0.5, "l2")
+    files = figure_files(tmp_path / "distances-16.png")
+    save_figure(fig, files[0])
+    once = [path.read_bytes() for path in files]
+    save_figure(fig, files[0])
+    assert [path.read_bytes() for path in files] == once
+
+
+def test_bytes_of_a_figure_are_those_of_any_process(tmp_path):
+    """Names of fonts in a PDF are made of hashes."""
+    code = (
+        "import pathlib, sys; from tests.test_figures import *; "
+        "save_figure(transition_figure(sweep(2, 16)), pathlib.Path(sys.argv[1]))"
+    )
+    mine, theirs = (figure_files(tmp_path / name / "figure.png") for name in ("mine", "theirs"))
+    save_figure(transition_figure(sweep(2, 16)), mine[0])
+    command, own = [sys.executable, "-c", code, theirs[0]], {**os.environ, "PYTHONHASHSEED": "1"}
+    subprocess.run(command, check=True, cwd=ROOT, env=own)
+    for one, other in zip(mine, theirs):
+        assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(("side", "kept"), [(8, 2), (64, 2), (300, 0)])
+def test_a_pdf_holds_small_images_pixel_by_pixel_and_large_ones_made_smaller(tmp_path, side, kept):
+    images = np.random.default_rng(side).uniform(-1, 1, (2, 3, side, side))
+    save_figure(sample_sheet_figure({2: images}), tmp_path / "samples.png")
+    pdf = (tmp_path / "samples.pdf").read_bytes()
+    sizes = re.findall(rb"/Width (\d+) /Height (\d+)", pdf)
+    assert sizes.count((b"%d" % side,) * 2) == kept and sizes
+    assert len(pdf) < 300_000
+
+
+def test_a_figure_has_one_name_with_two_endings(tmp_path):
+    files = figure_files(tmp_path / "circle-t0.15.png")
+    assert files == (tmp_path / "circle-t0.15.png", tmp_path / "circle-t0.15.pdf")
+    for name in ("circle-t0.15", "circle.pdf"):
+        with pytest.raises(ValueError, match=r"picture: found .*; give a name that ends with .png"):
+            save_figure(loss_figure({}), tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_saved_nowhere(tmp_path):

@@ -340,8 +340,9 @@ def test_every_command_finds_what_the_one_before_wrote(tmp_path, coarse, capsys)
     basins = Basins.load(basin_file(root, 2, 0.15))
     spurious = found.wells[found.well_kinds == 1]
     np.testing.assert_array_equal(basins.points[basins.groups == SPURIOUS_STATE], spurious)
-    pictures = ("circle-t0.15.png", "circle-t0.15.pdf", "training.png", "2/landscape-t0.15.png")
-    assert all((root / name).stat().st_size > 5000 for name in (*pictures, "2/basins-t0.15.png"))
+    figures = ("circle-t0.15", "training", "2/landscape-t0.15", "2/basins-t0.15", "2/samples/60")
+    for file in (root / f"{name}.{ending}" for name in figures for ending in ("png", "pdf")):
+        assert file.stat().st_size > 5000
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.suffix in (".npz", ".pt")}
     capsys.readouterr()
     trained(root, "--sample_size", "1,2")
@@ -369,7 +370,8 @@ def test_exact_energies_are_stored_and_drawn(tmp_path):
     x = torch.tensor([[found.axis[5], found.axis[70]]])
     expected = PatternMixture(load_points(tmp_path).points[:9]).energy(x, 10.0).item()
     assert found.energy[70, 5] == pytest.approx(expected, abs=1e-12)  # rows are y
-    assert (tmp_path / "exact-beta10.png").stat().st_size > 5000
+    for ending in ("png", "pdf"):
+        assert (tmp_path / f"exact-beta10.{ending}").stat().st_size > 5000
 
 
 def test_data_are_the_seeds_own(tmp_path):

@@ -10,15 +10,13 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.contour import ContourSet
 from matplotlib.markers import MarkerStyle
-from PIL import Image
 
 from models.circle import PatternMixture
-from tests.test_figures import assert_nothing_is_cut_off, texts
-from utils.figure_style import CLASS_LOOKS, INK, styled
-from utils.figures import save_figure
+from tests.test_figures import assert_files_of_a_figure, assert_nothing_is_cut_off, texts
+from utils.figure_style import CLASS_LOOKS, INK, PALE, styled
 from utils.landscapes import places
 from utils.toy_figures import (
-    GROUP_STYLE,
+    GROUP_LOOKS,
     MANY,
     Scene,
     basin_figure,
@@ -145,6 +143,16 @@ def assert_marked(ax, size, wanted):
         np.testing.assert_array_equal(path, outline(CLASS_LOOKS[kind].marker))
 
 
+def assert_samples(ax, shown):
+    """Every sample at its place, with the look of its class."""
+    found = scatters(ax, 7)
+    assert len(found) == 3
+    for kind, (where, shade, path) in enumerate(found):
+        np.testing.assert_allclose(where, shown.samples[shown.sample_kinds == kind])
+        assert shade == CLASS_LOOKS[kind].colour
+        np.testing.assert_array_equal(path, outline(CLASS_LOOKS[kind].marker))
+
+
 def outlines(ax):
     """The contour sets of a single level: (level, colour)."""
     sets = [c for c in ax.collections if isinstance(c, ContourSet) and len(c.levels) == 1]
@@ -201,7 +209,7 @@ def test_samples_in_training():
     (samples, shade, _), (patterns, ink, _) = scatters(ax)
     np.testing.assert_allclose(samples, even(30, 0.9))
     np.testing.assert_allclose(patterns, even(9))
-    assert (shade, ink) == (BLUE.upper(), INK.upper())
+    assert (shade, ink) == (PALE.upper(), INK.upper())  # no class: nobody has judged them
     assert_nothing_is_cut_off(fig)
 
 
@@ -272,6 +280,7 @@ def test_a_landscape_and_where_samples_settle(count):
     settled = f"Settled samples: {count} cluster{'s' if count > 1 else ''}, energies"
     titles = ["Learned energy and score", "Exact energy", "Samples of the flow", settled]
     assert [ax.get_title() for ax in fig.axes[:4]] == titles
+    assert {(ax.get_xlabel(), ax.get_ylabel()) for ax in fig.axes[:4]} == {("x", "y")}
     assert "K = 9, t = 0.05" in texts(fig) and bar.get_ylabel() == "Energy E"
     assert [text.get_text() for text in legend(fig).get_texts()] == LEGEND
     np.testing.assert_array_equal(contours(learned), contours(exact))
@@ -281,9 +290,7 @@ def test_a_landscape_and_where_samples_settle(count):
     assert not scatters(exact, 52) and not outlines(learned)
     for ax in (learned, exact, samples):
         np.testing.assert_allclose(drawn_patterns(ax), shown.patterns)
-    for kind, (places_, shade, _) in enumerate(scatters(samples, 5)):
-        np.testing.assert_allclose(places_, shown.samples[shown.sample_kinds == kind])
-        assert shade == CLASS_LOOKS[kind].colour
+    assert_samples(samples, shown)
     np.testing.assert_allclose(scatters(rest, 6)[0][0], found.settled)
     # each energy beside its mark, away from the middle
     assert [text.get_text() for text in rest.texts] == ["-0.10", "0.26", "1.00"][:count]
@@ -332,7 +339,8 @@ def test_columns_of_the_circle_are_k_ascending():
     learned, exact, samples = np.array(panels).reshape(3, 3)
     assert [ax.get_title() for ax in learned] == ["K = 2", "K = 9", "K = 100"]
     rows = [row[0].get_ylabel() for row in (learned, exact, samples)]
-    assert rows == ["Learned energy", "Exact energy", "Samples"]
+    assert rows == ["Learned energy\ny", "Exact energy\ny", "Samples\ny"]
+    assert [ax.get_xlabel() for ax in samples] == ["x"] * 3
     assert bar.get_ylabel() == "Energy above the lowest, t = 0.05"
     assert [text.get_text() for text in legend(fig).get_texts()] == LEGEND
     for column, k in enumerate((2, 9, 100)):
@@ -342,9 +350,7 @@ def test_columns_of_the_circle_are_k_ascending():
         assert len(outlines(learned[column])) == (k == 100)
         assert contours(learned[column])[0] == contours(exact[column])[0] == 0
         np.testing.assert_allclose(drawn_patterns(exact[column]), shown.patterns)
-        for kind, (found, shade, _) in enumerate(scatters(samples[column], 5)):
-            np.testing.assert_allclose(found, shown.samples[shown.sample_kinds == kind])
-            assert shade == CLASS_LOOKS[kind].colour
+        assert_samples(samples[column], shown)
     assert_nothing_is_cut_off(fig)
 
 
@@ -372,6 +378,7 @@ def test_basins_by_group():
     curves, plane, strip, bar = fig.axes
     assert (curves.get_xlabel(), curves.get_ylabel()) == ("Time t", "Share of trials recovered")
     assert strip.get_ylabel() == "Critical time (hollow: lives to the end)"
+    assert strip.get_xlabel() == "Kind of point" and GROUP_LOOKS[1] == CLASS_LOOKS[1]
     assert bar.get_ylabel() == "Critical time" and "K = 3: recovered within 0.1" in texts(fig)
     names = ["Patterns (3)", "Spurious states (3)", "Points of the circle (5)"]
     assert [text.get_text() for text in curves.get_legend().get_texts()] == names
@@ -381,7 +388,7 @@ def test_basins_by_group():
         "Circle",
     ]
     for group, line in enumerate(curves.lines):
-        mine, (shade, _, dash) = found.groups == group, GROUP_STYLE[group]
+        mine, (shade, _, dash, _) = found.groups == group, GROUP_LOOKS[group]
         np.testing.assert_allclose(line.get_ydata(), found.recovery[mine].mean(axis=0))
         np.testing.assert_allclose(line.get_xdata(), found.times[0])
         assert (line.get_color(), line.get_linestyle()) == (shade, dash)
@@ -404,7 +411,7 @@ def test_hollow_marks_live_to_the_end():
         (hollow if not len(c.get_facecolor()) else solid).extend(heights.tolist())
         if len(heights):
             (group,) = set(np.rint(heights[:, 0]).astype(int).tolist())
-            shade, marker, _ = GROUP_STYLE[group]
+            shade, marker, *_ = GROUP_LOOKS[group]
             assert colour(c.get_edgecolor()[0]) == colour(shade)
             np.testing.assert_array_equal(c.get_paths()[0].vertices, outline(marker))
     for marks, wanted in ((solid, ~found.censored), (hollow, found.censored)):
@@ -436,24 +443,10 @@ def test_points_that_never_lived_are_drawn():
 
 @EVERY
 def test_the_same_numbers_give_the_same_bytes(draw, tmp_path):
-    """As PNG of 200 dots per inch and as PDF with TrueType fonts; what is given stays as it was."""
+    """And what is given stays as it was."""
     given, state = all_data()[draw], np.random.get_state()[1].copy()
     before = copy.deepcopy(given)
-    for name in ("first", "second"):
-        fig = draw(*given)
-        for ending in ("png", "pdf"):
-            save_figure(fig, tmp_path / f"{name}.{ending}")
-    picture, pdf = (
-        [(tmp_path / f"{name}.{ending}").read_bytes() for name in ("first", "second")]
-        for ending in ("png", "pdf")
-    )
-    assert len(set(picture)) == len(set(pdf)) == 1
-    with Image.open(io.BytesIO(picture[0])) as image:
-        np.testing.assert_allclose(image.size, 200 * fig.get_size_inches(), rtol=0, atol=1)
-    for known in (b"/FontFile2", b"/CIDFontType2"):
-        assert known in pdf[0]
-    for unwanted in (b"/Type3", b"CreationDate"):
-        assert unwanted not in pdf[0]
+    assert_files_of_a_figure(lambda: draw(*given), tmp_path)
     np.testing.assert_array_equal(np.random.get_state()[1], state)
     for one, other in zip(given, before):
         plain = [vars(part) if hasattr(part, "args") else part for part in (one, other)]

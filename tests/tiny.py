@@ -18,6 +18,9 @@ SMALL = [
     *("--keep-checkpoints", "0", "--device", "cpu", "--timesteps", "20"),
 ]
 
+QUICK = ["--config_path", DIGITS, str(ROOT / "tests" / "quick.yaml")]
+FAST = [*QUICK, *SMALL, "--iterations", "20", "--ckpt-every", "10", "--timesteps", "30"]
+
 
 def train_options(folder: Path, *flags: str) -> TrainStage:
     """Options of a tiny training below folder: 4 steps on K = 8 digits unless flags say else."""
@@ -52,3 +55,10 @@ def assert_one_line(done: subprocess.CompletedProcess, *words: str) -> None:
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     for word in words:
         assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
+
+
+def ok(script: str, *flags: object):
+    """A script that must succeed; returns the finished process with its text."""
+    done = run_script(script, *flags)
+    assert done.returncode == 0, done.stderr
+    return done

@@ -19,6 +19,7 @@ from utils.figure_style import (
     Look,
     blank_figure,
     distance_label,
+    k_looks,
     log_ticks,
     new_figure,
     styled,
@@ -81,6 +82,7 @@ def critical_time_figure(
     top = last if ends else max(1, every.max())
     ax.set(xlim=(-0.6, len(sizes) - 0.4), ylim=(-0.04 * top, 1.08 * top))
     ax.set(xlabel=SIZE_LABEL, ylabel="Critical time $t_c$ (steps)")
+    ax.yaxis.get_major_locator().set_params(integer=True)
     ax.set_xticks(range(len(sizes)), ticks, rotation=90 * turned, fontsize=7.5)
     ax.grid(axis="x", visible=False)
     styles = [_point(look) | {"linestyle": "none"} for look in looks.values()]
@@ -159,15 +161,10 @@ def recovery_figure(groups: Values, times: np.ndarray, followed: bool) -> Figure
     groups: shares [T'], 0 to 1, at the scanned times int [T'], ascending. followed: of trials that
     recovered at every time up to t; else of images that did. The axis ends where nothing
     recovers any more. Raises ValueError where there is no share."""
-    from matplotlib import colormaps
-
     held, times = _filled(groups), np.asarray(times)
     sizes = _sizes(held)
-    styles = {
-        k: {"color": colormaps["viridis"](0.9 * i / max(1, len(sizes) - 1))}  # dark to light
-        | {"linestyle": ("-", "--", "-.", ":")[i % 4], "marker": "o" if len(times) == 1 else None}
-        for i, k in enumerate(sizes)
-    }
+    dot = {"marker": "o" if len(times) == 1 else None}  # a line of one point cannot be seen
+    styles = {k: look | dot for k, look in k_looks(sizes).items()}
     fig = new_figure(max(4.2, 1.6 + 2.3 * len(held)), 3.5)
     axes = fig.subplots(1, len(held), sharex=True, sharey=True, squeeze=False)[0]
     for ax, (name, sweep) in zip(axes, held.items(), strict=True):

@@ -41,7 +41,7 @@ class Judge:
         self._originals: dict[int, Tensor] = {}  # phi by the image's index
         self._copies: list[Copy] = []
         self._recovered: list[Tensor] = []
-        self._enough = 1 if embedder.name == "l2" else JUDGED_AT_ONCE
+        self._enough = JUDGED_AT_ONCE if embedder.fingerprint else 1
 
     def distances(
         self, copies: Sequence[Copy], recovered: Tensor, at_once: bool = False

@@ -6,15 +6,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from utils.calibration import calibrate
 from utils.cli import required
 from utils.datasets import open_images, to_float, training_subset
 from utils.devices import pick_dtype, prepare
 from utils.embeddings import load_metric, open_cache
 from utils.errors import UserError
-from utils.figures import histogram_figure, neighbour_panel, save_figure, transition_figure
+from utils.figures import (
+    figure_files,
+    histogram_figure,
+    neighbour_panel,
+    save_figure,
+    transition_figure,
+)
 from utils.formats import (
     Distances,
     Identified,
@@ -37,6 +41,7 @@ from utils.verdicts import (
     classify_by_distance,
     classify_by_ratio,
     judge_row,
+    nearest_column,
     select,
     typicality_order,
 )
@@ -229,7 +234,7 @@ def judge(job: Job, plan: Plan) -> None:
         order = typicality_order(name, labels, d_train, d_synth)
         chosen, sizes = select(order, given.top_size, given.least_size)
         if not len(chosen):
-            for stale in (path, panel):
+            for stale in (path, *figure_files(panel)):
                 stale.unlink(missing_ok=True)
             continue
         found = Identified(
@@ -258,8 +263,3 @@ def judge(job: Job, plan: Plan) -> None:
     save_figure(histogram, figures / f"distances-{job.k}.png")
     row = judge_row(job.k, labels, *limits, own["criterion"], dists.metric_name)
     write_json(job.target, {"row": row, "args": args})
-
-
-def nearest_column(dists: np.ndarray) -> np.ndarray:
-    """The distance to the nearest; infinite where there is no other image."""
-    return dists[:, 0] if dists.shape[1] else np.full(len(dists), np.inf)

@@ -22,7 +22,8 @@ from utils.errors import Interrupted, UserError
 from utils.figures import save_figure
 from utils.formats import TIMES_KEYS, Times, load_unfinished, save_times, save_unfinished
 from utils.k_folders import Job, work_through
-from utils.options import CriticalTimesOptions, CriticalTimesStage
+from utils.names import METRIC_NAMES
+from utils.options import CriticalTimesOptions, CriticalTimesStage, metric_name
 from utils.overviews import figures_folder, show_times
 from utils.progress import progress
 from utils.provenance import is_finished
@@ -58,11 +59,6 @@ def run(options: CriticalTimesStage, again: bool = False) -> None:
     show_times(Path(given.result_path))
 
 
-def metric_name(given: CriticalTimesOptions) -> str:
-    """l2, alex, vgg or squeeze."""
-    return given.network if given.use_lpips else "l2"
-
-
 class Basins:
     """The samples of one K, and how far they are to be followed."""
 
@@ -70,7 +66,7 @@ class Basins:
         self.given, self.subject = given, subject
         self.rule = Rule(scanned_times(given, subject), given.p_trials, given.p)
         own = own_args(given, subject)
-        own |= {"metric": "lpips" if given.use_lpips else "l2"}
+        own |= {"metric": METRIC_NAMES[metric_name(given)]}
         own |= {"network": given.network if given.use_lpips else ""}
         if given.search == "bisect":
             own["trial_times"] = False  # bisection follows images only

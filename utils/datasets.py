@@ -31,12 +31,9 @@ from utils.image_files import (
     to_tensor,
 )
 from utils.lsun import open_lsun_church
+from utils.names import DATA_NAMES
 from utils.options import SECTIONS
 from utils.storage import make_folder
-
-CHANNELS = {"digits": 1, "mnist": 1, "fashionmnist": 1, "cifar10": 3} | dict.fromkeys(
-    ("celeba", "celebahq", "lsun-church"), 3
-)
 
 
 class ImageSet(Protocol):
@@ -170,7 +167,7 @@ def load_image_set(
         raise ValueError(f"split {split!r} is neither train nor test")
     if data_name not in OPENERS:
         raise UserError("--data-name", data_name, "choose " + ", ".join(OPENERS))
-    own = CHANNELS.get(data_name)
+    own = DATA_NAMES[data_name]
     if in_channels != own and (own or in_channels not in (1, 3)):
         kind = {1: "grey", 3: "in colour"}.get(own)
         remedy = f"choose {own}: {data_name} is {kind}" if own else "choose 1 (grey) or 3 (colour)"

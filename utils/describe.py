@@ -17,7 +17,7 @@ import numpy as np
 
 from utils.cli import required, run_stage
 from utils.errors import UserError
-from utils.options import SECTIONS, DescribeStage
+from utils.options import DescribeStage
 
 # The keys that tell a kind of .npz, the more telling first.
 NPZ_KINDS = {
@@ -153,23 +153,14 @@ def origin(args: Mapping[str, Any]) -> list[str]:
 
 def told_args(args: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """One line a section: the options that differ from our defaults, or all of an unknown one."""
-    import dataclasses
+    from utils.provenance import differing
 
     lines = []
     for name in names:
-        kind, values = SECTIONS.get(name), args[name]
-        if not isinstance(values, Mapping):
-            continue
-        usual = dataclasses.asdict(kind()) if kind else {}
-        told = [f"{key}={value}" for key, value in values.items() if differs(value, usual.get(key))]
-        lines.append(f"{name}: {' '.join(told) or 'defaults'}")
+        if isinstance(args[name], Mapping):
+            told = [f"{key}={value}" for key, value in differing(name, args[name]).items()]
+            lines.append(f"{name}: {' '.join(told) or 'defaults'}")
     return lines
-
-
-def differs(value: Any, usual: Any) -> bool:
-    if isinstance(usual, tuple):
-        return list(usual) != value
-    return str(usual) != str(value) if isinstance(usual, Path) else usual != value
 
 
 def size_of(path: Path) -> str:

@@ -29,8 +29,9 @@ from utils.inputs import Input, first_read
 from utils.k_folders import Job, k_files, plan_jobs, work_through
 from utils.launch import launched
 from utils.memory import parse_memory, to_work_in
+from utils.names import METRIC_NAMES
 from utils.nearest import Means, as_distances, nearest_in
-from utils.options import DistancesOptions, DistancesStage
+from utils.options import DistancesOptions, DistancesStage, metric_name
 from utils.progress import progress
 from utils.provenance import digest, is_finished, with_data_path
 from utils.shares import WHOLE, Share, parse_share
@@ -75,8 +76,7 @@ def run(options: DistancesStage) -> None:
         return
     given = plan.given
     check_writable(given.result_path)
-    metric = "l2" if not given.use_lpips else given.network
-    embedder = load_metric(metric, given.lpips_weights, device)
+    embedder = load_metric(metric_name(given), given.lpips_weights, device)
     model = plan.args[plan.jobs[0].k]["model"]
     like = torch.zeros(1, model["in_channels"], model["image_size"], model["image_size"])
     most = sum(plan.counts.values()) + max(plan.counts)
@@ -101,7 +101,7 @@ def plan_distances(options: DistancesStage) -> Plan:
     for job in jobs:
         sets[job.k], found = first_read(job.source, load_synthetics)
         own = {
-            "metric": "lpips" if given.use_lpips else "l2",
+            "metric": METRIC_NAMES[metric_name(given)],
             "network": given.network if given.use_lpips else "",
             "k": given.k,
             "samples": digest(found.samples),

@@ -29,7 +29,7 @@ class Embedder:
     Raises UserError where a network gives NaN or infinite features.
     The metric is |phi(x) - phi(y)|^2 where `squared` (LPIPS), else |phi(x) - phi(y)| (L2)."""
 
-    name: str  # l2, alex, vgg or squeeze
+    name: str  # in METRIC_NAMES
     squared: bool
     device: torch.device
     phi: Callable[[Tensor], Tensor]
@@ -55,13 +55,23 @@ class Embedder:
         return self(images[:1]).shape[1]
 
 
+def l2(images: Tensor) -> Tensor:
+    """The pixels themselves."""
+    return images.flatten(1)
+
+
+WITHOUT_NETWORK = {  # metrics |phi(x) - phi(y)| by their phi
+    "l2": l2,
+}
+
+
 def load_metric(metric: str, weights_dir: Path | None, device: torch.device | str) -> Embedder:
-    """The embedder of l2 (the pixels themselves), or of LPIPS with alex, vgg or squeeze.
+    """The embedder of a metric without a network, or of LPIPS with alex, vgg or squeeze.
 
     Raises UserError where the network's weights are not to be had."""
     device = torch.device(device)
-    if metric == "l2":
-        return Embedder("l2", False, device, lambda images: images.flatten(1), "")
+    if metric in WITHOUT_NETWORK:
+        return Embedder(metric, False, device, WITHOUT_NETWORK[metric], "")
     network = load_embedding(metric, weights_dir, device)
     fingerprint = digest(*(tensor.cpu().numpy() for tensor in network.state_dict().values()))
     return Embedder(metric, True, device, network, fingerprint)

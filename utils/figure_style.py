@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ CLASS_LOOKS = (  # in the order of verdicts.CLASSES: memorized, spurious, genera
     Look("#3A8FC8", "s", "-.", "...."),
 )
 INK, PALE, FAINT = "#222222", "#666666", "#D9D9D9"
+LIGHTEST = 0.8  # of viridis: what lies beyond is too pale for white paper
+LINES = ("-", "--", "-.", ":")
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -62,6 +64,19 @@ def styled(draw: Callable) -> Callable:
             return draw(*args, **options)
 
     return drawn
+
+
+def k_looks(sizes: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Colour and style of the line of each K: from dark to light as K grows, and neighbours
+    differ in their dashes, which tell them apart in grey too."""
+    from matplotlib import colormaps
+
+    sizes = sorted(sizes)
+    shades = colormaps["viridis"](np.linspace(0, LIGHTEST, len(sizes)))
+    return {
+        k: {"color": tuple(shade), "linestyle": LINES[i % len(LINES)]}
+        for i, (k, shade) in enumerate(zip(sizes, shades, strict=True))
+    }
 
 
 def distance_label(metric: str) -> str:

@@ -19,6 +19,7 @@ from utils.figure_style import (
     PALE,
     blank_figure,
     distance_label,
+    k_looks,
     log_ticks,
     new_figure,
     styled,
@@ -39,16 +40,41 @@ BINS = 40
 TILE, GAP = 0.62, 0.07  # inches: side of a tile in a panel, space between two
 
 
-@styled
-def save_figure(fig: Figure, path: Path) -> None:
-    """Write fig under path, whole or not at all; the ending names the format (png, pdf, svg).
+def figure_files(picture: Path) -> tuple[Path, Path]:
+    """The files of a figure NAME.png: itself, and NAME.pdf beside it.
 
-    Raises UserError where path cannot be written."""
-    kind = Path(path).suffix[1:] or "png"
-    # a PDF would carry the time at which it was made: equal pictures shall have equal bytes
-    metadata = {"CreationDate": None} if kind == "pdf" else None
-    with atomic_write(Path(path)) as file:
-        fig.savefig(file, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
+    Raises ValueError where picture has another ending."""
+    picture = Path(picture)
+    if picture.suffix != ".png":
+        raise ValueError(f"picture: found {picture.name!r}; give a name that ends with .png")
+    return picture, picture.with_suffix(".pdf")
+
+
+@styled
+def save_figure(fig: Figure, picture: Path) -> None:
+    """Write fig as NAME.png and as NAME.pdf, each whole or not at all; equal figures, equal bytes.
+
+    Both show one layout. Afterwards fig's layout stands still, and its images are those of the
+    PDF. Raises UserError where a file cannot be written."""
+    raster, vector = figure_files(picture)
+    fig.set_dpi(DOTS_PER_INCH)
+    fig.draw_without_rendering()
+    fig.set_layout_engine(None)  # each drawing would move the parts a little further
+    with atomic_write(raster) as file:
+        fig.savefig(file, format="png", dpi=DOTS_PER_INCH)
+    _keep_pixels(fig)
+    # A PDF would carry the time at which it was made.
+    with atomic_write(vector) as file:
+        fig.savefig(file, format="pdf", dpi=DOTS_PER_INCH, metadata={"CreationDate": None})
+
+
+def _keep_pixels(fig: Figure) -> None:
+    """Images go into a PDF as they are, unless they have more pixels than the page has dots."""
+    from matplotlib.image import AxesImage
+
+    for image in fig.findobj(AxesImage):
+        if image.get_window_extent().width >= image.get_size()[1]:
+            image.set_interpolation("none")
 
 
 @styled
@@ -236,21 +262,18 @@ def loss_figure(stats: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
 
     stats: for each K the rows of stats.jsonl, with `step`, `loss` and `valid_loss` (None where
     there was none). K without rows are left out."""
-    from matplotlib import colormaps
-
     fig = new_figure(7.2, 3.3)
     axes = fig.subplots(1, 2, sharex=True, sharey=True)
-    sizes = [k for k in sorted(stats) if stats[k]]
-    for i, k in enumerate(sizes):
-        shade = colormaps["viridis"](0.9 * i / max(1, len(sizes) - 1))  # dark to light, as K grows
-        look = {"color": shade, "linestyle": ("-", "--", "-.", ":")[i % 4], "label": f"K = {k}"}
+    looks = k_looks(k for k in stats if stats[k])
+    for k, look in looks.items():
         for ax, key in zip(axes, ("loss", "valid_loss"), strict=True):
             points = [(row["step"], row[key]) for row in stats[k] if row.get(key) is not None]
             steps, losses = np.array(points, float).reshape(-1, 2).T
-            ax.plot(steps, losses, marker="o" if len(points) == 1 else None, **look)
+            dot = {"marker": "o" if len(points) == 1 else None}  # a line of one cannot be seen
+            ax.plot(steps, losses, label=f"K = {k}", **look, **dot)
     axes[0].set(title="Training images", ylabel="Loss (mean squared error)", xlabel="Step")
     axes[1].set(title="Held-out images", xlabel="Step")
-    if sizes:
+    if looks:
         axes[0].set_yscale("log")
         fig.legend(handles=axes[0].lines, loc="outside right upper", handlelength=3)
     return fig

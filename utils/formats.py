@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
+from utils.names import METRIC_NAMES
 from utils.provenance import check_same, parse_args
 from utils.storage import read_npz, save_npz
 
@@ -115,7 +116,8 @@ DISTANCE_KEYS = ("data-dists", "data-indices", "synth-dists", "synth-indices")
 class Distances:
     """dists/K.npz: distances float32 [N, k] ascending and the neighbours' indices int64 [N, k].
 
-    `metric` is l2 or lpips, `network` that of lpips, `subset` the training subset's fingerprint."""
+    `metric` is l2 or lpips (or another of METRIC_NAMES), `network` the name that --network had,
+    `subset` the training subset's fingerprint."""
 
     arrays: dict[str, np.ndarray]
     metric: str
@@ -125,7 +127,7 @@ class Distances:
 
     @property
     def metric_name(self) -> str:
-        """l2, alex, vgg or squeeze."""
+        """A name in METRIC_NAMES."""
         return "l2" if self.metric == "l2" else self.network
 
 
@@ -164,7 +166,7 @@ def load_dists(path: Path) -> Distances:
         if not ((indices >= 0) & (indices < images)).all():
             raise UserError(path, f"{kind}-indices outside 0 to {images - 1}", "make it again")
     words = {key: str(arrays[key]) for key in ("metric", "network", "subset")}
-    if words["metric"] not in ("l2", "lpips"):
+    if words["metric"] not in METRIC_NAMES.values():
         raise UserError(f"{path}: metric", words["metric"], "make it again")
     return Distances(values, **words, args=args)
 

@@ -22,13 +22,13 @@ from utils.errors import UserError
 from utils.figures import image_grid
 from utils.formats import load_shard, save_shard, save_synthetics
 from utils.k_folders import Job, work_through
+from utils.names import SAMPLER_NAMES
 from utils.options import GenerateOptions, GenerateStage
 from utils.progress import progress
 from utils.provenance import check_same, is_finished, to_plain
 from utils.seeding import SeededNoise
 from utils.storage import check_writable, save_png
 
-DEFAULT_STEPS = {"ddim": 50, "dpmpp": 20}  # ddpm takes all T
 GRID_IMAGES = 64
 Seeds = range | np.ndarray
 
@@ -128,7 +128,7 @@ def plan_shards(options: GenerateStage, source: Model) -> Plan:
 
 def sampling_steps(given: GenerateOptions, timesteps: int) -> int:
     """Network calls an image. Raises UserError where the model has fewer timesteps."""
-    steps = given.steps or min(DEFAULT_STEPS.get(given.sampler, timesteps), timesteps)
+    steps = given.steps or min(SAMPLER_NAMES[given.sampler].calls or timesteps, timesteps)
     if steps > timesteps:
         raise UserError("--steps", steps, f"choose {timesteps} or less, the model's timesteps")
     return steps

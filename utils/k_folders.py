@@ -27,6 +27,12 @@ def k_of(path: Path) -> int | None:
     return int(stem) if stem.isascii() and stem.isdecimal() and int(stem) > 0 else None
 
 
+def k_named(folder: Path, suffix: str = ".npz") -> dict[int, Path]:
+    """The K-named files of a folder by K, ascending; none where there is no such folder."""
+    found = {k_of(path): path for path in sorted(Path(folder).glob(f"*{suffix}"))}
+    return {k: found[k] for k in sorted(k for k in found if k is not None)}
+
+
 def k_files(folder: Path, suffix: str, flag: str, remedy: str) -> dict[int, Path]:
     """The K-named files of folder, by K. Raises UserError (naming flag) where there are none."""
     folder = Path(folder)
@@ -35,10 +41,9 @@ def k_files(folder: Path, suffix: str, flag: str, remedy: str) -> dict[int, Path
         found = "a file" if folder.exists() else "no such folder"
         raise UserError(where, found, remedy)
     try:
-        found_files = {k_of(p): p for p in sorted(folder.glob(f"*{suffix}"))}
+        files = k_named(folder, suffix)
     except OSError as error:
         raise UserError(where, str(error), "choose a folder that you may read") from error
-    files = {k: found_files[k] for k in sorted(k for k in found_files if k is not None)}
     if not files:
         raise UserError(where, f"no K{suffix}", remedy)
     return files

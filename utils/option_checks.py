@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
+from collections.abc import Collection
 
 from utils.errors import UserError
 
@@ -14,7 +15,7 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def one_of(options: object, name: str, choices: tuple) -> None:
+def one_of(options: object, name: str, choices: Collection) -> None:
     value = getattr(options, name)
     if value not in choices:
         raise UserError(flag(name), value, "choose " + ", ".join(map(str, choices)))

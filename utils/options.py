@@ -1,4 +1,5 @@
-"""Every option of every stage, as flags and as YAML keys; the comment after a field is its help.
+"""Every option of every stage, as flags and as YAML keys; the comment after a field is its help
+(where that lists names it is made from `utils/names.py`).
 
 Nothing heavy is imported here, so that `--help` answers at once. `__post_init__` only checks:
 simple-parsing calls it twice."""
@@ -11,6 +12,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.memory import parse_memory
+from utils.names import DATA_NAMES, METRIC_NAMES, SAMPLER_NAMES, either
 from utils.option_checks import MOST, all_within, ints, one_of, within
 from utils.shares import parse_share
 from utils.toy_options import (
@@ -22,20 +24,15 @@ from utils.toy_options import (
     ToyTrainOptions,
 )
 
-DATA_NAMES = (
-    "digits",
-    "mnist",
-    "fashionmnist",
-    "cifar10",
-    "celeba",
-    "celebahq",
-    "lsun-church",
-    "folder",
-)
-NETWORKS = ("alex", "vgg", "squeeze")
+NOT_L2 = tuple(name for name in METRIC_NAMES if name != "l2")
 # Far beyond any network that is trained: building one of a billion blocks would never end.
 MOST_BLOCKS, MOST_CHANNELS = 1000, 2**20
 MOST_LEVELS = 13  # the last one has a single pixel, of 4096
+
+
+def told(default: Any, text: str) -> Any:
+    """A field whose help is text."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -63,8 +60,7 @@ class DataOptions:
 
     data_path: Path = Path("../data")  # folder of the data sets
     results_path: Path = Path("results")  # folder for checkpoints, samples and logs
-    # digits, mnist, fashionmnist, cifar10, celeba, celebahq, lsun-church or folder (any images)
-    data_name: str = "cifar10"
+    data_name: str = told("cifar10", f"{either(DATA_NAMES)} (any images)")
 
     def __post_init__(self) -> None:
         one_of(self, "data_name", DATA_NAMES)
@@ -158,9 +154,12 @@ class GenerateOptions:
     num_files: int = 10_000  # files to write, of --batch-size images
     num_samples: int | None = None  # images to draw, instead of --num-files
     seed: int = 3407  # image i is drawn from seed + i
-    sampler: str = "ddpm"  # ddpm (ancestral), ddim (deterministic), dpmpp (the same in fewer steps)
-    # network calls an image; default all timesteps for ddpm, 50 for ddim, 20 for dpmpp
-    steps: int | None = None
+    sampler: str = told("ddpm", ", ".join(f"{n} ({s.told})" for n, s in SAMPLER_NAMES.items()))
+    steps: int | None = told(
+        None,
+        "network calls an image; default "
+        + ", ".join(f"{s.calls or 'all timesteps'} for {n}" for n, s in SAMPLER_NAMES.items()),
+    )
     exact: bool = False  # the exact model of the K training images instead of a checkpoint
     train_size: int | None = None  # with --exact: K
     data_path: Path | None = None  # with --exact: folder of the data sets
@@ -170,7 +169,7 @@ class GenerateOptions:
         for name in ("batch_size", "num_files", "num_samples", "steps", "train_size"):
             within(self, name, 1)
         within(self, "seed", 0, 2**62)
-        one_of(self, "sampler", ("ddpm", "ddim", "dpmpp"))
+        one_of(self, "sampler", SAMPLER_NAMES)
         one_of(self, "compile", ("auto", "on", "off"))
 
 
@@ -211,7 +210,7 @@ class DistancesOptions:
     def __post_init__(self) -> None:
         parse_share(self.shard, "--shard")
         parse_memory(self.memory)
-        one_of(self, "network", NETWORKS)
+        one_of(self, "network", NOT_L2)
         for name in ("k", "eval_batch_size", "ref_batch_size"):
             within(self, name, 1)
 
@@ -298,7 +297,7 @@ class CriticalTimesOptions(SubjectOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of(self, "network", NETWORKS)
+        one_of(self, "network", NOT_L2)
         one_of(self, "search", ("scan", "bisect"))
         for name in ("p_trials", "stride", "ddim_steps"):
             within(self, name, 1)
@@ -336,7 +335,7 @@ class PipelineOptions:
     root: Path = Path("results")  # folder for everything that the pipeline writes
     sizes: tuple[int, ...] = ints()  # training-set sizes K, as in 2,64,1500
     samples: int = 256  # images to draw and judge for each K
-    metric: str = "l2"  # l2, alex, vgg or squeeze (the last three: LPIPS)
+    metric: str = told("l2", f"{either(METRIC_NAMES)} (the last three: LPIPS)")
     lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
     criterion: str = "calibrated"  # calibrated, delta or ratio
     jobs: int = 1  # processes side by side, each with its K or class
@@ -349,8 +348,16 @@ class PipelineOptions:
         all_within(self, "sizes", 1)
         if len(set(self.sizes)) != len(self.sizes):
             raise UserError("--sizes", self.sizes, "name each K once")
-        one_of(self, "metric", ("l2", *NETWORKS))
+        one_of(self, "metric", METRIC_NAMES)
         one_of(self, "criterion", ("calibrated", "delta", "ratio"))
+
+
+@dataclass
+class ReportOptions:
+    """A sweep as one page."""
+
+    root: Path = Path("results")  # folder that run_pipeline.py wrote; may come first
+    result_path: Path | None = None  # the page; default report.html in --root
 
 
 @dataclass
@@ -369,6 +376,11 @@ class ToDiffusersOptions:
     result_path: Path | None = None  # folder that DDPMPipeline.from_pretrained will load
     dry_run: bool = False  # print what would be written, write nothing
     overwrite: bool = False  # write over another model
+
+
+def metric_name(given: DistancesOptions | CriticalTimesOptions) -> str:
+    """What --use-lpips and --network ask for: a name in METRIC_NAMES."""
+    return given.network if given.use_lpips else "l2"
 
 
 def from_yaml_only() -> Any:
@@ -450,6 +462,11 @@ class DescribeStage:
 
 
 @dataclass
+class ReportStage:
+    report: ReportOptions
+
+
+@dataclass
 class ToDiffusersStage:
     to_diffusers: ToDiffusersOptions
 
@@ -504,6 +521,7 @@ SECTIONS = {
     "critical_times": CriticalTimesOptions,
     "energy": EnergyOptions,
     "pipeline": PipelineOptions,
+    "report": ReportOptions,
     "describe": DescribeOptions,
     "to_diffusers": ToDiffusersOptions,
     "toy_data": ToyDataOptions,

@@ -14,7 +14,7 @@ import numpy as np
 from utils.basin_figures import critical_time_figure, energy_figure, recovery_figure, volume_figure
 from utils.figures import save_figure
 from utils.formats import Energies, Times, load_energies, load_times
-from utils.k_folders import k_of
+from utils.k_folders import k_named
 from utils.statistics import log_ball_volume
 from utils.verdicts import CLASSES
 
@@ -49,12 +49,6 @@ def load_groups(result: Path, load: Callable, same: Callable) -> Sweeps:
         if alike:
             groups[name] = alike
     return groups
-
-
-def k_named(folder: Path) -> dict[int, Path]:
-    """The K.npz of a folder by K, ascending."""
-    found = {k_of(path): path for path in folder.glob("*.npz")}
-    return {k: found[k] for k in sorted(k for k in found if k)}
 
 
 def times_groups(result: Path) -> dict[str, dict[int, Times]]:
@@ -115,19 +109,22 @@ def by_k(groups: Sweeps) -> Iterator[tuple[int, str, Times | Energies]]:
         yield from ((k, name, sweep[k]) for name, sweep in groups.items() if k in sweep)
 
 
-def times_table(groups: dict[str, dict[int, Times]]) -> str:
-    """Quartiles of the critical times; how many images never recovered, how many still did at the
-    end of the scan, and how many bisection saw recover above a time at which they did not."""
-    lines = [f"{'K':>6}  {'':<12} {'n':>5}  median t_c (quartiles)   never  beyond  returned"]
+def times_rows(groups: dict[str, dict[int, Times]]) -> Iterator[list[str]]:
+    """K, group, n, quartiles of the critical times; how many images never recovered, how many
+    still did at the end of the scan, and how many bisection saw recover above a time at which
+    they did not."""
     for k, name, times in by_k(groups):
         t_c = times.critical_time
         low, middle, high = np.quantile(t_c, (0.25, 0.5, 0.75))
-        spread = f"{middle:6.0f} ({low:.0f} to {high:.0f})"
-        lines.append(
-            f"{k:>6}  {name:<12} {len(t_c):>5}  {spread:<22} {(t_c == 0).sum():>6}"
-            f"  {times.censored.sum():>6}  {times.non_monotone.sum():>8}"
-        )
-    return "\n".join(lines)
+        counts = (t_c == 0).sum(), times.censored.sum(), times.non_monotone.sum()
+        spread = f"{middle:.0f} ({low:.0f} to {high:.0f})"
+        yield [str(k), name, str(len(t_c)), spread, *map(str, counts)]
+
+
+def times_table(groups: dict[str, dict[int, Times]]) -> str:
+    lines = [f"{'K':>6}  {'':<12} {'n':>5}  median t_c (quartiles)   never  beyond  returned"]
+    row = "{:>6}  {:<12} {:>5}  {:<22} {:>6}  {:>6}  {:>8}".format
+    return "\n".join([*lines, *(row(*cells) for cells in times_rows(groups))])
 
 
 def energies_groups(result: Path) -> dict[str, dict[int, Energies]]:
@@ -161,16 +158,18 @@ def show_energies(result: Path) -> None:
     print(path)
 
 
-def energies_table(groups: dict[str, dict[int, Energies]]) -> str:
-    """Quartiles of the energies over samples, and how sure the path integral is."""
-    lines = [f"{'K':>6}  {'':<12} {'n':>5}  median energy (quartiles)          path error"]
+def energies_rows(groups: dict[str, dict[int, Energies]]) -> Iterator[list[str]]:
+    """K, group, n, quartiles of the energies over samples, and how sure the path integral is."""
     means = mean_energies(groups)
     for k, name, energies in by_k(groups):
         low, middle, high = np.quantile(means[name][k], (0.25, 0.5, 0.75))
-        spread = f"{middle:.4g} ({low:.4g} to {high:.4g})"
         size = np.median(np.abs(energies.potential))
         error = np.median(np.abs(energies.difference)) / size if size else 0.0
-        lines.append(
-            f"{k:>6}  {name:<12} {len(means[name][k]):>5}  {spread:<32} {100 * error:8.2g} %"
-        )
-    return "\n".join(lines)
+        spread = f"{middle:.4g} ({low:.4g} to {high:.4g})"
+        yield [str(k), name, str(len(means[name][k])), spread, f"{100 * error:.2g} %"]
+
+
+def energies_table(groups: dict[str, dict[int, Energies]]) -> str:
+    lines = [f"{'K':>6}  {'':<12} {'n':>5}  median energy (quartiles)          path error"]
+    row = "{:>6}  {:<12} {:>5}  {:<32} {:>10}".format
+    return "\n".join([*lines, *(row(*cells) for cells in energies_rows(groups))])

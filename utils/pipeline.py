@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils import classify, critical_times, distances, energy, generate, train
+from utils import classify, critical_times, distances, energy, generate, report, train
 from utils.calibration import split_pool, unseen_images
 from utils.cli import required
 from utils.datasets import to_float
@@ -31,6 +31,8 @@ from utils.options import (
     EnergyStage,
     GenerateStage,
     PipelineStage,
+    ReportOptions,
+    ReportStage,
     SliceOptions,
     TrainStage,
 )
@@ -91,10 +93,9 @@ def run(options: PipelineStage) -> None:
         measure_classes(options, rows, plans[-1].args)
     print(f"\n{table(rows)}\n")
     figures = root / "identified" / "figures"
-    for name in ("transition.png", "samples.png", "losses.png"):
-        if (figures / name).exists():
-            print(figures / name)
-    print(f"{figures}: also distances-K.png and CLASS-K.png for each K")
+    print(figures / "transition.png")
+    print(f"{figures}: also samples, losses, distances-K, CLASS-K for each K; .png and .pdf")
+    report.run(ReportStage(ReportOptions(root)))
 
 
 def plan_all(options: PipelineStage) -> list[Plan]:

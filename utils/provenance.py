@@ -60,6 +60,12 @@ def resolve_args(args: Any, path: Path) -> dict[str, Any]:
     return result
 
 
+def differing(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a section of args that are not at our default; all of an unknown section."""
+    usual = to_plain(SECTIONS[section]()) if section in SECTIONS else {}
+    return {name: x for name, x in values.items() if name not in usual or x != usual[name]}
+
+
 def check_kinds(options_class: type, values: Mapping[str, Any]) -> None:
     """Raises TypeError where a value is of another kind than its option: a file may hold any."""
     for name, hint in get_type_hints(options_class).items():

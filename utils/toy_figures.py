@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from utils.figure_style import CLASS_LOOKS, FAINT, INK, PALE, new_figure, styled
+from utils.figure_style import CLASS_LOOKS, FAINT, INK, PALE, Look, k_looks, new_figure, styled
 from utils.landscapes import BARRIER, GENERALIZED, nearest_cells
 from utils.toy_files import Basins, Landscape
 from utils.verdicts import CLASSES
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # matplotlib is loaded by the first picture
 DEPTH, LEVELS = 1.4, 15  # energies above the lowest that are told apart, and in how many steps
 MANY = 60  # patterns of which each is seen
 GROUPS = ("Patterns", "Spurious states", "Points of the circle")
-GROUP_STYLE = ((INK, "o", "-"), (CLASS_LOOKS[1].colour, "^", "--"), (PALE, "s", ":"))
+GROUP_LOOKS = (Look(INK, "D", "-", ""), CLASS_LOOKS[1], Look(PALE, "P", ":", ""))
 
 
 class Scene(NamedTuple):
@@ -60,7 +60,7 @@ def samples_figure(samples: np.ndarray, patterns: np.ndarray, step: int) -> Figu
     ax = fig.subplots()
     _plane(ax, 1.6, f"K = {len(patterns)}, step {step:,}")
     _circle(ax)
-    ax.scatter(*samples.T, s=4, color=CLASS_LOOKS[2].colour, alpha=0.5, linewidths=0)
+    ax.scatter(*samples.T, s=4, color=PALE, alpha=0.5, linewidths=0)
     _patterns(ax, patterns)
     return fig
 
@@ -103,8 +103,7 @@ def training_figure(
     """Loss over the steps, and the error of the score over time, one line for each K."""
     fig = new_figure(7.2, 3.1)
     left, right = fig.subplots(1, 2)
-    for i, k in enumerate(sorted(losses)):
-        look = {"color": _shade(i, len(losses)), "linestyle": ("-", "--", "-.", ":")[i % 4]}
+    for k, look in k_looks(losses).items():
         left.plot(*np.array(losses[k], float).reshape(-1, 2).T, label=f"K = {k}", **look)
         if k in errors:
             right.plot(times, errors[k], marker="o", markersize=4, label=f"K = {k}", **look)
@@ -165,10 +164,11 @@ def circle_figure(scenes: Mapping[int, Scene], t: float) -> Figure:
         _wells(learned, scene, t)
         _samples(samples, scene)
         for ax in (learned, exact, samples):
-            _plane(ax, scene.axis[-1], f"K = {k}" if ax is learned else "", bare=True)
+            _plane(ax, scene.axis[-1], f"K = {k}" if ax is learned else "")
+            ax.label_outer()
             _patterns(ax, scene.patterns)
     for ax, name in zip(rows[:, 0], ("Learned energy", "Exact energy", "Samples"), strict=True):
-        ax.set_ylabel(name, fontsize=10)
+        ax.set_ylabel(f"{name}\ny")
     label = f"Energy above the lowest, t = {t:g}"
     fig.colorbar(drawn, ax=list(rows[:2].flat), label=label, shrink=0.6, aspect=30)
     _legend(fig)
@@ -183,34 +183,36 @@ def basin_figure(basins: Basins, title: str) -> Figure:
     curves, plane, strip = fig.subplots(1, 3, width_ratios=(1.15, 1.1, 0.9))
     _circle(plane)
     for group in np.unique(groups)[::-1]:  # points of the circle below the others
-        mine, (colour, marker, line) = groups == group, GROUP_STYLE[group]
+        mine, look = groups == group, GROUP_LOOKS[group]
         shift = np.linspace(-0.2, 0.2, mine.sum()) if mine.sum() > 1 else np.zeros(1)
-        for some, fill in ((~censored[mine], colour), (censored[mine], "none")):
-            look = {"s": 16, "marker": marker, "facecolor": fill, "edgecolor": colour}
-            strip.scatter(group + shift[some], critical[mine][some], **look)
+        for some, fill in ((~censored[mine], look.colour), (censored[mine], "none")):
+            mark = {"s": 16, "marker": look.marker, "facecolor": fill, "edgecolor": look.colour}
+            strip.scatter(group + shift[some], critical[mine][some], **mark)
         drawn = plane.scatter(
             *basins.points[mine].T,
             c=critical[mine],
             vmin=0,
             vmax=critical.max() or 1,
             cmap="cividis",
-            marker=marker,
-            s=(44, 60, 14)[group],
+            marker=look.marker,
+            s=(44, 60, 20)[group],
             edgecolor=INK,
             linewidths=0.4,
             zorder=3,
         )
     for group in np.unique(groups):
-        mine, (colour, _, line) = groups == group, GROUP_STYLE[group]
+        mine, look = groups == group, GROUP_LOOKS[group]
         label = f"{GROUPS[group]} ({mine.sum()})"
         mean = basins.recovery[mine].mean(axis=0)
-        curves.plot(basins.times[mine][0], mean, color=colour, linestyle=line, label=label)
+        style = {"color": look.colour, "linestyle": look.line, "label": label}
+        curves.plot(basins.times[mine][0], mean, **style)
     curves.set(xlabel="Time t", ylabel="Share of trials recovered", ylim=(-0.03, 1.03), xlim=(0, 1))
     curves.legend(fontsize=8)
     _plane(plane, 1.4, "")
     fig.colorbar(drawn, ax=plane, label="Critical time", shrink=0.8)
     strip.set_xticks(range(3), ["Patterns", "Spurious", "Circle"])
-    strip.set(ylabel="Critical time (hollow: lives to the end)", xlim=(-0.5, 2.5))
+    strip.set(xlabel="Kind of point", xlim=(-0.5, 2.5))
+    strip.set_ylabel("Critical time (hollow: lives to the end)")
     strip.set_ylim(bottom=-0.02)
     fig.suptitle(title, fontsize=10)
     return fig
@@ -259,7 +261,8 @@ def _samples(ax: Axes, scene: Scene) -> None:
     _circle(ax)
     for kind, look in enumerate(CLASS_LOOKS):
         mine = scene.samples[scene.sample_kinds == kind]
-        ax.scatter(*mine.T, s=5, color=look.colour, alpha=0.45, linewidths=0, rasterized=True)
+        style = {"s": 7, "marker": look.marker, "color": look.colour, "alpha": 0.5}
+        ax.scatter(*mine.T, linewidths=0, rasterized=True, **style)
 
 
 def _patterns(ax: Axes, patterns: np.ndarray) -> None:
@@ -280,12 +283,10 @@ def _circle(ax: Axes) -> None:
     ax.plot(np.cos(angle), np.sin(angle), color=FAINT, linewidth=1, zorder=0)
 
 
-def _plane(ax: Axes, reach: float, title: str, bare: bool = False) -> None:
+def _plane(ax: Axes, reach: float, title: str) -> None:
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)
+    ax.set(xlabel="x", ylabel="y", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
     ax.grid(False)
-    ticks = [] if bare else [-1, 0, 1]
-    ax.set_xticks(ticks)
-    ax.set_yticks(ticks)
 
 
 def _legend(fig: Figure) -> None:
@@ -299,9 +300,3 @@ def _legend(fig: Figure) -> None:
     ]
     handles.append(Line2D([], [], color=INK, marker="x", label="Training pattern", **dot))
     fig.legend(handles=handles, loc="outside lower center", ncols=4)
-
-
-def _shade(i: int, count: int):
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](0.9 * i / max(1, count - 1))  # dark to light, as K grows

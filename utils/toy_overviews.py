@@ -75,8 +75,7 @@ def show_landscapes(root: Path, sizes: Sequence[int], t: float) -> None:
         scenes[k] = scene_of(found)
         _save(landscape_figure(scenes[k], found, t), landscape_file(root, k, t).with_suffix(".png"))
         print(told(k, t, found))
-    for ending in ("png", "pdf"):  # drawn afresh: saving moves the parts of a figure a little
-        _save(circle_figure(scenes, t), root / f"circle-t{t:g}.{ending}")
+    _save(circle_figure(scenes, t), root / f"circle-t{t:g}.png")
 
 
 def scene_of(found: Landscape) -> Scene:
@@ -140,4 +139,4 @@ def show_basins(root: Path, sizes: Sequence[int], t: float) -> None:
 
 def _save(figure, path: Path) -> None:
     save_figure(figure, path)
-    print(f"wrote {path}")
+    print(f"wrote {path} and, beside it, the same as .pdf")

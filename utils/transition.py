@@ -117,27 +117,23 @@ def estimates(found: Transition) -> dict[str, float | None]:
     return dict(zip(ESTIMATE_COLUMNS, values, strict=True))
 
 
-def in_words(found: Transition) -> str:
-    """A line or two for a terminal, in sizes K of the training set."""
-    first, last = found.sizes[0], found.sizes[-1]
+def told_half(half: HalfPoint, sizes: Sequence[int]) -> str:
+    """A half point and its interval: `K = 88 (84 to 93)`, or `a K below 2`."""
+    first, last = sizes[0], sizes[-1]
 
     def shown(k: float) -> str:
-        return (
-            f"below {first}"
-            if k == 0
-            else f"above {last}"
-            if k == np.inf
-            else f"{k:.1f}"
-            if k < 10
-            else f"{k:.0f}"
-        )
+        if k in (0, np.inf):
+            return f"below {first}" if k == 0 else f"above {last}"
+        return f"{k:.1f}" if k < 10 else f"{k:.0f}"
 
-    def number(k: float) -> str:
-        return f"K = {shown(k)}" if 0 < k < np.inf else f"a K {shown(k)}"
+    value = f"K = {shown(half.value)}" if 0 < half.value < np.inf else f"a K {shown(half.value)}"
+    return value + ("" if half.low == half.high else f" ({shown(half.low)} to {shown(half.high)})")
 
+
+def in_words(found: Transition) -> str:
+    """A line or two for a terminal, in sizes K of the training set."""
     halves = "; ".join(
-        f"half the samples are {name} {preposition} {number(half.value)}"
-        + ("" if half.low == half.high else f" ({shown(half.low)} to {shown(half.high)})")
+        f"half the samples are {name} {preposition} {told_half(half, found.sizes)}"
         for name, preposition, half in (
             (MEMORIZED, "up to", found.memorized),
             (GENERALIZED, "from", found.generalized),

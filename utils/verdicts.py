@@ -92,6 +92,11 @@ def _rounded(delta: float, distances: np.ndarray, name: str) -> np.floating:
         return distances.dtype.type(delta)
 
 
+def nearest_column(dists: np.ndarray) -> np.ndarray:
+    """The distance to the nearest [N] of dists [N, k], which ascend; infinite where k is 0."""
+    return dists[:, 0] if dists.shape[1] else np.full(len(dists), np.inf)
+
+
 def typicality_order(
     class_name: str, labels: np.ndarray, d_train: ArrayLike, d_synth: ArrayLike
 ) -> np.ndarray:

@@ -447,7 +447,8 @@ def quick(tmp_path_factory):
         patch.setattr(toy_analysis, "SIDE", 15)
         patch.setattr(embedding_cache, "BLOCK_BYTES", 8 * DIM * 4)
         if not FULL:
-            patch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+            for drawing in ("savefig", "draw_without_rendering"):
+                patch.setattr(f"matplotlib.figure.Figure.{drawing}", lambda *_, **__: None)
         else:
             patch.setattr("utils.figures.DOTS_PER_INCH", 20)
         yield

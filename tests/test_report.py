@@ -1,0 +1,307 @@
+"""The report: every part from whatever is there, commands that are true, text that stays text."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny import ROOT, assert_one_line, run_script
+from utils import report, report_parts
+from utils.commands import Commands
+from utils.errors import UserError
+from utils.formats import Identified, load_dists, load_synthetics, save_identified, save_synthetics
+from utils.options import ReportOptions, ReportStage
+from utils.provenance import to_plain
+from utils.storage import read_npz, save_npz, write_json
+from utils.summary import read_summary
+from utils.verdicts import CLASSES, judge_row
+from utils.what_if import shares_at
+
+
+class Page(HTMLParser):
+    """What of a page the tests ask for: text, images, scripts, links, and tags that stay open."""
+
+    VOID = frozenset({"meta", "link", "img", "input", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.images, self.scripts, self.links, self.open, self.words = [], [], [], [], []
+        self.feed(text)
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(attrs)
+        if tag == "script":
+            self.scripts.append(attrs)
+        self.links += [attrs[name] for name in ("href", "src") if name in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def made(root, **options):
+    path = report.run(ReportStage(ReportOptions(root, **options)))
+    return path.read_text()
+
+
+@pytest.fixture(scope="module")
+def page(sweep):
+    return Page((sweep[0] / "report.html").read_text())
+
+
+def test_the_pipeline_ends_with_a_page_that_needs_nothing_else(sweep, page):
+    root, _, told = sweep
+    assert f"{root / 'report.html'}: " in told
+    assert page.images and all(a["src"].startswith("data:image/") for a in page.images)
+    outside = [link for link in page.links if not link.startswith(("data:", "#"))]
+    assert not outside
+    assert "url(" not in (root / "report.html").read_text()
+
+
+def test_every_image_has_words_in_its_place(page):
+    assert all(len(a["alt"]) > 10 for a in page.images)
+    (figure,) = [a["alt"] for a in page.images if a["alt"].startswith("Shares of the three")]
+    assert "K = 2: " in figure and "K = 8: " in figure and " memorized (" in figure
+
+
+def test_the_page_has_the_numbers_of_the_summary(sweep, page):
+    for path in (sweep[0] / "identified" / "summary").glob("*.json"):
+        row = read_summary(path)["row"]
+        for name in CLASSES:
+            assert (
+                f"{100 * row[f'{name}_share']:.1f} % ({100 * row[f'{name}_low']:.1f}" in page.text
+            )
+    assert "half the samples are generalized from " in page.text
+    assert "bfloat16" in page.text or "float32" in page.text  # what the model was trained in
+
+
+def test_tiles_show_the_stored_samples_with_their_distances(sweep):
+    root = sweep[0]
+    content = report.contents(root)
+    dists = load_dists(root / "dists" / "8.npz").arrays
+    (panel,) = [panel for panel in content["panels"] if panel.k == 8]
+    assert panel.classes
+    for shown in panel.classes.values():
+        for one in shown:
+            index = int(re.search(r"sample (\d+) of K = 8", one.sample.alt)[1])
+            for tile, near in zip(one.training, dists["data-dists"][index]):
+                assert float(tile.distance) == pytest.approx(near, rel=5e-3)
+            for tile, near in zip(one.synthetic, dists["synth-dists"][index]):
+                assert float(tile.distance) == pytest.approx(near, rel=5e-3)
+
+
+def test_the_sliders_start_with_the_counts_of_the_run(sweep):
+    content = report.contents(sweep[0])["what_if"]
+    assert json.loads(json.dumps(content)) == content
+    for k, flat in zip(content["sizes"], content["cells"]):
+        row = read_summary(sweep[0] / "identified" / "summary" / f"{k}.json")["row"]
+        at = [axis["at"] for axis in content["axes"]]
+        assert shares_at(flat, *at) == tuple(row[name] for name in CLASSES)
+
+
+def test_every_command_of_the_page_finds_its_work_done(sweep):
+    """In a shell, on the files themselves: other options would be refused."""
+    root = sweep[0]
+    commands = report.contents(root)["commands"]
+    assert list(commands) == [
+        *("train", "generate", "distances", "classify", "critical_times", "energy")
+    ]
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*.npz")}
+    script = "set -e\n" + "\n".join(commands.values())
+    script = script.replace("python ", f"{sys.executable} ")
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in root.rglob("*.npz")} == before
+    finished = len(list((root / "dists").glob("*.npz")))
+    for folder in ("identified", "times", "energies"):
+        finished += len(list((root / folder).glob("*/*.npz"))) if folder != "identified" else 2
+    assert done.stdout.count("is finished") >= finished
+
+
+def copied(sweep, tmp_path, *folders):
+    for name in folders:
+        shutil.copytree(sweep[0] / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("folders", "there", "absent"),
+    [
+        (["synthetics"], ["Samples by K", "not judged yet", "run_generate.py"], ["Basins"]),
+        (["training"], ["Training", "Nothing has been judged yet"], ["Samples by K"]),
+        (["times"], ["Basins", "run_critical_times.py"], ["run_classify.py --dist"]),
+        (["energies"], ["Energies"], ["Other thresholds"]),
+        (["identified"], ["Samples by K", "The transition"], ["Other thresholds"]),
+        (["identified", "dists"], ["Other thresholds", "run_distances.py"], ["Training"]),
+    ],
+)
+def test_whatever_stages_are_there(sweep, tmp_path, folders, there, absent):
+    page = Page(made(copied(sweep, tmp_path, *folders)))
+    for words in there:
+        assert words in page.text, words
+    nav = page.text.split("Skip to the results")[1].split("How it was made")[0]
+    for words in absent:
+        assert words not in nav + " ".join(w for w in page.words if w.startswith("python "))
+
+
+def test_the_same_folder_gives_the_same_bytes(sweep, tmp_path):
+    first = made(sweep[0], result_path=tmp_path / "a.html")
+    assert made(sweep[0], result_path=tmp_path / "b.html") == first
+
+
+def test_what_cannot_be_shown_is_refused_in_one_line(sweep, tmp_path):
+    done = run_script(
+        "-c", "from utils.report import main; import sys; main(sys.argv[1:])", tmp_path
+    )
+    assert_one_line(done, f"--root {tmp_path}", "no results", "run_pipeline.py")
+    assert not list(tmp_path.iterdir())
+    root = copied(sweep, tmp_path, "synthetics", "dists")
+    (root / "dists" / "8.npz").write_bytes((root / "dists" / "8.npz").read_bytes()[:300])
+    (root / "report.html").write_text("of yesterday")
+    with pytest.raises(UserError, match=r"dists/8\.npz"):
+        made(root)
+    assert (root / "report.html").read_text() == "of yesterday"
+
+
+def test_distances_of_another_set_are_not_told(sweep, tmp_path):
+    """Measured again on other samples since: the classes' own are of the earlier ones."""
+    root = copied(sweep, tmp_path, "identified", "dists")
+    path = root / "dists" / "8.npz"
+    arrays = read_npz(path)
+    args = json.loads(str(arrays["args"]))
+    args["distances"]["samples"] = "0" * 16
+    save_npz(path, **{**arrays, "args": json.dumps(args)})
+    panels = {panel.k: panel for panel in report.contents(root)["panels"]}
+    tiles = {
+        k: [t for shown in panel.classes.values() for one in shown for t in one.training]
+        for k, panel in panels.items()
+    }
+    assert tiles[8] and not any(tile.distance for tile in tiles[8])
+    assert tiles[2] and all(tile.distance for tile in tiles[2])
+
+
+HOSTILE = "<script>alert(1)</script>\"'&"
+
+
+def test_text_of_files_and_options_stays_text(sweep, tmp_path):
+    """A folder and options that are named as a script."""
+    root = tmp_path / HOSTILE.replace("/", "∕")
+    shutil.copytree(sweep[0], root)
+    for path in [*root.glob("synthetics/*.npz"), *root.glob("dists/*.npz")]:
+        arrays = read_npz(path)
+        args = json.loads(str(arrays["args"]))
+        args["data"]["data_path"] = HOSTILE
+        args["generate"]["sampler"] = HOSTILE
+        args["generate"][HOSTILE] = HOSTILE
+        save_npz(path, **{**arrays, "args": json.dumps(args)})
+    for path in root.glob("identified/summary/*.json"):
+        found = read_summary(path)
+        found["row"]["metric"] = found["row"]["criterion"] = HOSTILE
+        found["args"][HOSTILE] = {HOSTILE: HOSTILE}
+        write_json(path, found)
+    text = made(root)
+    page = Page(text)
+    assert len(page.scripts) == 2  # the data and our own
+    assert "alert(1)" in page.text and "<script>alert" not in text
+    data = text.split('id="data">')[1].split("</script>")[0]
+    assert HOSTILE in json.loads(data)["what_if"]["axes"][0]["label"]
+
+
+def test_commands_say_that_a_file_lacks_its_options(sweep, tmp_path):
+    root = copied(sweep, tmp_path, "dists", "identified", "synthetics")
+    for path in root.glob("dists/*.npz"):
+        arrays = read_npz(path)
+        args = json.loads(str(arrays["args"]))
+        del args["distances"]
+        save_npz(path, **{**arrays, "args": json.dumps(args)})
+    commands = report.contents(root)["commands"]
+    assert commands["distances"] == report.UNKNOWN and commands["classify"].startswith("python ")
+
+
+def test_commands_name_what_differs_and_nothing_else(sweep):
+    args = load_synthetics(sweep[0] / "synthetics" / "8.npz").args
+    told = Commands(Path("a sweep")).training({2: args, 8: args})
+    assert told.startswith("for K in 2 8; do\n  python train_unet.py --data-name digits ")
+    assert told.endswith(
+        "--train-size $K --results-path 'a sweep/training'/$K --model-path 'a sweep/models'\ndone"
+    )
+    assert "--timesteps 30" in told and "--ema-decay 0.999" in told and "--ema-warmup --" in told
+    assert "--dropout" not in told and "--device" not in told
+    other = {**args, "train": {**args["train"], "iterations": 5}}
+    one, two = Commands(Path("r")).training({2: args, 8: other}).splitlines()
+    assert "--train-size 2 " in one and "--iterations 5 " in two
+
+
+def test_commands_of_the_exact_model_carry_its_data_set(tmp_path):
+    """What has no flag goes in as a file on the command line, and resolves to the same options."""
+    from utils.cli import parse
+    from utils.options import SECTIONS, GenerateStage
+
+    args = {name: to_plain(SECTIONS[name]()) for name in ("data", "train", "model", "generate")}
+    args["data"]["data_name"] = "digits"
+    args["model"] |= {"image_size": 8, "in_channels": 1}
+    args["generate"] |= {"exact": True, "sampler": "ddim", "steps": 5, "num_samples": 4}
+    told = Commands(Path("r")).sampling({3: args})
+    # a `python` that keeps the file, which bash holds no longer than the command
+    script = f"python() {{ cp $3 {tmp_path}/c.yaml; printf '%s\\n' \"$@\"; }}; {told}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    words = done.stdout.splitlines()
+    words[2] = str(tmp_path / "c.yaml")
+    options = parse(GenerateStage, words[1:])
+    assert options.generate.exact and options.generate.train_size == 3
+    assert options.data.data_name == "digits" and options.model.image_size == 8
+    assert options.generate.num_samples == 4
+
+
+@pytest.mark.slow
+def test_38_sizes_of_colour_photographs_stay_under_5_megabytes(tmp_path):
+    """Sizes as published, 64 x 64 in colour; crops of two photographs that scikit-learn ships."""
+    from sklearn.datasets import load_sample_images
+
+    photos = [image.astype(np.float32) / 127.5 - 1 for image in load_sample_images().images]
+    draw = np.random.default_rng(0)
+
+    def crops(*shape):
+        found = np.empty((*shape, 3, 64, 64), np.float32)
+        for at in np.ndindex(shape):
+            photo = photos[draw.integers(2)]
+            y, x = draw.integers(0, photo.shape[0] - 64), draw.integers(0, photo.shape[1] - 64)
+            found[at] = photo[y : y + 64, x : x + 64].transpose(2, 0, 1)
+        return found
+
+    pool = crops(40)
+    sizes = np.unique(np.geomspace(2, 50_000, 40).astype(int))[:38]
+    assert len(sizes) == 38
+    for k in map(int, sizes):
+        args = {"data": {"data_name": "celeba"}, "train": {"train_size": k}}
+        args["model"] = {"image_size": 64, "in_channels": 3}
+        save_synthetics(tmp_path / "synthetics" / f"{k}.npz", pool[:12], args)
+        labels = np.repeat([0, 1, 2], 8)
+        row = judge_row(k, labels, 0.3, 0.3, "delta", "alex")
+        write_json(tmp_path / "identified" / "summary" / f"{k}.json", {"row": row, "args": args})
+        for name in CLASSES:
+            images = [pool[draw.permutation(40)[:n]] for n in (8, 16, 16)]
+            nns = [i.reshape(8, 2, 3, 64, 64) for i in images[1:]]
+            found = Identified(images[0], *nns, 2, (8, 0), np.arange(8), args)
+            save_identified(tmp_path / "identified" / name / f"{k}.npz", found)
+    text = made(tmp_path)
+    assert len(text.encode()) < 5_000_000
+    panels = report_parts.panels(tmp_path, report_parts.load_rows(tmp_path)[0], {}, {})
+    assert all(len(shown) >= 1 for panel in panels for shown in panel.classes.values())

@@ -1,0 +1,45 @@
+"""What options may name, and what is known of it without its code: data sets, samplers, metrics.
+
+Nothing heavy is imported here, so that `--help` answers at once. The code behind the names is in
+`datasets.OPENERS`, `samplers.SAMPLERS` and `embeddings.load_metric` (docs/extending.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+
+class Sampler(NamedTuple):
+    """calls: of the network for an image, unless --steps says; None: as many as timesteps."""
+
+    calls: int | None
+    told: str
+
+
+DATA_NAMES = {  # channels of the images; None: 1 or 3, as --in-channels says
+    "digits": 1,
+    "mnist": 1,
+    "fashionmnist": 1,
+    "cifar10": 3,
+    "celeba": 3,
+    "celebahq": 3,
+    "lsun-church": 3,
+    "folder": None,
+}
+SAMPLER_NAMES = {
+    "ddpm": Sampler(None, "ancestral"),
+    "ddim": Sampler(50, "deterministic"),
+    "dpmpp": Sampler(20, "the same in fewer steps"),
+}
+METRIC_NAMES = {  # `metric` in files; their `network` is the name itself, or empty for l2
+    "l2": "l2",
+    "alex": "lpips",
+    "vgg": "lpips",
+    "squeeze": "lpips",
+}
+
+
+def either(names: Collection[str]) -> str:
+    """Names as a sentence lists them: `either(["l2", "alex", "vgg"]) == "l2, alex or vgg"`."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
