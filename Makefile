@@ -23,6 +23,7 @@ $(VENV)/.ready: requirements.txt
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 	$(RUN) -m pip install -q -r requirements-dev.txt
+	$(RUN) -m tests.browser
 	touch $@
 
 demo: setup  ## the whole transition on real digits, 12 minutes on a laptop

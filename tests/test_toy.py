@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -54,8 +55,24 @@ def train(root, *flags):
     return parse(ToyTrainStage, ["--results_path", str(root), *TRAIN, *map(str, flags)])
 
 
+FIGURES = ("samples", "training", "landscape", "circle", "basin", "data")
+
+
+@contextmanager
+def undrawn():
+    """Pictures take most of the time of a short run; where they are looked at they are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FIGURES:
+            module = "toy_training" if name == "samples" else "toy_overviews"
+            patch.setattr(f"utils.{module}.{name}_figure", lambda *_: None)
+            patch.setattr(f"utils.{module}.save_figure", lambda *_: None)
+        patch.setattr("utils.toy_training.PICTURE_SAMPLES", 10)
+        yield
+
+
 def trained(root, *flags):
-    run_train(train(root, *flags))
+    with undrawn():
+        run_train(train(root, *flags))
     return root
 
 
@@ -73,6 +90,13 @@ def basin(root, *flags):
 def coarse(monkeypatch):
     """Landscapes on few points, for tests that are not of their resolution."""
     monkeypatch.setattr(toy_analysis, "SIDE", 25)
+
+
+@pytest.fixture
+def plain(coarse):
+    """Coarse, and no pictures."""
+    with undrawn():
+        yield
 
 
 def bytes_below(root, *endings):
@@ -252,14 +276,14 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
         checkpoint_file(stopped, *lost).unlink()
     cut = checkpoint_file(stopped, 2, 40)
     cut.write_bytes(cut.read_bytes()[:1000])
-    run_train(train(stopped, "--sample_size", "2,9"))
+    trained(stopped, "--sample_size", "2,9")
     assert bytes_below(stopped, ".pt") == bytes_below(straight, ".pt")
     assert [row["step"] for row in read_stats(stopped / "2")] == [20, 40, 60]
     # and no more is done again than must be
     for k in (2, 9):
         checkpoint_file(stopped, k, 60).unlink()
     before = checkpoint_file(stopped, 2, 40).stat().st_mtime_ns
-    run_train(train(stopped, "--sample_size", "2,9"))
+    trained(stopped, "--sample_size", "2,9")
     assert checkpoint_file(stopped, 2, 40).stat().st_mtime_ns == before
     assert bytes_below(stopped, ".pt") == bytes_below(straight, ".pt")
 
@@ -330,7 +354,8 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path):
 
 
 def test_every_command_finds_what_the_one_before_wrote(tmp_path, coarse, capsys):
-    root = trained(tmp_path, "--sample_size", "1,2")
+    root = tmp_path
+    run_train(train(root, "--sample_size", "1,2"))
     run_plots(plots(root, "--sample_size", "1,2"))
     found = Landscape.load(landscape_file(root, 2, 0.15))
     assert found.energy.shape == (25, 25) and found.samples.shape == (40, 2)
@@ -345,9 +370,10 @@ def test_every_command_finds_what_the_one_before_wrote(tmp_path, coarse, capsys)
         assert file.stat().st_size > 5000
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.suffix in (".npz", ".pt")}
     capsys.readouterr()
-    trained(root, "--sample_size", "1,2")
-    run_plots(plots(root, "--sample_size", "1,2"))
-    run_basin(basin(root, "--sample_size", "1,2"))
+    with undrawn():
+        run_train(train(root, "--sample_size", "1,2"))
+        run_plots(plots(root, "--sample_size", "1,2"))
+        run_basin(basin(root, "--sample_size", "1,2"))
     assert capsys.readouterr().out.count(" is finished") == 6
     assert before == {
         p: p.stat().st_mtime_ns for p in root.rglob("*") if p.suffix in (".npz", ".pt")
@@ -359,7 +385,8 @@ def test_every_command_finds_what_the_one_before_wrote(tmp_path, coarse, capsys)
         with pytest.raises(UserError, match=words):
             run(given)
     once = bytes_below(root, ".npz")
-    run_plots(plots(root, "--sample_size", "1,2", "--overwrite"))
+    with undrawn():
+        run_plots(plots(root, "--sample_size", "1,2", "--overwrite"))
     assert bytes_below(root, ".npz") == once
 
 
@@ -376,7 +403,9 @@ def test_exact_energies_are_stored_and_drawn(tmp_path):
 
 def test_data_are_the_seeds_own(tmp_path):
     for root, seed in (("a", 9), ("b", 9), ("c", 10)):
-        run_data(parse(ToyDataStage, ["--results_path", str(tmp_path / root), "--seed", str(seed)]))
+        given = ["--results_path", str(tmp_path / root), "--seed", str(seed)]
+        with undrawn():
+            run_data(parse(ToyDataStage, given))
     a, b, c = ((tmp_path / root / "data.npz") for root in "abc")
     np.testing.assert_array_equal(load_points(a.parent).points, load_points(b.parent).points)
     assert not torch.equal(load_points(a.parent).points, load_points(c.parent).points)
@@ -394,7 +423,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
     assert f"would write {root}/1000/checkpoints/800000.pt" in capsys.readouterr().out
 
 
-def test_the_checkpoint_is_the_published_one_or_the_newest(tmp_path, coarse):
+def test_the_checkpoint_is_the_published_one_or_the_newest(tmp_path, plain):
     root = trained(tmp_path, "--sample_size", "2")
     run_plots(plots(root, "--sample_size", "2", "--checkpoint", "20", "--t", "0.3"))
     assert Landscape.load(landscape_file(root, 2, 0.3)).args["toy_plots"]["checkpoint"] == 20
@@ -407,7 +436,7 @@ def test_the_checkpoint_is_the_published_one_or_the_newest(tmp_path, coarse):
     assert Landscape.load(landscape_file(root, 2, 0.2)).args["toy_plots"]["checkpoint"] == 500_000
 
 
-def test_a_threshold_that_gives_one_cluster_is_told(tmp_path, coarse, capsys):
+def test_a_threshold_that_gives_one_cluster_is_told(tmp_path, plain, capsys):
     root = trained(tmp_path, "--sample_size", "2")
     run_plots(plots(root, "--sample_size", "2", "--distance_threshold", "50"))
     assert (
@@ -520,7 +549,7 @@ def test_damaged_checkpoints_are_refused(tree, tmp_path):
         load_checkpoint(elsewhere)
 
 
-def test_other_points_under_a_network_are_refused(tmp_path, coarse):
+def test_other_points_under_a_network_are_refused(tmp_path, plain):
     root = trained(tmp_path, "--sample_size", "2")
     run_data(parse(ToyDataStage, ["--results_path", str(root), "--seed", "1", "--overwrite"]))
     with pytest.raises(
@@ -529,7 +558,7 @@ def test_other_points_under_a_network_are_refused(tmp_path, coarse):
         run_plots(plots(root, "--sample_size", "2"))
 
 
-def test_a_landscape_of_another_network_gives_no_spurious_states(tmp_path, coarse, capsys):
+def test_a_landscape_of_another_network_gives_no_spurious_states(tmp_path, plain, capsys):
     root = trained(tmp_path, "--sample_size", "2")
     run_basin(basin(root, "--sample_size", "2", "--t", "0.4"))
     assert "no landscape at t = 0.4, so no spurious states" in capsys.readouterr().out

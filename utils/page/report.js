@@ -162,6 +162,7 @@
   // ---- start ---------------------------------------------------------------------------------
   if (told) {
     byId("what-if").hidden = false;
+    byId("needs-script").hidden = true;
     told.axes.forEach((axis, side) => {
       threshold(side, axis.at);
       byId(`limit-${side}`).addEventListener("input", (event) => {
