@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+
+import pytest
 
 from utils.cli import parse
 from utils.options import SECTIONS, TrainStage
@@ -48,6 +53,26 @@ def run_script(script: str, *flags: object, cwd: Path = ROOT, **environment: str
     )
 
 
+def run_here(script: str, *flags: object, cwd: Path = ROOT, **environment: str):
+    """`run_script` without a process of its own, which costs seconds for importing PyTorch.
+
+    For what a script tells, writes and returns; signals are left to the process of the tests."""
+    words = [str(ROOT / script), *map(str, flags)]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", words)
+        for name, value in {"COLUMNS": "100", **environment}.items():
+            patch.setenv(name, value)
+        for name in ("stop_at_once", "ignore_for_good"):
+            patch.setattr(f"utils.cli.{name}", lambda: None)
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code or 0
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
 def assert_one_line(done: subprocess.CompletedProcess, *words: str) -> None:
     """The user's error: exit code 2, one line on stderr that holds each of words."""
     lines = [line for line in done.stderr.splitlines() if "%|" not in line and line.strip()]
@@ -57,8 +82,8 @@ def assert_one_line(done: subprocess.CompletedProcess, *words: str) -> None:
         assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
 
 
-def ok(script: str, *flags: object):
+def ok(script: str, *flags: object, run=run_script):
     """A script that must succeed; returns the finished process with its text."""
-    done = run_script(script, *flags)
+    done = run(script, *flags)
     assert done.returncode == 0, done.stderr
     return done
