@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 
-from tests.tiny import FAST, QUICK, ROOT, assert_one_line, ok, run_script
+from tests.tiny import FAST, QUICK, ROOT, assert_one_line, ok, run_here
 from utils.formats import (
     load_dists,
     load_energies,
@@ -75,11 +76,11 @@ def test_the_pipeline_examines_models_that_are_there(sweep, tmp_path):
         )
         assert mine == theirs
     assert not (again / "training").exists() and "losses.png" not in done.stdout
-    done = ok("run_pipeline.py", *drawn, "--models", models, "--sizes", "")
+    done = ok("run_pipeline.py", *drawn, "--models", models, "--sizes", "", run=run_here)
     assert "2 of 2 models and their sets are finished" in done.stdout
-    refused = run_script("run_pipeline.py", *drawn, "--models", models, "--sizes", "2,16")
+    refused = run_here("run_pipeline.py", *drawn, "--models", models, "--sizes", "2,16")
     assert_one_line(refused, f"--models {models}: found no 16.pt", "--sizes")
-    refused = run_script("run_pipeline.py", *drawn, "--models", tmp_path / "none")
+    refused = run_here("run_pipeline.py", *drawn, "--models", tmp_path / "none")
     assert_one_line(refused, "--models", "no such folder")
 
 
@@ -130,7 +131,7 @@ def group_lives(group):
 def test_a_stopped_pipeline_leaves_no_worker_and_goes_on(tmp_path):
     """Kill and schedulers signal the parent alone; tests/faults presses Ctrl-C."""
     flags = [*FAST, "--root", tmp_path, "--sizes", "2,8,9", "--samples", 110, "--jobs", 2]
-    flags += ["--iterations", 60, "--ckpt-every", 30, "--log-every", 10]
+    flags += ["--iterations", 60, "--ckpt-every", 30, "--log-every", 10, "--basins", 0]
     command = [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, flags)]
     pipeline = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -262,26 +263,17 @@ def test_lpips_through_the_scripts(sweep, tmp_path):
 def test_ratio_and_delta_criteria_through_the_script(sweep, tmp_path):
     root, _, _ = sweep
     paths = ["--dist-path", root / "dists", "--eval-path", root / "synthetics"]
-    ok("run_classify.py", *paths, "--result-path", tmp_path / "r", "--criterion", "ratio")
-    done = ok("run_classify.py", *paths, "--result-path", tmp_path / "all", "--delta-m", 1000)
+    classify = partial(ok, "run_classify.py", *paths, run=run_here)
+    classify("--result-path", tmp_path / "r", "--criterion", "ratio")
+    done = classify("--result-path", tmp_path / "all", "--delta-m", 1000)
     rows = rows_of(tmp_path / "all" / "summary.csv")
     assert [row["memorized"] for row in rows] == ["120", "120"]
     assert "half the samples are memorized up to a K above 8" in done.stdout
     assert not (tmp_path / "all" / "spurious").exists()
     ever = {"transition", "distances-2", "distances-8"}
     assert figures_in(tmp_path / "all") == ever | {"memorized-2", "memorized-8"}
-    ok(
-        "run_classify.py",
-        *paths,
-        "--result-path",
-        tmp_path / "all",
-        "--delta-m",
-        0,
-        "--delta-s",
-        1000,
-        "--overwrite",
-        "True",
-    )
+    own = ["--result-path", tmp_path / "all", "--delta-m", 0, "--delta-s", 1000]
+    classify(*own, "--overwrite", "True")
     rows = rows_of(tmp_path / "all" / "summary.csv")
     assert [row["spurious"] for row in rows] == ["120", "120"]
     assert not list((tmp_path / "all" / "memorized").iterdir())
@@ -300,10 +292,10 @@ def test_slices_together_equal_the_whole(sweep, tmp_path):
         "--result-path",
     ]
     for flags in (["--final-idx", 1], ["--start-idx", 1]):
-        ok("run_classify.py", *paths, tmp_path, *flags)
+        ok("run_classify.py", *paths, tmp_path, *flags, run=run_here)
     whole = (root / "identified" / "summary.csv").read_text()
     assert (tmp_path / "summary.csv").read_text() == whole
-    done = ok("run_classify.py", *paths, tmp_path, "--start-idx", 7)
+    done = ok("run_classify.py", *paths, tmp_path, "--start-idx", 7, run=run_here)
     assert "nothing to do" in done.stdout
 
 
@@ -311,5 +303,31 @@ def test_a_class_lost_and_a_foreign_set(sweep, tmp_path):
     """Distances of one run and samples of another are refused."""
     root, _, _ = sweep
     flags = ["--dist-path", root / "dists", "--result-path", tmp_path / "i", "--eval-path"]
-    assert_one_line(run_script("run_classify.py", *flags, tmp_path), "--eval-path", "no such file")
+    refused = run_here("run_classify.py", *flags, tmp_path)
+    assert_one_line(refused, "--eval-path", "no such file")
     assert not (tmp_path / "i").exists()
+
+
+def test_what_was_measured_of_a_class_that_is_empty_now_goes(tmp_path):
+    """One more K may move the thresholds of all; what is left has its class."""
+    from utils.pipeline import forget_empty
+    from utils.verdicts import judge_row
+
+    names = ("memorized", "generalized")
+    paths = [
+        tmp_path / s / n / f"{k}.npz" for s in ("times", "energies") for n in names for k in (2, 8)
+    ]
+    figures = tmp_path / "times" / "figures"
+    paths += [
+        figures / f"recovered-{n}-{k}.{end}"
+        for n in names
+        for k in (2, 8)
+        for end in ("png", "pdf")
+    ]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("measured")
+    rows = [judge_row(k, np.full(5, label), 1, 1, "delta", "l2") for k, label in ((2, 0), (8, 2))]
+    forget_empty(tmp_path, rows)
+    stays = {p for p in paths if p.stem.endswith("2") == ("memorized" in str(p))}
+    assert {p for p in tmp_path.rglob("*") if p.is_file()} == stays

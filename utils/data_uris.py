@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 LARGEST_TILE = 96  # pixels: larger images are shown smaller
 DOTS_PER_INCH = 150
+QUALITY = 88  # of WebP, 0 to 100
 
 
 def tile_uri(image: np.ndarray) -> str:
     """One image [C, H, W] in [-1, 1], C = 1 or 3.
 
-    A grey one keeps every pixel (PNG); of a colour one the smaller of PNG and WebP (quality 85) is
-    taken. Images above LARGEST_TILE pixels are shrunk."""
+    A grey one keeps every pixel (PNG); a colour one is WebP, whose loss the eye does not see at
+    this size. Images above LARGEST_TILE pixels are shrunk."""
     from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(to_rgb(image)))
@@ -29,15 +30,14 @@ def tile_uri(image: np.ndarray) -> str:
         picture.thumbnail((LARGEST_TILE, LARGEST_TILE))
     if len(image) == 1:
         return _encoded(picture.convert("L"), "png", optimize=True)
-    kinds = (("png", {"optimize": True}), ("webp", {"quality": 85, "method": 4}))
-    return min((_encoded(picture, kind, **options) for kind, options in kinds), key=len)
+    return _encoded(picture, "webp", quality=QUALITY)
 
 
 @styled
 def figure_uri(fig: Figure, lossless: bool = True) -> str:
     """A figure as WebP; not lossless for photographs."""
     buffer = io.BytesIO()
-    options = {"lossless": True} if lossless else {"quality": 88}
+    options = {"lossless": True} if lossless else {"quality": QUALITY}
     fig.savefig(buffer, format="webp", dpi=DOTS_PER_INCH, pil_kwargs=options)
     return _uri("webp", buffer)
 

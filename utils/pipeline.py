@@ -19,7 +19,7 @@ from utils.datasets import to_float
 from utils.denoisers import trained_model
 from utils.embeddings import load_metric
 from utils.errors import UserError
-from utils.figures import loss_figure, sample_sheet_figure, save_figure
+from utils.figures import figure_files, loss_figure, sample_sheet_figure, save_figure
 from utils.formats import load_synthetics
 from utils.inputs import check_unchanged
 from utils.k_folders import k_files
@@ -221,6 +221,7 @@ def measure_classes(
 
     args: of the largest K, whose model has seen the most images."""
     root = Path(options.pipeline.root)
+    forget_empty(root, rows)
     write_references(args, root / "energies" / "reference.npz")
     names = [name for name in CLASSES if any(row[name] for row in rows)]
     times = [critical_times_stage(options, name, rows) for name in names]
@@ -236,6 +237,19 @@ def measure_classes(
         run_side_by_side([(measure_quietly, task) for task in tasks], options.pipeline.jobs)
         show_times(times[0].critical_times.result_path)
         show_energies(energies[0].energy.result_path)
+
+
+def forget_empty(root: Path, rows: list[dict[str, Any]]) -> None:
+    """Remove what was measured of classes that have no samples any more: one more K, or another
+    criterion, may move the thresholds."""
+    for row in rows:
+        for name in (name for name in CLASSES if not row[name]):
+            k, figures = row["K"], root / "times" / "figures"
+            for path in (
+                *(root / stage / name / f"{k}.npz" for stage in ("times", "energies")),
+                *figure_files(figures / f"recovered-{name}-{k}.png"),
+            ):
+                path.unlink(missing_ok=True)
 
 
 def measure_quietly(task: Task) -> None:

@@ -29,6 +29,7 @@ from utils.storage import load_torch, write_text
 from utils.summary import told_limits
 
 PAGE = Path(__file__).with_name("page")
+MOST_BYTES = 4_900_000  # of a page: mail takes it, and a phone opens it
 PACKAGES = ("torch", "numpy", "matplotlib")
 UNKNOWN = "# these files do not say with which options they were made"
 
@@ -37,7 +38,10 @@ def run(options: ReportStage) -> Path:
     """Write the page; returns its path. Raises UserError where the folder holds no results."""
     root = Path(options.report.root)
     target = Path(options.report.result_path or root / "report.html")
-    page = render(contents(root))
+    found = contents(root)
+    beside = len(render({**found, "panels": [parts.Panel(0)]}).encode())
+    parts.fit(found["panels"], MOST_BYTES - beside)
+    page = render(found)
     write_text(target, page)
     print(f"{target}: {len(page.encode()) / 1e6:.1f} MB")
     return target

@@ -32,7 +32,7 @@ from utils.transition import in_words, transition
 from utils.verdicts import CLASSES, nearest_column
 from utils.what_if import Axis, cells, make_axis
 
-TILE_BYTES = 2_800_000  # that all tiles of a page may take
+MARKUP = 160  # bytes of a page around each tile
 # Samples of a class, and neighbours of either kind beside each: the first pair that fits.
 SHOWN = ((6, 2), (4, 2), (3, 2), (2, 2), (2, 1), (1, 1))
 ROWS, NEIGHBOURS = SHOWN[0]
@@ -167,7 +167,7 @@ def panels(
     drawn: Mapping[int, Drawn],
     dists: Mapping[int, Distances],
 ) -> list[Panel]:
-    """A panel for each K, with as many samples of a class as fit into TILE_BYTES."""
+    """A panel for each K: ROWS samples of each class, each with NEIGHBOURS of either kind."""
     by_k = {row["K"]: row for row in rows}
     every: list[Panel] = []
     for k in sorted({*by_k, *drawn}):
@@ -182,18 +182,22 @@ def panels(
                 for i, image in enumerate(drawn[k].images)
             ]
         every.append(panel)
-    for rows_shown, neighbours in SHOWN:
-        for panel in every:
-            panel.keep(rows_shown, neighbours)
-        if sum(map(bytes_of, every)) <= TILE_BYTES:
-            break
     return every
+
+
+def fit(every: Sequence[Panel], room: int) -> None:
+    """Keep as many samples and neighbours as `room` bytes hold, and at least one of each."""
+    for rows, neighbours in SHOWN:
+        for panel in every:
+            panel.keep(rows, neighbours)
+        if sum(map(bytes_of, every)) <= room:
+            break
 
 
 def bytes_of(panel: Panel) -> int:
     shown = [one for samples in panel.classes.values() for one in samples]
     tiles = [t for one in shown for t in (one.sample, *one.training, *one.synthetic)]
-    return sum(len(tile.uri) for tile in (*tiles, *panel.unjudged))
+    return sum(len(tile.uri) + len(tile.alt) + MARKUP for tile in (*tiles, *panel.unjudged))
 
 
 def load_classes(root: Path, k: int) -> dict[str, Identified]:
