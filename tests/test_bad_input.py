@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import DIGITS, SMALL, assert_one_line, run_script, train_options
+from tests.tiny import DIGITS, SMALL, assert_one_line, run_here, run_script, train_options
 from utils import classify, distances, generate, train
 from utils.cli import parse
 from utils.errors import UserError
@@ -229,7 +229,7 @@ def test_checkpoints_that_make_no_sense(own, spoil, words):
 def test_missing_and_empty_folders(tmp_path, script, flags, words):
     filled = [flag.format(tmp_path) for flag in flags]
     own = [*filled] + (["--result-path", tmp_path / "out"] if script != "run_pipeline.py" else [])
-    assert_one_line(run_script(script, *own), *words)
+    assert_one_line(run_here(script, *own), *words)
     assert not list(tmp_path.iterdir())
 
 
@@ -258,7 +258,7 @@ PIPELINE = ["--config_path", DIGITS, *SMALL, "--iterations", "2", "--timesteps",
 )
 def test_the_pipeline_complains_before_it_trains(tmp_path, flags, words):
     own = ["--sizes", "2,8", "--root", tmp_path / "p", *(f.format(tmp_path) for f in flags)]
-    done = run_script("run_pipeline.py", *PIPELINE, *own)
+    done = run_here("run_pipeline.py", *PIPELINE, *own)
     assert_one_line(done, *words)
     assert not list(tmp_path.iterdir())
 

@@ -10,7 +10,7 @@ import torch
 from models.dense_am import ExactDenoiser
 from models.recovery import RecoveryPool
 from models.schedule import Schedule
-from tests.tiny import DIGITS, ROOT, assert_one_line, run_script, train_options
+from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
 from utils import critical_times, train
 from utils.basins import Judge, follow, image_key, noised_copy
 from utils.cli import parse
@@ -281,7 +281,7 @@ def test_a_finished_k_is_skipped_and_one_of_other_options_refused(made, tmp_path
     measure(*flags, "--batch-size", 5)  # changes nothing but speed
     assert "is finished" in capsys.readouterr().out
     assert (tmp_path / "t" / "8.npz").stat().st_mtime_ns == before
-    done = run_script("run_critical_times.py", *SHORT, *flags, "--delta", 0.7)
+    done = run_here("run_critical_times.py", *SHORT, *flags, "--delta", 0.7)
     assert_one_line(done, "8.npz", "critical_times: delta 0.1 (now 0.7)", "--overwrite")
     measure(*flags, "--delta", 0.7, "--overwrite", "True")
     assert load_times(tmp_path / "t" / "8.npz").delta == 0.7
@@ -359,7 +359,7 @@ def test_what_does_not_fit_together(made, tmp_path, stage, case, words):
         np.savez(tmp_path / "ref.npz", samples=np.zeros((1, 1, 8, 8), np.float32))
         more += ["--ref-path", tmp_path / "ref.npz"]
     paths = ["--ckpt-path", models, "--sample-path", samples, "--result-path", tmp_path / "out"]
-    assert_one_line(run_script(stage, *paths, *more), *words)
+    assert_one_line(run_here(stage, *paths, *more), *words)
     assert not (tmp_path / "out").exists()
 
 
@@ -387,7 +387,7 @@ def samples_of(made, k):
     ],
 )
 def test_mistakes(flags, words):
-    done = run_script("run_critical_times.py", "--result-path", "x", *flags, cwd=ROOT)
+    done = run_here("run_critical_times.py", "--result-path", "x", *flags)
     assert_one_line(done, *words)
 
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from tests.test_toy import trained
-from tests.tiny import ROOT, assert_one_line, run_script, train_options
+from tests.tiny import ROOT, assert_one_line, run_here, run_script, train_options
 from utils import generate, train
 from utils.cli import parse
 from utils.describe import describe
@@ -30,9 +30,7 @@ def text_of(path):
 
 
 def command(*flags):
-    return run_script(
-        "-c", "import runpy; runpy.run_module('utils.describe', run_name='__main__')", *flags
-    )
+    return run_here("utils/describe.py", *flags)
 
 
 def test_a_checkpoint_of_ours(sweep):
@@ -61,7 +59,8 @@ def test_a_checkpoint_and_a_set_of_the_original(shared):
 
 def test_a_synthetic_set_and_its_pictures(sweep, tmp_path):
     path, grid = sweep / "s" / "8.npz", tmp_path / "grid.png"
-    done = command(path, "--grid", grid)
+    code = "import runpy; runpy.run_module('utils.describe', run_name='__main__')"
+    done = run_script("-c", code, path, "--grid", grid)
     assert done.returncode == 0, done.stderr
     assert "images (synthetics/K.npz, or references)" in done.stdout
     assert "sampler=ddim" in done.stdout and "samples: float32 [6, 1, 8, 8]" in done.stdout

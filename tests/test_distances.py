@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import ROOT, assert_one_line, run_script, train_options
+from tests.tiny import ROOT, assert_one_line, run_here, run_script, train_options
 from utils.cli import parse
 from utils.datasets import training_subset
 from utils.distance_parts import part_file, part_of
@@ -368,7 +368,7 @@ def test_two_shards_at_once_with_one_cache(synthetics, whole, tmp_path):
 )
 def test_flags_that_make_no_sense(synthetics, tmp_path, flags, words):
     own = ("--synth-path", synthetics, "--result-path", tmp_path / "d")
-    assert_one_line(run_script("run_distances.py", *own, *flags), *words)
+    assert_one_line(run_here("run_distances.py", *own, *flags), *words)
     assert not (tmp_path / "d").exists()
 
 

@@ -17,7 +17,7 @@ from models.energy import (
     published_rule,
 )
 from models.schedule import Schedule
-from tests.tiny import DIGITS, assert_one_line, run_script, train_options
+from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
 from utils import energy as stage
 from utils import train
 from utils.checkpoints import denoiser_of, load_checkpoint
@@ -256,10 +256,10 @@ def test_other_options_and_references_are_noticed(made, tmp_path):
     flags = ["--ckpt-path", made / "models", "--result-path", tmp_path]
     measure(made, "--result-path", tmp_path)
     run = ["run_energy.py", *flags, "--ref-path"]
-    done = run_script(*run, made / "ref.npz", "--t", 5)
+    done = run_here(*run, made / "ref.npz", "--t", 5)
     assert_one_line(done, "8.npz", "energy: t 0 (now 5)", "--overwrite")
     np.savez(tmp_path / "other.npz", samples=np.zeros((1, 8, 8), np.float32))  # one image
-    assert_one_line(run_script(*run, tmp_path / "other.npz"), "8.npz", "energy: references")
+    assert_one_line(run_here(*run, tmp_path / "other.npz"), "8.npz", "energy: references")
 
 
 def test_doubt_is_told(made, tmp_path, capsys):
@@ -301,7 +301,7 @@ def bad(case, tmp_path):
 )
 def test_bad_references(made, tmp_path, case, words):
     paths = ["--ckpt-path", made / "models", "--result-path", tmp_path / "out"]
-    done = run_script("run_energy.py", *paths, "--ref-path", bad(case, tmp_path))
+    done = run_here("run_energy.py", *paths, "--ref-path", bad(case, tmp_path))
     assert_one_line(done, *words)
     assert not (tmp_path / "out").exists()
 
@@ -319,7 +319,7 @@ def test_bad_references(made, tmp_path, case, words):
 )
 def test_mistakes(made, tmp_path, flags, words):
     paths = ["--ckpt-path", made / "models", "--ref-path", made / "ref.npz"]
-    done = run_script("run_energy.py", *paths, "--result-path", tmp_path / "out", *flags)
+    done = run_here("run_energy.py", *paths, "--result-path", tmp_path / "out", *flags)
     assert_one_line(done, *words)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.tiny import DIGITS, assert_one_line, run_script, train_options
+from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
 from utils import generate, train
 from utils.cli import parse
 from utils.errors import UserError
@@ -144,5 +144,5 @@ def test_more_images_than_the_disk_holds_are_refused_before_work(model, tmp_path
 )
 def test_mistakes(model, tmp_path, flags, words):
     own = ["--ckpt-path", model, "--result-path", tmp_path / "g", "--num-samples", 2, *flags]
-    assert_one_line(run_script("run_generate.py", *own), *words)
+    assert_one_line(run_here("run_generate.py", *own), *words)
     assert not (tmp_path / "g").exists()

@@ -15,7 +15,7 @@ from models.diffusers_names import (
 from models.samplers import ddim, ddpm
 from models.schedule import Schedule
 from models.unet import UNet
-from tests.tiny import assert_one_line, run_script, train_options, with_options
+from tests.tiny import assert_one_line, run_here, run_script, train_options, with_options
 from utils import to_diffusers as converter
 from utils import train
 from utils.checkpoints import (
@@ -355,13 +355,13 @@ def test_the_command(tmp_path):
     run_module = "import runpy; runpy.run_module('utils.to_diffusers', run_name='__main__')"
     model, folder = tmp_path / "models" / "8.pt", tmp_path / "out"
     given = ("--ckpt-path", model, "--result-path", folder)
-    done = run_script("-c", run_module, *given, "--dry-run")
+    done = run_here("utils/to_diffusers.py", *given, "--dry-run")
     assert f"would write {folder}/unet/diffusion_pytorch_model.safetensors" in done.stdout
     assert not folder.exists()
     done = run_script("-c", run_module, *given)
     assert done.returncode == 0 and f"DDPMPipeline.from_pretrained('{folder}')" in done.stdout
     assert (folder / "model_index.json").is_file()
-    assert_one_line(run_script("-c", run_module), "--ckpt-path: found nothing")
+    assert_one_line(run_here("utils/to_diffusers.py"), "--ckpt-path: found nothing")
     (folder / "notes.txt").write_text("mine")
     train.run(train_options(tmp_path, "--overwrite", "--lr", "0.01"))
-    assert_one_line(run_script("-c", run_module, *given), str(folder), "--overwrite")
+    assert_one_line(run_here("utils/to_diffusers.py", *given), str(folder), "--overwrite")

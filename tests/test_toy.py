@@ -56,14 +56,12 @@ def train(root, *flags):
     return parse(ToyTrainStage, ["--results_path", str(root), *TRAIN, *map(str, flags)])
 
 
-FIGURES = ("samples", "training", "landscape", "circle", "basin", "data")
-
-
 @contextmanager
 def undrawn():
     """Pictures take most of the time of a short run; where they are looked at they are drawn."""
+    overviews = ("data", "exact", "training", "landscape", "circle", "basin")
     with pytest.MonkeyPatch.context() as patch:
-        for name in FIGURES:
+        for name in ("samples", *overviews):
             module = "toy_training" if name == "samples" else "toy_overviews"
             patch.setattr(f"utils.{module}.{name}_figure", lambda *_: None)
             patch.setattr(f"utils.{module}.save_figure", lambda *_: None)
@@ -332,7 +330,8 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
 @pytest.mark.slow
 def test_two_trainings_at_once_do_each_k_once(tmp_path, capsys):
     flags = ("--n_iter", 1500, "--sampling_freq", 500)
-    first = start("train", *flags, "--results_path", tmp_path, "--sample_size", "2,9")
+    own = ("--results_path", tmp_path, "--sample_size", "2,9")
+    first = start("train", *TRAIN, *flags, *own)
     wait_for(tmp_path / "9" / "logs" / "stats.jsonl", first)
     trained(tmp_path, *flags, "--sample_size", "9,5")
     assert "waiting for another job" in capsys.readouterr().out
@@ -404,13 +403,13 @@ def test_exact_energies_are_stored_and_drawn(tmp_path):
 
 def test_data_are_the_seeds_own(tmp_path):
     for root, seed in (("a", 9), ("b", 9), ("c", 10)):
-        given = ["--results_path", str(tmp_path / root), "--seed", str(seed)]
-        with undrawn():
-            run_data(parse(ToyDataStage, given))
+        run_data(parse(ToyDataStage, ["--results_path", str(tmp_path / root), "--seed", str(seed)]))
     a, b, c = ((tmp_path / root / "data.npz") for root in "abc")
     np.testing.assert_array_equal(load_points(a.parent).points, load_points(b.parent).points)
     assert not torch.equal(load_points(a.parent).points, load_points(c.parent).points)
     assert torch.equal(load_points(a.parent).points, ordered_points(ToyDataOptions()))
+    for ending in ("png", "pdf"):
+        assert (tmp_path / "a" / f"data.{ending}").stat().st_size > 5000
 
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
@@ -450,7 +449,8 @@ def test_learned_landscapes_are_wells_and_a_ring(tmp_path, monkeypatch, capsys):
     """The whole story by one command: trained for a tenth of the usual time, on fewer points."""
     monkeypatch.setattr(toy_analysis, "SIDE", 25)
     monkeypatch.setattr(toy, "ToyBasinOptions", partial(ToyBasinOptions, p_trials=6))
-    run_all(parse(ToyAllStage, ["--results_path", str(tmp_path), "--n_iter", "4000"]))
+    with undrawn():
+        run_all(parse(ToyAllStage, ["--results_path", str(tmp_path), "--n_iter", "4000"]))
     found = {k: Landscape.load(landscape_file(tmp_path, k, 0.05)) for k in (2, 9, 1000)}
     assert found[2].well_kinds.tolist() == [0, 0]
     assert found[1000].well_kinds.tolist() == [2]
@@ -490,7 +490,8 @@ def test_mistakes_end_in_one_line(tree):
         size = (
             () if "--sample_size" in flags or flags[0] in ("data", "dat") else ("--sample_size", 2)
         )
-        assert_one_line(run_script("toy_example.py", *flags, *more, *size), *words)
+        run = run_script if flags[0] in ("data", "dat") else run_here
+        assert_one_line(run("toy_example.py", *flags, *more, *size), *words)
 
 
 def damaged(path, content):

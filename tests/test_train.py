@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
 
-from tests.tiny import DIGITS, ROOT, SMALL, train_options
+from tests.tiny import DIGITS, ROOT, SMALL, ok, run_here, train_options
 from utils import train
 from utils.checkpoints import load_checkpoint
 from utils.errors import UserError
@@ -213,15 +214,19 @@ def test_the_average_equals_its_formula(tmp_path):
 
 
 LONGER = [*SMALL, "--iterations", "40", "--train-size", "8", "--ckpt-every", "8"]
-COMMAND = [sys.executable, str(ROOT / "train_unet.py"), "--config_path", DIGITS, *LONGER]
-COMMAND += ["--results-path", "run", "--model-path", "models"]
+FLAGS = ["--config_path", DIGITS, *LONGER, "--results-path", "run", "--model-path", "models"]
+COMMAND = [sys.executable, str(ROOT / "train_unet.py"), *FLAGS]
+
+
+def to_the_end(folder):
+    """The model of the command in folder, which goes on where another process has stopped."""
+    ok("train_unet.py", *FLAGS, run=partial(run_here, cwd=folder))
+    return (folder / "models" / "8.pt").read_bytes()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run(COMMAND, cwd=folder, check=True, capture_output=True)
-    return (folder / "models" / "8.pt").read_bytes()
+    return to_the_end(tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.mark.slow
@@ -236,10 +241,8 @@ def test_stopped_and_started_again_equals_undisturbed(tmp_path, undisturbed):
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
     assert process.returncode == 75
-    model = tmp_path / "models" / "8.pt"
-    assert not model.exists()
-    subprocess.run(COMMAND, cwd=tmp_path, check=True, capture_output=True)
-    assert model.read_bytes() == undisturbed
+    assert not (tmp_path / "models" / "8.pt").exists()
+    assert to_the_end(tmp_path) == undisturbed
 
 
 DYING = """
@@ -268,8 +271,7 @@ def test_killed_in_the_middle_of_a_checkpoint_equals_undisturbed(tmp_path, undis
     for part in (cut_short := list(tmp_path.rglob("*.part"))):
         os.utime(part, (0, 0))  # in models/ another job may be writing what is younger
     assert cut_short
-    subprocess.run(COMMAND, cwd=tmp_path, check=True, capture_output=True)
-    assert (tmp_path / "models" / "8.pt").read_bytes() == undisturbed
+    assert to_the_end(tmp_path) == undisturbed
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -291,6 +293,7 @@ def test_the_second_of_two_signals_does_not_cut_the_way_out_short(tmp_path, step
     stats = tmp_path / "run" / "logs" / "stats.jsonl"
     while steps and not (stats.exists() and stats.stat().st_size > 200):
         assert process.poll() is None
+        time.sleep(0.005)
     process.send_signal(sign)
     time.sleep(gap)
     process.send_signal(signal.SIGTERM)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from tests.tiny import ROOT
+from tests.tiny import ROOT, ok, run_here
 from utils.claims import take_turns
 from utils.storage import write_json
 
@@ -208,6 +208,18 @@ def run_to_the_end(stage: Stage, folder: Path, *more: object, **own: object) -> 
     return told
 
 
+def run_here_to_the_end(stage: Stage, folder: Path, *more: object) -> None:
+    """`run_to_the_end` without a process of its own."""
+    script, *flags = stage.command
+    ok(script, *flags, *more, run=partial(run_here, cwd=folder))
+
+
+def go_on(stage: Stage, folder: Path) -> None:
+    """Run the stage to its end over what a fault has left; where tries are few, in this process,
+    which finds the same files as a new one."""
+    (run_to_the_end if FULL else run_here_to_the_end)(stage, folder)
+
+
 def lines_of(complaint: str) -> list[str]:
     """What stands on stderr, without progress bars."""
     parts = complaint.replace("\r", "\n").splitlines()
@@ -301,17 +313,17 @@ def chain_in(folder: Path) -> Path:
 
 def make_chain(folder: Path) -> None:
     (folder / "tiny.yaml").write_text(CONFIG)
-    run_to_the_end(STAGES["train"], folder)
+    run_here_to_the_end(STAGES["train"], folder)
     two = ("--train-size", 2, "--results-path", "training/2")
-    run_to_the_end(STAGES["train"], folder, *two)
+    run_here_to_the_end(STAGES["train"], folder, *two)
     shutil.rmtree(folder / "training")
     draw = Stage("generate", of("run_generate.py", "--synth-path", "synthetics"))
     for k in (2, 8):
         paths = ("--ckpt-path", f"models/{k}.pt", "--result-path", f"generations/{k}")
-        run_to_the_end(draw, folder, *paths)
-    run_to_the_end(STAGES["distances"], folder)
+        run_here_to_the_end(draw, folder, *paths)
+    run_here_to_the_end(STAGES["distances"], folder)
     shutil.copy(folder / "synthetics" / "2.npz", folder / "reference.npz")
-    run_to_the_end(Stage("toy", ("toy_example.py", "data", "--results-path", "toy")), folder)
+    run_here_to_the_end(Stage("toy", ("toy_example.py", "data", "--results-path", "toy")), folder)
 
 
 def chance(*names: object) -> random.Random:

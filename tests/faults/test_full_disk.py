@@ -12,9 +12,9 @@ from tests.faults.stages import (
     chance,
     contents,
     finished,
+    go_on,
     lines_of,
     run,
-    run_to_the_end,
     start,
     tries_of,
 )
@@ -36,7 +36,7 @@ def assert_whole(made, folder):
 
 
 def on_it_goes(made, folder):
-    run_to_the_end(made.stage, folder)
+    go_on(made.stage, folder)
     made.assert_same(folder)
 
 

@@ -10,9 +10,9 @@ from tests.faults.stages import (
     STAGES,
     chance,
     finished,
+    go_on,
     kept,
     lines_of,
-    run_to_the_end,
     start,
     tries_of,
 )
@@ -78,7 +78,7 @@ def test_stopped_and_started_again(name, how, undisturbed_in, tally, tmp_path):
             else:
                 assert_stopped(code, complaint)
             before = kept(made.stage, folder)
-            run_to_the_end(made.stage, folder)
+            go_on(made.stage, folder)
             made.assert_same(folder)
             after = kept(made.stage, folder)
             twice = [str(path) for path in before if path in after and before[path] != after[path]]
