@@ -227,11 +227,14 @@ def test_without_internet_one_line_says_what_to_copy(
     assert list(tmp_path.iterdir()) == []  # nothing half done is left
 
 
-def small_cifar(root, monkeypatch) -> np.ndarray:
-    """CIFAR-10 of 5 x 2 training and 2 test images in its own format; returns [12, 3, 32, 32]."""
+def small_cifar(root, monkeypatch, pixels: np.ndarray | None = None) -> np.ndarray:
+    """CIFAR-10 of six parts in its own format, the last one for testing, and its checksums.
+
+    pixels: uint8 [6 n, 3, 32, 32], which is also returned; 12 of noise where there are none."""
     from torchvision.datasets import CIFAR10
 
-    pixels = noise(12, 3, 32, 32)
+    pixels = noise(12, 3, 32, 32) if pixels is None else pixels
+    n = len(pixels) // 6
     folder = root / CIFAR10.base_folder
     folder.mkdir(parents=True)
 
@@ -240,7 +243,7 @@ def small_cifar(root, monkeypatch) -> np.ndarray:
         return [name, md5((folder / name).read_bytes()).hexdigest()]
 
     batches = [
-        write(f"batch_{i}", {"data": pixels[2 * i :][:2].reshape(2, -1), "labels": [0, 1]})
+        write(f"batch_{i}", {"data": pixels[n * i :][:n].reshape(n, -1), "labels": [0] * n})
         for i in range(6)
     ]
     meta = write("meta", {"label_names": ["a", "b"]})

@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 from torch.distributed.run import get_args_parser
 
 from tests.test_calibration import write_mnist
-from tests.test_datasets import offline
+from tests.test_datasets import offline, small_cifar
 from tests.test_original_files import PARSE_UTILS
 from tests.tiny import ROOT
 from utils import interrupts, toy, toy_analysis
@@ -47,7 +47,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Read after each command's own YAML files, so it beats them; flags beat it, so see FLAGS.
 TINY = """
 run: {device: cpu}
-# MNIST's images too are cut to 8 x 8: a step of a network for 28 x 28 takes as long as ten.
+# All images are cut to 8 x 8: a step of a network for 28 x 28 takes as long as ten.
 train:
   {iterations: 40, global_batch_size: 16, lr: 2.0e-3, ema_decay: 0.9, valid_size: 8,
    log_every: 20, ckpt_every: 40, centercrop: true}
@@ -63,13 +63,13 @@ toy_all: {n_iter: 40}
 toy_plots: {samples: 40}
 toy_basin: {points: 2, p_trials: 4}
 """
-SIZES = (2, 8)
+SIZES = (8,)  # of published models
 FLAGS = {  # flags whose numbers are replaced, and why
     "--iterations": ("40", "steps of a training"),
     "--dim": ("32", "the narrowest network that there is"),
     "--samples": ("24", "each is drawn and compared with all others"),
     "--num-samples": ("24", "as --samples"),
-    "--sizes": ("2,8", "a training for each; and these are the SIZES of published models here"),
+    "--sizes": ("8", "a training for each, and the data sets are small; TINY has two"),
     "--jobs": ("1", "several are new processes"),
     "--n-iter": ("40", "steps of a training of the circle"),
     "--sampling-freq": ("10", "some checkpoints in so few steps"),
@@ -255,7 +255,7 @@ class Checkout:
             name = path = script
             assert Path(script).is_file(), f"no {script}"
         before, there = state(), self.files()
-        self.patch.setattr(sys, "argv", [path, *tiny(map(self.filled_in, rest))])
+        self.patch.setattr(sys, "argv", [path, *tiny(rest)])
         try:
             runpy.run_path(path, run_name="__main__")
         except SystemExit as stop:
@@ -269,12 +269,6 @@ class Checkout:
         now = self.files()
         changed = {path for path in now if now[path] != there.get(path)}
         self.wrote.setdefault(name, set()).update(changed)
-
-    def filled_in(self, word: str) -> str:
-        """What stands for a path in the running text."""
-        if word == "FILE":
-            return str(min(self.folder.glob("models/*.pt")))
-        return {"FOLDER": "folder", "PICTURE.png": "picture.png"}.get(word, word)
 
     def files(self) -> dict[Path, int]:
         """Every file below the folder, and when it was written; the checkout's own are links."""
@@ -308,8 +302,11 @@ class Checkout:
         """In the place of the Hub: SIZES models of the data set, in the form of published ones.
 
         configs/ must know the repository; options and weights are ours, tiny and untrained."""
+        stem, _, width = repository.rpartition("-unet")
+        # A file names several widths as in `NAME-unet64, -unet96, -unet128`.
+        named = re.compile(rf"\b{re.escape(stem)}-unet(\d+, -unet)*{re.escape(width)}\b")
         configs = [path.read_text() for path in sorted((ROOT / "configs").glob("*.yaml"))]
-        known = [yaml.safe_load(text) for text in configs if repository in text]
+        known = [yaml.safe_load(text) for text in configs if named.search(text)]
         assert len(known) == 1, f"{repository}: in {len(known)} files of configs/"
         names: dict[str, Any] = {}
         self.patch.setitem(sys.modules, "parse_utils", None)  # so that it is gone afterwards
@@ -330,7 +327,7 @@ class Checkout:
                 "args": args,
                 "iterations": 12,
             }
-            Path(folder).mkdir(exist_ok=True)
+            Path(folder).mkdir(parents=True, exist_ok=True)
             torch.save(content, Path(folder) / f"{k}.pt")
 
 
@@ -338,13 +335,18 @@ class Checkout:
 def checkout(tmp_path, monkeypatch) -> Checkout:
     folder = tmp_path / "checkout"
     folder.mkdir()
-    digits = load_image_set("digits", "", 8, 1).read(range(400))[:, 0].numpy()
-    enlarged = np.pad(digits.repeat(3, axis=1).repeat(3, axis=2), [(0, 0), (2, 2), (2, 2)])
-    write_mnist(folder / "data", enlarged[:300], enlarged[300:])
+    # Real digits, in the sizes and formats of the data sets that the README names: as many as its
+    # trainings need, and few, since all pass through LPIPS.
+    digits = load_image_set("digits", "", 8, 1).read(range(540))[:, 0].numpy()
+    threefold = np.pad(digits.repeat(3, axis=1).repeat(3, axis=2), [(0, 0), (2, 2), (2, 2)])
+    write_mnist(folder / "data", threefold[:200], threefold[200:220])
+    # Each in another colour: three digits, one for each channel.
+    fourfold = digits.repeat(4, axis=1).repeat(4, axis=2).reshape(-1, 3, 32, 32)
+    small_cifar(folder / "data", monkeypatch, fourfold)
     # Brought by the user, as the table of stages says: a .npz with `samples`.
     np.savez(folder / "reference.npz", samples=digits[:1, None].astype(np.float32) / 127.5 - 1)
 
-    for module in ("mnist", "cifar"):  # any other data set is to be added here
+    for module in ("mnist", "cifar"):  # what is not there must not be downloaded
         monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", offline)
     # Its thread would outlive this test, and end the process of all tests after a signal.
     monkeypatch.setattr(interrupts._State, "watched", True)
@@ -513,7 +515,7 @@ a table
         ("sbatch configs/slurm/over_k.sbatch run_energy.py", "no --array"),
         ("sbatch --array=2-3 configs/slurm/over_k.sbatch run_energy.py", "--array: found 2 ids"),
         ("make coffee", "no such target"),
-        ("hf download somebody/something --local-dir models", "in 0 files of configs/"),
+        ("hf download lemoncmd/dm-am-mnist-unet12 --local-dir models", "in 0 files of configs/"),
     ],
 )
 def test_a_broken_command_fails(checkout, command, message):
@@ -533,11 +535,11 @@ def test_a_file_that_is_not_written_fails():
 
 
 @pytest.mark.parametrize(
-    "link", ["[a](docs/none.md)", "![a](none.png)", "[a](docs/formats.md#none)", "[a](#none)"]
+    "link", ["[a](none.md)", "![a](none.png)", "[a](speed.md#none)", "[a](#none)"]
 )
 def test_a_link_to_nowhere_fails(link):
-    page = ROOT / "README.md"
-    there = "[b](docs/formats.md#file-formats) [c](#start) [d](https://none) `[e](none)`"
+    page = ROOT / "docs" / "formats.md"
+    there = "[b](../README.md) [c](#file-formats) [d](https://none) `[e](none)`"
     assert_links_lead_somewhere(page, there)
     with pytest.raises(AssertionError, match="none"):
         assert_links_lead_somewhere(page, f"{there} {link}")
