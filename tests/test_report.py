@@ -148,6 +148,28 @@ def test_every_command_of_the_page_finds_its_work_done(sweep):
     assert done.stdout.count("is finished") >= finished
 
 
+def test_sliders_show_what_was_judged_by_the_same_thresholds(sweep, tmp_path):
+    root = copied(sweep, tmp_path, "identified", "dists")
+    path = root / "identified" / "summary" / "8.json"
+    found = read_summary(path)
+
+    def sizes_with(**changed):
+        write_json(path, {**found, "row": {**found["row"], **changed}})
+        content = report.contents(root)["what_if"]
+        return content and content["sizes"]
+
+    assert sizes_with() == [2, 8]
+    assert sizes_with(delta_m=9.0) == sizes_with(metric="alex") == [2]
+    other = root / "identified" / "summary" / "2.json"
+    other.unlink()
+    assert sizes_with(criterion="ratio", delta_m=None) == [8]
+    assert sizes_with(delta_m=None) is None
+    arrays = read_npz(root / "dists" / "8.npz")
+    one = {name: arrays[name][:, :1] for name in ("data-dists", "data-indices")}
+    save_npz(root / "dists" / "8.npz", **{**arrays, **one})
+    assert sizes_with(criterion="ratio", delta_m=None) is None  # it compares two neighbours
+
+
 def copied(sweep, tmp_path, *folders):
     for name in folders:
         shutil.copytree(sweep[0] / name, tmp_path / name)
@@ -223,6 +245,8 @@ def test_text_of_files_and_options_stays_text(sweep, tmp_path):
         args["data"]["data_path"] = HOSTILE
         args["generate"]["sampler"] = HOSTILE
         args["generate"][HOSTILE] = HOSTILE
+        if "network" in arrays:
+            arrays |= {"metric": np.array("lpips"), "network": np.array(HOSTILE)}
         save_npz(path, **{**arrays, "args": json.dumps(args)})
     for path in root.glob("identified/summary/*.json"):
         found = read_summary(path)

@@ -251,17 +251,28 @@ def what_if(
     rows: Sequence[Mapping[str, Any]], dists: Mapping[int, Distances]
 ) -> dict[str, Any] | None:
     """What the page needs to count and draw for any two thresholds; None without distances."""
-    by_k = {row["K"]: row for row in rows}
-    found = {k: one for k, one in dists.items() if k in by_k}
-    if not found:
+    by_k = {row["K"]: row for row in rows if row["K"] in dists}
+    if not by_k:
         return None
-    first = by_k[min(found)]
+    first = next(iter(by_k.values()))
+    ratio = first["criterion"] == "ratio"
+    limits = 1 / 3 if ratio else first["delta_m"], first["delta_s"]
+    # One pair of sliders can only begin with one pair of thresholds, and one unit.
+    same = ("criterion", "metric", "delta_m", "delta_s")
+    found = {
+        k: dists[k]
+        for k, row in by_k.items()
+        if [row[name] for name in same] == [first[name] for name in same]
+        and dists[k].metric_name == row["metric"]
+        and dists[k].arrays["data-dists"].shape[1] > ratio  # it compares two neighbours
+    }
+    if not found or None in limits:
+        return None
     x = {k: judged_by(d, first["criterion"]) for k, d in found.items()}
     y = {k: nearest_column(d.arrays["synth-dists"]) for k, d in found.items()}
-    ratio = first["criterion"] == "ratio"
     axes = (
-        make_axis(list(x.values()), 1 / 3 if ratio else first["delta_m"], strict=ratio),
-        make_axis(list(y.values()), first["delta_s"]),
+        make_axis(list(x.values()), limits[0], strict=ratio),
+        make_axis(list(y.values()), limits[1]),
     )
     unit = distance_label(first["metric"])
     labels = (

@@ -104,7 +104,7 @@
   }
   function histograms() {
     const k = data.sizes[chosen], index = told.sizes.indexOf(k);
-    byId("histogram-k").textContent = index < 0 ? `K = ${k}: not judged` : `K = ${k}`;
+    byId("histogram-k").textContent = index < 0 ? `K = ${k}: not judged by these thresholds` : `K = ${k}`;
     told.axes.forEach((axis, side) => histogram(axis, side, index < 0 ? [] : told.cells[index], k));
   }
   function histogram(axis, side, flat, k) {
