@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 # Tests run side by side, and what they start too: threads of several processes wait actively for
@@ -17,6 +18,9 @@ from utils.claims import take_turns
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+
+# A shell's background job ignores Ctrl-C, and so does what it starts: the tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -44,8 +44,8 @@ def wait_until(true: Callable[[], object], told: Callable[[], str] = lambda: "")
 
 FAKE = """#!/bin/bash
 echo "$*" >> "$TOLD/stage"
-echo "$OMP_NUM_THREADS" >> "$TOLD/threads"
 trap 'exit 75' USR1
+echo "$OMP_NUM_THREADS" >> "$TOLD/threads"
 while [ -n "${HOLD:-}" ]; do sleep 0.02; done
 exit "${CODE:-0}"
 """
@@ -206,11 +206,10 @@ def test_a_signal_reaches_the_stage_and_only_a_warning_queues_again(told, sign):
     """USR1 warns of the time limit. TERM may be a scancel, which must not be undone."""
     job = task(told, "over_k.sbatch", "run.py", HOLD=1, **SEVENTH)
     wait_until(lambda: lines(told / "threads"))
-    time.sleep(0.1)  # for the trap of the fake stage
     job.send_signal(sign)
     job.send_signal(sign)
-    job.communicate(timeout=WAIT)
-    assert job.returncode == 75
+    spoken = job.communicate(timeout=WAIT)
+    assert job.returncode == 75, spoken
     asked = ["requeue 41_7"] if sign == signal.SIGUSR1 else []
     assert lines(told / "slurm") == asked
 
