@@ -26,7 +26,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 	$(RUN) -m tests.browser
 	touch $@
 
-demo: setup  ## the whole transition on real digits, 12 minutes on a laptop
+demo: setup  ## the whole transition on real digits, about 10 minutes on 2 cores
 	$(RUN) run_pipeline.py --config_path configs/digits.yaml
 
 toy: setup  ## the circle in the plane: memories, spurious states, a ring

@@ -63,7 +63,7 @@ toy_all: {n_iter: 40}
 toy_plots: {samples: 40}
 toy_basin: {points: 2, p_trials: 4}
 """
-SIZES = (8,)  # of published models
+SIZES = (2, 8)  # of published models, as in TINY
 FLAGS = {  # flags whose numbers are replaced, and why
     "--iterations": ("40", "steps of a training"),
     "--dim": ("32", "the narrowest network that there is"),
