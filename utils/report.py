@@ -95,7 +95,9 @@ def facts(every: Mapping[int, Mapping], rows: list[Mapping[str, Any]]) -> list[t
     told = [("data set", name) for name in sorted({a["data"]["data_name"] for a in every.values()})]
     if rows:
         counts = sorted({row["N"] for row in rows})
-        told.append(("samples of each K", " to ".join(map(str, {counts[0]: 0, counts[-1]: 0}))))
+        told.append(
+            ("samples of each K", " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))))
+        )
         told.append(("judged by", told_limits(rows[0])))
     drawn = next((a["generate"] for a in every.values() if "generate" in a), None)
     if isinstance(drawn, Mapping) and "sampler" in drawn:
