@@ -16,8 +16,11 @@ ANALYSIS = {
     *("embedding_cache", "nearest", "distance_parts"),
     *("embeddings", "calibration", "verdicts", "statistics", "transition", "summary"),
     *("figures", "lpips_weights"),
-    *("data_uris", "report_parts", "what_if"),
-    *("searches", "basins", "basin_figures", "overviews", "trainer"),
+    *("data_uris", "report_parts", "report_measures", "what_if"),
+    *("sampling", "evidence", "generalization_measures", "generalization_files"),
+    *("generalization_figures", "generalization_overviews", "training_course"),
+    *("searches", "basins", "basin_figures", "group_figures", "overviews", "trainer"),
+    *("curvature_figures", "curvature_overviews"),
     *("landscapes", "toy_training", "toy_analysis", "toy_figures", "toy_overviews"),
 }
 FILES = sorted([*(ROOT / "models").glob("*.py"), *(ROOT / "utils").glob("*.py")])

@@ -9,7 +9,6 @@ from matplotlib.colors import to_hex
 
 from tests.test_figures import assert_files_of_a_figure, assert_nothing_is_cut_off, texts
 from utils.basin_figures import (
-    OTHER_LOOKS,
     RecoveryRow,
     critical_time_figure,
     energy_figure,
@@ -18,6 +17,7 @@ from utils.basin_figures import (
     volume_figure,
 )
 from utils.figures import LOOKS
+from utils.group_figures import OTHER_LOOKS
 
 LAST = 976
 SIZES = sorted({round(2 * 25_000 ** (i / 40)) for i in range(41)})[-38:]

@@ -7,7 +7,7 @@ from models.denoiser import Denoiser
 from models.dense_am import ExactDenoiser
 from models.samplers import ddim, ddim_step, ddpm, ddpm_step, dpmpp
 from models.schedule import Schedule, predict_eps
-from utils.generate import generate
+from utils.sampling import draw_images
 from utils.seeding import SeededNoise
 
 
@@ -109,7 +109,7 @@ def test_one_pattern_is_always_found():
 def test_the_exact_model_generates_its_patterns_equally_often():
     patterns = torch.tensor([[-1.0], [1.0]]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4).contiguous()
     denoiser = ExactDenoiser(patterns, Schedule())
-    images = torch.cat(list(generate(denoiser, range(400), "ddim", 50, 200)))
+    images = torch.cat(list(draw_images(denoiser, range(400), "ddim", 50, 200)))
     assert torch.allclose(images.abs(), torch.ones_like(images), atol=1e-4)
     up = (images.mean(dim=(1, 2, 3)) > 0).sum().item()
     assert abs(up - 200) < 4 * 10  # four standard deviations of a fair coin
@@ -119,16 +119,16 @@ def test_the_exact_model_generates_its_patterns_equally_often():
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_batch_size_changes_nothing(batch, sampler):
     denoiser = GaussianDenoiser(std=0.5)
-    whole = torch.cat(list(generate(denoiser, range(8), sampler, 10, 8)))
-    parts = torch.cat(list(generate(denoiser, range(8), sampler, 10, batch)))
+    whole = torch.cat(list(draw_images(denoiser, range(8), sampler, 10, 8)))
+    parts = torch.cat(list(draw_images(denoiser, range(8), sampler, 10, batch)))
     # Kernels may sum in another order for another batch shape: rounding, and no more.
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
 
 
 def test_an_image_depends_on_its_seed_alone():
     denoiser = GaussianDenoiser(std=0.5)
-    (whole,) = generate(denoiser, range(5, 13), "ddpm", 10, 8)
-    (later,) = generate(denoiser, range(9, 10), "ddpm", 10, 8)
+    (whole,) = draw_images(denoiser, range(5, 13), "ddpm", 10, 8)
+    (later,) = draw_images(denoiser, range(9, 10), "ddpm", 10, 8)
     torch.testing.assert_close(later[0], whole[4], rtol=0, atol=1e-6)
     assert not torch.allclose(whole[0], whole[1])
 

@@ -1,13 +1,11 @@
 """Pictures of basins of attraction and energies, from plain arrays to a matplotlib Figure.
 
-No path, no state. `groups` maps the name of a group, usually a class, to its sweep: values by K.
-A class that is empty at some K is absent there, or has no values. Classes look as everywhere
-(figures.LOOKS) and come first; up to three other groups are told apart, in greys."""
+No path, no state. What `groups` are, and how they look: utils/group_figures.py."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,26 +18,33 @@ from utils.figure_style import (
     blank_figure,
     distance_label,
     k_looks,
-    log_ticks,
     new_figure,
     styled,
     three_digits,
 )
-from utils.figures import GAP, LOOKS, TILE, draw_tile
+from utils.figures import GAP, TILE, draw_tile
+from utils.group_figures import (
+    CAPTION,
+    SIZE_LABEL,
+    Values,
+    draw_legend,
+    draw_quartiles,
+    every_value,
+    filled,
+    legend_of_groups,
+    looks_of,
+    point_style,
+    shown_name,
+    sizes_of,
+)
 
 if TYPE_CHECKING:  # matplotlib is loaded by the first picture
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Values = Mapping[str, Mapping[int, np.ndarray]]
-GREYS = ((INK, "D"), ("#777777", "P"), ("#B5B5B5", "X"))
-OTHER_LOOKS = [Look(grey, marker, ":", "") for grey, marker in GREYS]
-SIZE_LABEL = "Training-set size K (images)"
 GOLDEN = (math.sqrt(5) - 1) / 2
 FEW = 30  # points that are each seen
 TOO_SMALL = 0.01  # of an axis: bars nearer to 0 cannot be read on it
-NAME_LENGTH = 24  # letters of a group's name that are shown
-CAPTION = {"fontsize": 8, "color": PALE, "loc": "left"}
 
 
 class RecoveryRow(NamedTuple):
@@ -68,8 +73,8 @@ def critical_time_figure(
         name: {k: np.where(censored, np.inf, t_c) for k, (t_c, censored) in sweep.items()}
         for name, sweep in groups.items()
     }
-    held = _filled(times)
-    sizes, looks, slot = _sizes(held), _looks(held), 0.84 / len(held)
+    held = filled(times)
+    sizes, looks, slot = sizes_of(held), looks_of(held), 0.84 / len(held)
     names, ticks, width, turned = _counted(held, sizes)
     fig = new_figure(width, 4.1)
     ax = fig.subplots()
@@ -77,7 +82,7 @@ def critical_time_figure(
         for k, t_c in sweep.items():
             x = sizes.index(k) + (g - (len(held) - 1) / 2) * slot
             _strip(ax, x, 0.76 * slot, t_c, last, looks[name])
-    every = _every(held)
+    every = every_value(held)
     ends = bool(np.isinf(every).any())
     top = last if ends else max(1, every.max())
     ax.set(xlim=(-0.6, len(sizes) - 0.4), ylim=(-0.04 * top, 1.08 * top))
@@ -85,12 +90,12 @@ def critical_time_figure(
     ax.yaxis.get_major_locator().set_params(integer=True)
     ax.set_xticks(range(len(sizes)), ticks, rotation=90 * turned, fontsize=7.5)
     ax.grid(axis="x", visible=False)
-    styles = [_point(look) | {"linestyle": "none"} for look in looks.values()]
+    styles = [point_style(look) | {"linestyle": "none"} for look in looks.values()]
     styles.append({"color": INK, "linewidth": 2.2})
     if ends:
         _end_of_scan(ax, last)
         styles.append({"color": INK, "linestyle": "none", "marker": "^", "markerfacecolor": "none"})
-    _legend(fig, styles, [*names, "median", "still recovering"][: len(styles)])
+    draw_legend(fig, styles, [*names, "median", "still recovering"][: len(styles)])
     return fig
 
 
@@ -99,7 +104,7 @@ def _counted(held: Values, sizes: list[int]) -> tuple[list[str], list[str], floa
 
     n stands beside the group's name where it is the same at every K, else below each K."""
     n = np.array([[len(sweep.get(k, ())) for k in sizes] for sweep in held.values()])  # [G, K]
-    names = [_shown(name) for name in held]
+    names = [shown_name(name) for name in held]
     if (n == n[:, :1]).all():
         names = [f"{name} (n = {count})" for name, count in zip(names, n[:, 0], strict=True)]
         below = [""] * len(sizes)
@@ -161,14 +166,14 @@ def recovery_figure(groups: Values, times: np.ndarray, followed: bool) -> Figure
     groups: shares [T'], 0 to 1, at the scanned times int [T'], ascending. followed: of trials that
     recovered at every time up to t; else of images that did. The axis ends where nothing
     recovers any more. Raises ValueError where there is no share."""
-    held, times = _filled(groups), np.asarray(times)
-    sizes = _sizes(held)
+    held, times = filled(groups), np.asarray(times)
+    sizes = sizes_of(held)
     dot = {"marker": "o" if len(times) == 1 else None}  # a line of one point cannot be seen
     styles = {k: look | dot for k, look in k_looks(sizes).items()}
     fig = new_figure(max(4.2, 1.6 + 2.3 * len(held)), 3.5)
     axes = fig.subplots(1, len(held), sharex=True, sharey=True, squeeze=False)[0]
     for ax, (name, sweep) in zip(axes, held.items(), strict=True):
-        ax.set(title=_shown(name), xlabel="Time t (steps)")
+        ax.set(title=shown_name(name), xlabel="Time t (steps)")
         for k, share in sweep.items():
             ax.plot(times, 100 * share, label=f"K = {k}", **styles[k])
     alive = np.any([share > 0 for sweep in held.values() for share in sweep.values()], axis=0)
@@ -178,7 +183,7 @@ def recovery_figure(groups: Values, times: np.ndarray, followed: bool) -> Figure
     axes[0].set_ylabel(f"{subject} recovered at every time up to t (%)")
     options = {"loc": "outside right upper", "ncols": 1 + (len(sizes) - 1) // 20}
     options["fontsize"] = 7 if len(sizes) > 18 else 9
-    _legend(fig, styles.values(), [f"K = {k}" for k in sizes], **options)
+    draw_legend(fig, styles.values(), [f"K = {k}" for k in sizes], **options)
     return fig
 
 
@@ -188,8 +193,8 @@ def volume_figure(groups: Values, dim: int) -> Figure:
 
     ln V is -inf for images that never recovered, thus have no basin: the caption counts them, the
     quartiles are those of the others. dim: d of the balls. Raises ValueError without images."""
-    held = _filled(groups)
-    every = _every(held)
+    held = filled(groups)
+    every = every_value(held)
     basins = {n: {k: v[v != -np.inf] for k, v in sweep.items()} for n, sweep in held.items()}
     caption = f"bars: quartiles; without a basin: {np.sum(every == -np.inf)} of {len(every)}"
     return _quartile_figure(basins, f"Log-volume of the basin, ln V (d = {dim})", caption)[0]
@@ -205,7 +210,7 @@ def energy_figure(groups: Values, t: int, references: int) -> Figure:
     subject = "one reference" if references == 1 else f"mean over {references} references"
     caption = f"{subject}; higher: the sample lies deeper; bars: quartiles"
     label = f"Relative energy u(r) - u(x) at t = {t}"
-    fig, reaches = _quartile_figure(_filled(groups), label, caption)
+    fig, reaches = _quartile_figure(filled(groups), label, caption)
     (ax,) = fig.axes
     ax.axhline(0, color=PALE, linewidth=0.8, zorder=1)
     reaches = reaches[reaches > 0]
@@ -229,46 +234,15 @@ def _quartile_figure(held: Values, label: str, caption: str) -> tuple[Figure, np
     """Median and quartiles of each group over K; also how far from 0 each bar reaches, [bars].
 
     Values that are not finite are left out, and counted in the caption if there are any."""
-    sizes, looks = _sizes(held), _looks(held)
     fig = new_figure(6.4, 3.9)
     ax = fig.subplots()
-    log_ticks(ax, np.array(sizes), width=5.5)
-    shift = _shift(ax, sizes, len(held), width=5.5)
-    crowded = len(sizes) > 15
-    size = {"capsize": 1.2, "markersize": 3.5} if crowded else {"capsize": 3, "markersize": 6}
-    every, reaches = _every(held), []
-    for g, (name, sweep) in enumerate(held.items()):
-        finite = {k: values[np.isfinite(values)] for k, values in sweep.items()}
-        own = [k for k, values in finite.items() if len(values)]
-        quartiles = np.array([np.quantile(finite[k], (0.25, 0.5, 0.75)) for k in own])
-        low, middle, high = quartiles.reshape(-1, 3).T
-        reaches.append(np.maximum(np.abs(low), np.abs(high)))
-        x = np.array(own) * math.exp(shift * (g - (len(held) - 1) / 2))
-        bars = {"yerr": [middle - low, high - middle], "elinewidth": 1.1, "zorder": 3}
-        ax.errorbar(x, middle, **bars, **size, **_point(looks[name]))
+    reaches, every = draw_quartiles(ax, held, width=5.5), every_value(held)
     if lost := np.sum(~np.isfinite(every)):
         caption += f"; not finite: {lost} of {len(every)}"
     ax.set(xlabel=SIZE_LABEL, ylabel=label)
     ax.set_title(caption, **CAPTION)
-    reaches = np.concatenate(reaches)
-    if not len(reaches):
-        ax.set_yticks([])
-        ax.text(0.5, 0.5, "no values", ha="center", color=PALE, transform=ax.transAxes)
-    _legend(fig, [_point(look) for look in looks.values()], map(_shown, held))
+    legend_of_groups(fig, held)
     return fig, reaches
-
-
-def _point(look: Look) -> dict:
-    edge = {"markeredgecolor": INK, "markeredgewidth": 0.6}
-    return {"color": look.colour, "marker": look.marker, "linestyle": look.line, **edge}
-
-
-def _shift(ax: Axes, sizes: list[int], groups: int, width: float) -> float:
-    """From group to group, in ln K: bars stand beside each other, but by their own K."""
-    low, high = np.log(ax.get_xlim())
-    nearest = np.diff(np.log(sizes)).min() if len(sizes) > 1 else math.inf
-    widest = min(0.09, 0.26 / max(1, groups - 1)) * (high - low) / width  # 0.09 inches: two caps
-    return min(widest, max(nearest / (groups + 0.5), widest / 3))
 
 
 @styled
@@ -281,8 +255,11 @@ def recovery_panel(
     distance stands below. Raises ValueError without rows."""
     if not rows:
         raise ValueError("rows: found none; give one image at least")
-    (look,) = _looks([group]).values()
-    title, told = f"K = {k}: {_shown(group)}", f"{distance_label(metric)}, $\\delta$ = {delta:.4g}"
+    (look,) = looks_of([group]).values()
+    title, told = (
+        f"K = {k}: {shown_name(group)}",
+        f"{distance_label(metric)}, $\\delta$ = {delta:.4g}",
+    )
     step, head, left = TILE + 2 * GAP, 0.72, TILE + 0.52
     block = 2 * TILE + 0.62
     columns = max(len(row.times) for row in rows)
@@ -321,52 +298,3 @@ def _reached(row: RecoveryRow) -> str:
     if row.censored:
         return f"$t_c \\geq$ {row.critical_time}"
     return f"$t_c$ = {row.critical_time}" if row.critical_time else "never"
-
-
-def _filled(groups: Values) -> dict[str, dict[int, np.ndarray]]:
-    """The groups that hold values, classes first and in their order; K ascending.
-
-    Raises ValueError where none does."""
-    names = [*(name for name in LOOKS if name in groups), *(n for n in groups if n not in LOOKS)]
-    held = {
-        name: {k: np.asarray(groups[name][k]) for k in sorted(groups[name]) if len(groups[name][k])}
-        for name in names
-    }
-    held = {name: sweep for name, sweep in held.items() if sweep}
-    if not held:
-        raise ValueError("groups: found nothing to draw; give values of at least one K")
-    return held
-
-
-def _every(held: Values) -> np.ndarray:
-    return np.concatenate([values for sweep in held.values() for values in sweep.values()])
-
-
-def _sizes(held: Values) -> list[int]:
-    return sorted({k for sweep in held.values() for k in sweep})
-
-
-def _looks(names: Iterable[str]) -> dict[str, Look]:
-    """How each group is drawn; the fourth group that is no class looks as the first."""
-    others = [name for name in names if name not in LOOKS]
-    greys = {name: OTHER_LOOKS[i % len(OTHER_LOOKS)] for i, name in enumerate(others)}
-    return {name: LOOKS.get(name) or greys[name] for name in names}
-
-
-def _shown(name: str) -> str:
-    """A group's name as matplotlib takes it: no formula, and not hidden from the legend."""
-    name = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
-    return (" " + name if name.startswith("_") else name).replace("$", r"\$")
-
-
-def _legend(
-    fig: Figure, styles: Iterable[Mapping], names: Iterable[str], **options: object
-) -> None:
-    """A legend of lines; above everything, with as many columns as have room, unless told."""
-    from matplotlib.lines import Line2D
-
-    names = list(names)
-    columns = int(fig.get_figwidth() / (0.08 * max(map(len, names)) + 0.5))
-    above = {"loc": "outside upper center", "ncols": min(len(names), max(1, columns))}
-    handles = [Line2D([], [], **style) for style in styles]
-    fig.legend(handles, names, handlelength=2.8, **above | options)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from utils.datasets import ImageSet, open_images, permutation
+from utils.datasets import ImageSet, held_out_images, open_images, permutation
 from utils.embeddings import Embedder
 from utils.errors import UserError
 from utils.nearest import Means, nearest
@@ -75,16 +76,13 @@ def unseen_images(args: Mapping, count: int) -> Tensor:
 
     Of perm[K:], else of the test split. A data set that has neither gives images of the pool,
     and a line says so."""
+    with suppress(UserError):
+        found = held_out_images(args, count)
+        if len(found) == count:
+            return found
     images = open_images(args)
-    k = args["train"]["train_size"]
-    perm = permutation(len(images), args["train"]["global_seed"])
-    if k + count <= len(images):
-        return images.read(perm[k : k + count])
-    try:
-        return open_images(args, "test").read(range(count))
-    except UserError:
-        print(f"{images.name}: no unseen images for references: {count} training images serve")
-        return images.read(perm[-count:])
+    print(f"{images.name}: no unseen images for references: {count} training images serve")
+    return images.read(permutation(len(images), args["train"]["global_seed"])[-count:])
 
 
 def split_pool(

@@ -19,6 +19,7 @@ from utils.provenance import differing
 Args = Mapping[str, Any]  # of a file: sections of options
 TRAINING = {"data": ("results_path",), "train": ("train_size", "model_path"), "model": ()}
 PATHS = ("result_path", "ckpt_path", "synth_path", "sample_path", "ref_path", "lpips_weights")
+PATHS += ("times_path",)
 
 
 def flags_of(section: str, values: Mapping[str, Any], without: Collection[str] = ()) -> list[str]:
@@ -175,6 +176,48 @@ class Commands:
             )
 
         return self._over_groups(args, one)
+
+    def curvature(self, args: Mapping[str, Args]) -> str:
+        """args: of one file of each group, by the group's name."""
+
+        def one(group: str, own: Args) -> str:
+            given = own["curvature"]
+            times = ""
+            if given["times_path"]:
+                where = self.path("times", "$CLASS", stored=given["times_path"])
+                times = f"--times-path {where}"
+            return _joined(
+                self._subject("run_curvature.py", "curvature", own, given, group),
+                times,
+                shlex.join(flags_of("curvature", given, (*PATHS, "data_path", "exact"))),
+            )
+
+        return self._over_groups(args, one)
+
+    def generalization(self, args: Args) -> str:
+        """args: of one file. The models of the second subsets are trained and sampled before."""
+        given = args["generalization"]
+        folders = {
+            "second_synth_path": ("second", "synthetics"),
+            "times_path": ("times",),
+            "identified_path": ("identified",),
+        }
+        beside = [
+            f"{flag(name)} {self.path(*parts, stored=given[name])}"
+            for name, parts in folders.items()
+            if given[name]
+        ]
+        without = (*PATHS, *folders, "data_path", "exact")
+        without = (*without, *(() if given["use_lpips"] else ("network",)))
+        models = "--exact" if given["exact"] else self.model(args, given)
+        return _joined(
+            f"python run_generalization.py {models}",
+            f"--synth-path {self.path('synthetics', stored=given['synth_path'])}",
+            *beside,
+            f"--result-path {self.path('generalization')}",
+            shlex.join(flags_of("generalization", given, without)),
+            self.data(args),
+        )
 
     def _subject(
         self, script: str, results: str, args: Args, given: Mapping[str, Any], group: str

@@ -119,6 +119,25 @@ def validation_subset(args: Mapping) -> Tensor:
     return images.read(_split(args, len(images))[1])
 
 
+def held_out_images(args: Mapping, count: int, both: bool = False) -> Tensor:
+    """Real images that a model with these options has not learnt: uint8 [n, C, H, W], n <= count.
+
+    perm[K:], or perm[2K:], which its twin on the second subset has not learnt either (both, and
+    for such a twin); else of the official test part. Raises UserError where there is neither."""
+    images = open_images(args)
+    names = ("train_size", "global_seed", "subset")
+    k, seed, subset = (setting(args, "train", name) for name in names)
+    known = 2 * k if both or subset == "second" else k
+    if known < len(images):
+        return images.read(permutation(len(images), seed)[known : known + count])
+    try:
+        test = open_images(args, "test")
+    except UserError as error:
+        found = f"{k}, of {len(images)} images without a test part"
+        raise UserError("held-out images: K", found, "choose a smaller K") from error
+    return test.read(range(min(count, len(test))))
+
+
 def _split(args: Mapping, size: int) -> tuple[Tensor, Tensor]:
     names = ("train_size", "valid_size", "global_seed", "subset")
     return split_indices(size, *(setting(args, "train", name) for name in names))

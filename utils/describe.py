@@ -27,6 +27,7 @@ NPZ_KINDS = {
     "points": "points of the toy circle (data.npz)",
     "train-nns": "samples of one class (identified/CLASS/K.npz)",
     "data-dists": "distances to neighbours (dists/K.npz)",
+    "eigenvalues": "curvature (curvature/CLASS/K.npz)",
     "time": "critical times (times/K.npz)",
     "potential": "relative energies (energies/K.npz)",
     "seeds": "a shard of generated images (generations/K/shard-N.npz)",

@@ -54,6 +54,11 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def float32_unless(precision: str) -> str:
+    """float32 for auto: for what is a small difference of large numbers, as an energy is."""
+    return "float32" if precision == "auto" else precision
+
+
 def processor_name(device: torch.device) -> str:
     """What computes, as its maker names it: `NVIDIA H100 80GB HBM3`, `AMD EPYC`, `arm`."""
     if device.type == "cuda":

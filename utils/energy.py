@@ -21,7 +21,7 @@ from models.energy import (
     published_rule,
 )
 from utils.cli import required
-from utils.devices import prepare
+from utils.devices import float32_unless, prepare
 from utils.errors import UserError
 from utils.formats import Energies, load_references, save_energies
 from utils.k_folders import Job, work_through
@@ -59,7 +59,7 @@ def run(options: EnergyStage, again: bool = False) -> None:
 
     for job in work_through(list(subjects), done, options.run.overwrite):
         subject = subjects[job]
-        denoiser = subject.model.denoiser(device, pick_precision(options.run.precision))
+        denoiser = subject.model.denoiser(device, float32_unless(options.run.precision))
         samples = torch.from_numpy(subject.samples(given))
         found = relative_energies(denoiser, samples, references[subject.shape], given, job.k)
         save_energies(job.target, Energies(*found, args[job]))
@@ -71,11 +71,6 @@ def with_result_path(given: EnergyOptions) -> EnergyOptions:
     if given.result_path is None and given.ckpt_path is not None:
         return replace(given, result_path=Path(given.ckpt_path).absolute().parent / "energies")
     return given
-
-
-def pick_precision(precision: str) -> str:
-    """float32 for auto: an energy is a small difference of large forces."""
-    return "float32" if precision == "auto" else precision
 
 
 def wanted_args(given: EnergyOptions, subject: Subject, references: np.ndarray) -> dict[str, Any]:

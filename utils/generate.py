@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from models.denoiser import Denoiser
-from models.samplers import SAMPLERS
 from utils.cli import required
 from utils.denoisers import Model, exact_model, trained_model
 from utils.devices import prepare
@@ -22,15 +20,13 @@ from utils.errors import UserError
 from utils.figures import image_grid
 from utils.formats import load_shard, save_shard, save_synthetics
 from utils.k_folders import Job, work_through
-from utils.names import SAMPLER_NAMES
-from utils.options import GenerateOptions, GenerateStage
+from utils.options import GenerateStage
 from utils.progress import progress
 from utils.provenance import check_same, is_finished, to_plain
-from utils.seeding import SeededNoise
+from utils.sampling import Seeds, draw_images, finite, sampling_steps
 from utils.storage import check_writable, save_png
 
 GRID_IMAGES = 64
-Seeds = range | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -126,25 +122,6 @@ def plan_shards(options: GenerateStage, source: Model) -> Plan:
     return Plan(folder, merged, seeds, given.batch_size, args, options.run.overwrite)
 
 
-def sampling_steps(given: GenerateOptions, timesteps: int) -> int:
-    """Network calls an image. Raises UserError where the model has fewer timesteps."""
-    steps = given.steps or min(SAMPLER_NAMES[given.sampler].calls or timesteps, timesteps)
-    if steps > timesteps:
-        raise UserError("--steps", steps, f"choose {timesteps} or less, the model's timesteps")
-    return steps
-
-
-def generate(
-    denoiser: Denoiser, seeds: Seeds, sampler: str, steps: int, batch_size: int
-) -> Iterator[Tensor]:
-    """Yield images [b, C, H, W] in [-1, 1] on the CPU, b <= batch_size, in the order of seeds.
-
-    An image depends on its seed alone, beyond rounding. sampler: a name in SAMPLERS."""
-    for start in range(0, len(seeds), batch_size):
-        noise = SeededNoise(seeds[start : start + batch_size], denoiser.shape)
-        yield SAMPLERS[sampler](denoiser, noise.draw, steps).cpu()
-
-
 def image_bytes(plan: Plan, count: int) -> int:
     """The size of so many images, float32, in a file."""
     side, channels = plan.args["model"]["image_size"], plan.args["model"]["in_channels"]
@@ -197,22 +174,15 @@ def draw_missing(
 def draw(denoiser: Denoiser, plan: Plan, todo: Seeds) -> None:
     """Write a shard for each batch of the seeds in todo."""
     own = plan.args["generate"]
-    batches = generate(denoiser, todo, own["sampler"], own["steps"], plan.batch_size)
+    batches = draw_images(denoiser, todo, own["sampler"], own["steps"], plan.batch_size)
     first = 0
     with progress(total=len(todo), unit="image", desc=f"K = {plan.k}") as bar:
         for images in batches:
             seeds = todo[first : first + len(images)]
             path = plan.folder / f"shard-{seeds[0]}.npz"
-            save_shard(path, finite(images, plan), seeds, plan.args)
+            save_shard(path, finite(images, plan.k), seeds, plan.args)
             first += len(images)
             bar.update(len(images))
-
-
-def finite(images: Tensor, plan: Plan) -> np.ndarray:
-    if not images.isfinite().all():
-        remedy = "use an earlier checkpoint, or --precision float32"
-        raise UserError(f"model of K = {plan.k}", "NaN in its samples", remedy)
-    return images.numpy()
 
 
 def merge(plan: Plan) -> None:

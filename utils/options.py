@@ -329,6 +329,74 @@ class EnergyOptions(SubjectOptions):
 
 
 @dataclass
+class CurvatureOptions(SubjectOptions):
+    """Curvature of the energy -log p_t around samples, and how many dimensions they lie in."""
+
+    t: tuple[int, ...] = ints(50)  # times, as in 20,50,200, each 0 to T - 1
+    times_path: Path | None = None  # critical times of the same samples, K.npz, for a figure
+    spectrum: str = "auto"  # full, lanczos (both ends of it), auto (full up to 256 dimensions)
+    eigenvalues: int = 8  # of lanczos: so many of the largest, and of the smallest
+    probes: int = 16  # of lanczos: random vectors for the trace
+    tolerance: float = 1e-4  # of lanczos: residual of an eigenvalue over the largest one
+    normal_points: int | None = None  # scores of the normal-bundle count; default 4 D, 0: none
+    seed: int = 3407  # of random vectors and noise
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        all_within(self, "t", 0)
+        if not self.t or len(set(self.t)) != len(self.t):
+            raise UserError("--t", self.t, "name one time or more, each once, as in 20,50,200")
+        one_of(self, "spectrum", ("auto", "full", "lanczos"))
+        within(self, "eigenvalues", 1, 1000)
+        within(self, "probes", 2, 100_000)
+        within(self, "normal_points", 0, 10_000_000)
+        within(self, "seed", 0, 2**62)
+        if not 0 < self.tolerance < 1:
+            raise UserError("--tolerance", self.tolerance, "choose a number in 0 to 1, as 1e-4")
+
+
+@dataclass
+class GeneralizationOptions:
+    """Tests that tell generalization from memory, for each K or over one training."""
+
+    result_path: Path | None = None  # folder for the tests, K.json and K.npz
+    ckpt_path: Path | None = None  # folder of trained models, K.pt
+    synth_path: Path | None = None  # folder of their synthetic sets, K.npz
+    second_synth_path: Path | None = None  # sets of models trained with --subset second, same seeds
+    times_path: Path | None = None  # critical times by class, as times, to draw over them
+    identified_path: Path | None = None  # folder of run_classify.py, to draw its shares too
+    checkpoints: Path | None = None  # one training's ITER.pt, instead of K: tests over its steps
+    second_checkpoints: Path | None = None  # with it: of a training with --subset second
+    data_path: Path | None = None  # folder of the data sets; default: where the model found it
+    use_lpips: bool = False  # distances between images: LPIPS; without it Euclidean (L2)
+    network: str = "alex"  # of LPIPS: alex, vgg or squeeze
+    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
+    t: tuple[int, ...] = ints(20, 50, 100, 200, 400, 700)  # times of losses, each 0 to T - 1
+    probe_size: int = 256  # training and held-out images for losses, of each at most
+    noises: int = 4  # noised copies of each of them at each time
+    held_out_size: int = 1000  # held-out images for tests of nearest neighbours, at most
+    cells: int = 5  # of C_T: regions of the space of images that are compared one by one
+    samples: int = 128  # with --checkpoints: images drawn from each
+    sampler: str = told("ddim", f"with --checkpoints: {either(SAMPLER_NAMES)}")
+    steps: int | None = None  # with --checkpoints: network calls an image
+    batch_size: int = 256  # rows of a network call; changes results by rounding only
+    seed: int = 3407  # of noise, and with --checkpoints of samples
+    exact: bool = False  # the exact model of the K training images instead of checkpoints
+
+    def __post_init__(self) -> None:
+        all_within(self, "t", 0)
+        if not self.t or len(set(self.t)) != len(self.t):
+            raise UserError("--t", self.t, "name one time or more, each once, as in 20,50,200")
+        one_of(self, "network", NOT_L2)
+        one_of(self, "sampler", SAMPLER_NAMES)
+        for name in ("noises", "cells", "samples", "steps", "batch_size"):
+            within(self, name, 1)
+        for name in ("probe_size", "held_out_size"):
+            within(self, name, 2)
+        within(self, "seed", 0, 2**62)
+
+
+@dataclass
 class PipelineOptions:
     """Every stage for every K."""
 
@@ -340,6 +408,8 @@ class PipelineOptions:
     criterion: str = "calibrated"  # calibrated, delta or ratio
     jobs: int = 1  # processes side by side, each with its K or class
     basins: bool = True  # also critical times and energies of each class
+    curvature: bool = False  # also the curvature of the energy around each class
+    generalization: bool = False  # also tests of generalization; trains second models for them
     models: Path | None = None  # folder of trained models, K.pt, instead of training
 
     def __post_init__(self) -> None:
@@ -378,7 +448,7 @@ class ToDiffusersOptions:
     overwrite: bool = False  # write over another model
 
 
-def metric_name(given: DistancesOptions | CriticalTimesOptions) -> str:
+def metric_name(given: DistancesOptions | CriticalTimesOptions | GeneralizationOptions) -> str:
     """What --use-lpips and --network ask for: a name in METRIC_NAMES."""
     return given.network if given.use_lpips else "l2"
 
@@ -442,6 +512,24 @@ class EnergyStage:
 
 
 @dataclass
+class CurvatureStage:
+    curvature: CurvatureOptions
+    slice: SliceOptions
+    run: RunOptions
+    data: DataOptions = from_yaml_only()
+    train: TrainOptions = from_yaml_only()
+    model: ModelOptions = from_yaml_only()
+
+
+@dataclass
+class GeneralizationStage:
+    generalization: GeneralizationOptions
+    cache: CacheOptions
+    slice: SliceOptions
+    run: RunOptions
+
+
+@dataclass
 class PipelineStage:
     pipeline: PipelineOptions
     data: DataOptions
@@ -454,6 +542,8 @@ class PipelineStage:
     classify: ClassifyOptions = from_yaml_only()
     critical_times: CriticalTimesOptions = from_yaml_only()
     energy: EnergyOptions = from_yaml_only()
+    curvature: CurvatureOptions = from_yaml_only()
+    generalization: GeneralizationOptions = from_yaml_only()
 
 
 @dataclass
@@ -520,6 +610,8 @@ SECTIONS = {
     "classify": ClassifyOptions,
     "critical_times": CriticalTimesOptions,
     "energy": EnergyOptions,
+    "curvature": CurvatureOptions,
+    "generalization": GeneralizationOptions,
     "pipeline": PipelineOptions,
     "report": ReportOptions,
     "describe": DescribeOptions,

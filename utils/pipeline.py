@@ -5,16 +5,27 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from utils import classify, critical_times, distances, energy, generate, report, train
+from utils import (
+    classify,
+    critical_times,
+    curvature,
+    distances,
+    energy,
+    generalization,
+    generate,
+    report,
+    train,
+)
 from utils.calibration import split_pool, unseen_images
 from utils.cli import required
+from utils.curvature_overviews import show_curvature
 from utils.datasets import to_float
 from utils.denoisers import trained_model
 from utils.embeddings import load_metric
@@ -24,20 +35,22 @@ from utils.formats import load_synthetics
 from utils.inputs import check_unchanged
 from utils.k_folders import k_files
 from utils.launch import refuse_several_ranks
-from utils.options import (
-    ClassifyStage,
-    CriticalTimesStage,
-    DistancesStage,
-    EnergyStage,
-    GenerateStage,
-    PipelineStage,
-    ReportOptions,
-    ReportStage,
-    SliceOptions,
-    TrainStage,
-)
+from utils.options import GenerateStage, PipelineStage, ReportOptions, ReportStage, TrainStage
 from utils.overviews import show_energies, show_times
+from utils.pipeline_stages import (
+    classify_stage,
+    critical_times_stage,
+    curvature_stage,
+    distances_stage,
+    energy_stage,
+    generalization_stage,
+    generate_stage,
+    models_folder,
+    train_stage,
+    weights_folder,
+)
 from utils.progress import progress
+from utils.sampling import sampling_steps
 from utils.side_by_side import run_side_by_side
 from utils.storage import check_writable, read_npz, save_npz
 from utils.summary import table
@@ -64,6 +77,11 @@ class Plan:
         return trained and generate.is_finished_run(self.sampling)
 
     @property
+    def synthetic(self) -> Path:
+        """synthetics/K.npz."""
+        return Path(self.sampling.generate.synth_path) / f"{self.k}.npz"
+
+    @property
     def steps(self) -> int:
         """Training steps, or 1 where there is nothing to train."""
         return self.training.train.iterations if self.training else 1
@@ -76,21 +94,29 @@ def run(options: PipelineStage) -> None:
     refuse_several_ranks("start one process: --jobs of them work side by side")
     root = Path(options.pipeline.root)
     plans = plan_all(options)
+    twins = plan_twins(options, plans)
     sizes = [plan.k for plan in plans]
     check(options, plans)
     if options.run.dry_run:
-        for training in (plan.training for plan in plans if plan.training):
+        for training in (plan.training for plan in (*plans, *twins) if plan.training):
             train.run(training)
         print(f"would draw {options.pipeline.samples} images of each, and judge them, in {root}")
         return
     check_writable(root)
-    train_and_generate_all(plans, options.pipeline.jobs)
+    train_and_generate_all([*twins, *plans], options.pipeline.jobs)
     distances.run(distances_stage(options))
     rows = classify.run(classify_stage(options), judge_again=True)
     draw_overview(root, sizes)
-    if options.pipeline.basins:
+    names = [name for name in CLASSES if any(row[name] for row in rows)]
+    forget_empty(root, rows)
+    if options.pipeline.basins or options.pipeline.curvature or options.pipeline.generalization:
         check_models(options, sizes)
-        measure_classes(options, rows, plans[-1].args)
+    if options.pipeline.basins:
+        measure_classes(options, rows, names, plans[-1].args)
+    if options.pipeline.curvature:
+        measure_curvature(options, names)
+    if options.pipeline.generalization:
+        generalization.run(generalization_stage(options, bool(twins)), again=True)
     print(f"\n{table(rows)}\n")
     figures = root / "identified" / "figures"
     print(figures / "transition.png")
@@ -120,12 +146,28 @@ def plan_all(options: PipelineStage) -> list[Plan]:
     return [Plan(k, args[k], stages.get(k), generate_stage(options, k)) for k in sizes]
 
 
+def plan_twins(options: PipelineStage, plans: list[Plan]) -> list[Plan]:
+    """With --generalization: for each K, where there are images, a model of the other subset."""
+    if not options.pipeline.generalization:
+        return []
+    if options.pipeline.models is not None:
+        print("--models: no second models are trained, so the test of two models is passed over")
+        return []
+    twins = []
+    for plan in plans:
+        stage = train_stage(options, plan.k, twin=True)
+        if train.has_subset(stage):
+            sampling = generate_stage(options, plan.k, twin=True)
+            twins.append(Plan(plan.k, train.training_args(stage), stage, sampling))
+    return twins
+
+
 def check(options: PipelineStage, plans: list[Plan]) -> None:
     """Raises UserError now for whatever a later stage would refuse, hours on."""
     for plan in plans:
         if plan.training:
             train.check_sizes(plan.training)
-        generate.sampling_steps(options.generate, plan.args["train"]["timesteps"])
+        sampling_steps(options.generate, plan.args["train"]["timesteps"])
     load_metric(options.pipeline.metric, weights_folder(options), torch.device("cpu"))
     if options.pipeline.criterion == "calibrated":
         pool = options.classify.pool_size or plans[-1].k
@@ -139,71 +181,6 @@ def check(options: PipelineStage, plans: list[Plan]) -> None:
         raise UserError("--criterion ratio", f"--metric {options.pipeline.metric}", remedy)
 
 
-def models_folder(options: PipelineStage) -> Path:
-    """Where the trained models lie, K.pt."""
-    return Path(options.pipeline.models or Path(options.pipeline.root) / "models")
-
-
-def moved_data(options: PipelineStage) -> dict[str, Path]:
-    """Published models name their authors' folder of the data sets: ours is given instead."""
-    return {"data_path": options.data.data_path} if options.pipeline.models else {}
-
-
-def train_stage(options: PipelineStage, k: int) -> TrainStage:
-    root = Path(options.pipeline.root)
-    return TrainStage(
-        data=replace(options.data, results_path=root / "training" / str(k)),
-        train=replace(options.train, train_size=k, model_path=root / "models"),
-        model=options.model,
-        run=options.run,
-    )
-
-
-def generate_stage(options: PipelineStage, k: int) -> GenerateStage:
-    root = Path(options.pipeline.root)
-    own = replace(
-        options.generate,
-        ckpt_path=models_folder(options) / f"{k}.pt",
-        result_path=root / "generations" / str(k),
-        synth_path=root / "synthetics",
-        num_samples=options.pipeline.samples,
-    )
-    return GenerateStage(own, options.run, options.data, options.train, options.model)
-
-
-def weights_folder(options: PipelineStage) -> Path | None:
-    """Where the LPIPS backbones lie: one folder for every stage."""
-    return options.pipeline.lpips_weights or options.distances.lpips_weights
-
-
-def distances_stage(options: PipelineStage) -> DistancesStage:
-    root, metric = Path(options.pipeline.root), options.pipeline.metric
-    own = replace(
-        options.distances,
-        synth_path=root / "synthetics",
-        result_path=root / "dists",
-        use_lpips=metric != "l2",
-        network=options.distances.network if metric == "l2" else metric,
-        lpips_weights=weights_folder(options),
-        **moved_data(options),
-    )
-    return DistancesStage(own, options.cache, SliceOptions(), options.run)
-
-
-def classify_stage(options: PipelineStage) -> ClassifyStage:
-    root = Path(options.pipeline.root)
-    own = replace(
-        options.classify,
-        dist_path=root / "dists",
-        eval_path=root / "synthetics",
-        result_path=root / "identified",
-        criterion=options.pipeline.criterion,
-        lpips_weights=weights_folder(options),
-        **moved_data(options),
-    )
-    return ClassifyStage(own, options.cache, SliceOptions(), options.run)
-
-
 def check_models(options: PipelineStage, sizes: list[int]) -> None:
     """Raises UserError where a model is not the one that its samples were drawn from: who goes on
     training in --models meanwhile would get basins of other weights than classes."""
@@ -215,15 +192,13 @@ def check_models(options: PipelineStage, sizes: list[int]) -> None:
 
 
 def measure_classes(
-    options: PipelineStage, rows: list[dict[str, Any]], args: dict[str, Any]
+    options: PipelineStage, rows: list[dict[str, Any]], names: list[str], args: dict[str, Any]
 ) -> None:
-    """Critical times and energies of each class that is not empty everywhere.
+    """Critical times and energies of each of the classes.
 
     args: of the largest K, whose model has seen the most images."""
     root = Path(options.pipeline.root)
-    forget_empty(root, rows)
     write_references(args, root / "energies" / "reference.npz")
-    names = [name for name in CLASSES if any(row[name] for row in rows)]
     times = [critical_times_stage(options, name, rows) for name in names]
     energies = [energy_stage(options, name) for name in names]
     # The longest first, so that nothing waits for one of them at the end.
@@ -239,6 +214,19 @@ def measure_classes(
         show_energies(energies[0].energy.result_path)
 
 
+def measure_curvature(options: PipelineStage, names: list[str]) -> None:
+    """The curvature of the energy around each of the classes, after their critical times."""
+    stages = [curvature_stage(options, name) for name in names]
+    if options.pipeline.jobs == 1:
+        for stage in stages:
+            curvature.run(stage, again=True)
+        return
+    print("curvature of the energy around each class", flush=True)
+    tasks = [(measure_quietly, (curvature.run, stage)) for stage in stages]
+    run_side_by_side(tasks, options.pipeline.jobs)
+    show_curvature(stages[0].curvature.result_path)
+
+
 def forget_empty(root: Path, rows: list[dict[str, Any]]) -> None:
     """Remove what was measured of classes that have no samples any more: one more K, or another
     criterion, may move the thresholds."""
@@ -246,7 +234,7 @@ def forget_empty(root: Path, rows: list[dict[str, Any]]) -> None:
         for name in (name for name in CLASSES if not row[name]):
             k, figures = row["K"], root / "times" / "figures"
             for path in (
-                *(root / stage / name / f"{k}.npz" for stage in ("times", "energies")),
+                *(root / stage / name / f"{k}.npz" for stage in ("times", "energies", "curvature")),
                 *figure_files(figures / f"recovered-{name}-{k}.png"),
             ):
                 path.unlink(missing_ok=True)
@@ -257,41 +245,6 @@ def measure_quietly(task: Task) -> None:
     measure, stage = task
     with redirect_stdout(io.StringIO()):
         measure(stage, again=True)
-
-
-def critical_times_stage(
-    options: PipelineStage, name: str, rows: list[dict[str, Any]]
-) -> CriticalTimesStage:
-    """Of one class. An image is recovered within the distance at which it would be memorized,
-    where the criterion has such a limit."""
-    root, metric = Path(options.pipeline.root), options.pipeline.metric
-    own = replace(
-        options.critical_times,
-        ckpt_path=models_folder(options),
-        sample_path=root / "identified" / name,
-        result_path=root / "times" / name,
-        use_lpips=metric != "l2",
-        network=options.critical_times.network if metric == "l2" else metric,
-        lpips_weights=weights_folder(options),
-        delta=rows[0]["delta_m"] or options.critical_times.delta,
-        **moved_data(options),
-    )
-    sections = (options.data, options.train, options.model)
-    return CriticalTimesStage(own, SliceOptions(), options.run, *sections)
-
-
-def energy_stage(options: PipelineStage, name: str) -> EnergyStage:
-    root = Path(options.pipeline.root)
-    own = replace(
-        options.energy,
-        ckpt_path=models_folder(options),
-        sample_path=root / "identified" / name,
-        result_path=root / "energies" / name,
-        ref_path=root / "energies" / "reference.npz",
-        **moved_data(options),
-    )
-    sections = (options.data, options.train, options.model)
-    return EnergyStage(own, SliceOptions(), options.run, *sections)
 
 
 def write_references(args: dict[str, Any], path: Path) -> None:
@@ -328,9 +281,9 @@ def train_and_generate_all(plans: list[Plan], jobs: int) -> None:
 
 def sum_of_steps(plans: list[Plan]) -> int:
     """Training steps done so far; of a model that was there, 1 where its set is whole."""
-    sets = {plan.k: Path(plan.sampling.generate.synth_path) / f"{plan.k}.npz" for plan in plans}
     return sum(
-        steps_done(plan.training) if plan.training else int(sets[plan.k].exists()) for plan in plans
+        steps_done(plan.training) if plan.training else int(plan.synthetic.exists())
+        for plan in plans
     )
 
 

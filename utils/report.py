@@ -4,7 +4,8 @@
     python -m utils.report --root results/digits --result-path digits.html
 
 Reads what run_pipeline.py, or the stages one by one, wrote below --root (synthetics/, dists/,
-identified/, times/, energies/, training/, models/), whatever is there, and writes
+identified/, times/, energies/, curvature/,
+generalization/, training/, models/), whatever is there, and writes
 --root/report.html. run_pipeline.py ends with it."""
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from utils import report_measures as measures
 from utils import report_parts as parts
 from utils.cli import run_stage
 from utils.commands import Commands
@@ -53,15 +55,16 @@ def contents(root: Path) -> dict[str, Any]:
     drawn = parts.load_drawn(root)
     dists = {k: load_dists(path) for k, path in k_named(root / "dists").items()}
     panels = parts.panels(root, rows, drawn, dists)
-    times, energies = parts.times_part(root), parts.energies_part(root)
+    times, energies = measures.times_part(root), measures.energies_part(root)
+    curvature, generalization = measures.curvature_part(root), measures.generalization_part(root)
     losses = parts.losses_part(root)
-    if not (panels or times or energies or losses):
+    if not (panels or times or energies or curvature or generalization or losses):
         remedy = "give the --root of run_pipeline.py, with folders such as synthetics/ in it"
         raise UserError(f"--root {root}", "no results", remedy)
     sets = {k: found.args for k, found in drawn.items()}
     measured = {k: found.args for k, found in dists.items()}
     every = {**sets, **measured, **judged}
-    for part in (times, energies):
+    for part in (times, energies, curvature):
         every |= {own["train"]["train_size"]: own for own in (part[2] if part else {}).values()}
     return {
         "title": title(every, rows),
@@ -74,8 +77,13 @@ def contents(root: Path) -> dict[str, Any]:
         "what_if": parts.what_if(rows, dists),
         "times": times,
         "energies": energies,
+        "curvature": curvature,
+        "generalization": generalization,
         "losses": losses,
-        "commands": commands(root, sets, measured, judged, times, energies),
+        "commands": {
+            **commands(root, sets, measured, judged),
+            **measured_commands(root, times, energies, curvature, generalization),
+        },
         "options": told_options(every),
         "machine": machine(root),
         "newest": newest(root),
@@ -110,10 +118,8 @@ def commands(
     drawn: Mapping[int, Mapping],
     measured: Mapping[int, Mapping],
     judged: Mapping[int, Mapping],
-    times: Any,
-    energies: Any,
 ) -> dict[str, str]:
-    """The command of each stage that has run, by the stage's name."""
+    """The command of each stage up to the classes that has run, by the stage's name."""
     ours = Commands(root)
     found: dict[str, Callable[[], str]] = {}
     if drawn:
@@ -125,10 +131,23 @@ def commands(
     if judged:
         largest = max(measured or judged)
         found["classify"] = lambda: ours.classes(next(iter(judged.values())), largest)
+    return {name: told_or_unknown(command) for name, command in found.items()}
+
+
+def measured_commands(
+    root: Path, times: Any, energies: Any, curvature: Any, generalization: Any
+) -> dict[str, str]:
+    """The command of each stage that measures models, by the stage's name."""
+    ours = Commands(root)
+    found: dict[str, Callable[[], str]] = {}
     if times:
         found["critical_times"] = lambda: ours.critical_times(times[2])
     if energies:
         found["energy"] = lambda: ours.energies(energies[2])
+    if curvature:
+        found["curvature"] = lambda: ours.curvature(curvature[2])
+    if generalization:
+        found["generalization"] = lambda: ours.generalization(generalization[3])
     return {name: told_or_unknown(command) for name, command in found.items()}
 
 
@@ -172,6 +191,7 @@ def newest(root: Path) -> str:
     from datetime import datetime, timezone
 
     folders = ("models", "synthetics", "dists", "identified", "times", "energies")
+    folders += ("curvature", "generalization")
     ends = (".pt", ".npz", ".json")
     made = [p.stat().st_mtime for f in folders for p in (root / f).rglob("*") if p.suffix in ends]
     return datetime.fromtimestamp(max(made), timezone.utc).date().isoformat() if made else ""

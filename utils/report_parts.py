@@ -17,15 +17,6 @@ from utils.figure_style import distance_label, three_digits
 from utils.figures import loss_figure, sample_sheet_figure, transition_figure
 from utils.formats import Distances, Identified, load_identified, load_synthetics
 from utils.k_folders import k_named
-from utils.overviews import (
-    GROUPS,
-    energies_figure,
-    energies_groups,
-    energies_rows,
-    times_figures,
-    times_groups,
-    times_rows,
-)
 from utils.summary import read_summary, summaries
 from utils.training_log import read_stats
 from utils.transition import in_words, transition
@@ -305,49 +296,6 @@ def judged_by(dists: Distances, criterion: str) -> np.ndarray:
         return nearest_column(near)
     d_1, d_2 = near[:, 0].astype(np.float64), near[:, 1].astype(np.float64)
     return np.divide(d_1, d_2, out=np.zeros(len(d_1)), where=d_1 > 0)
-
-
-def group_folder(folder: Path) -> Path | None:
-    """A folder of K.npz to begin with: that of the first class, or the folder itself."""
-    candidates = [folder / name for name in GROUPS] + [folder]
-    return next((path for path in candidates if k_named(path)), None)
-
-
-def times_part(root: Path) -> tuple[list[Picture], Table, dict[str, Any]] | None:
-    """Figures and quartiles of the critical times; args of a file of each group."""
-    folder = group_folder(root / "times")
-    if folder is None:
-        return None
-    groups = times_groups(folder)
-    titles = {
-        "critical-times": "Critical time of each image",
-        "recovery": "Share recovered at every time up to t",
-        "volumes": "Volume of the basins",
-    }
-    head = ["K", "class", "images", "median critical time (quartiles)", "never recovered"]
-    table = Table([*head, "still recovering at the end", "returned"], list(times_rows(groups)))
-    pictures = [
-        Picture(figure_uri(figure), titles[name], f"{titles[name]}. {table.in_words(3)}")
-        for name, figure in times_figures(groups).items()
-    ]
-    return pictures, table, first_args(groups)
-
-
-def energies_part(root: Path) -> tuple[Picture, Table, dict[str, Any]] | None:
-    """The figure and quartiles of the energies; args of a file of each group."""
-    folder = group_folder(root / "energies")
-    if folder is None:
-        return None
-    groups = energies_groups(folder)
-    head = ["K", "class", "images", "median of u(r) - u(x) (quartiles)", "error of the path"]
-    table = Table(head, list(energies_rows(groups)))
-    alt = f"Relative energies over K. {table.in_words(3)}"
-    picture = Picture(figure_uri(energies_figure(groups)), "Relative energies", alt)
-    return picture, table, first_args(groups)
-
-
-def first_args(groups: Mapping[str, Mapping[int, Any]]) -> dict[str, Any]:
-    return {name: next(iter(sweep.values())).args for name, sweep in groups.items()}
 
 
 def losses_part(root: Path) -> tuple[Picture, Table] | None:

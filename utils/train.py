@@ -14,7 +14,7 @@ from utils.checkpoints import (
     newest_checkpoint,
 )
 from utils.claims import clear_up
-from utils.datasets import load_image_set
+from utils.datasets import open_images
 from utils.devices import pick_dtype, prepare
 from utils.distributed import joined
 from utils.errors import UserError
@@ -43,6 +43,8 @@ def starts(options: TrainStage, args: dict) -> Iterator[int]:
 
     Raises UserError for whatever is known to be wrong before work starts."""
     check_sizes(options)
+    if not has_subset(options):
+        return
     k, folder, fresh = options.train.train_size, options.data.results_path, options.run.overwrite
     if options.run.dry_run:
         newest = newest_checkpoint(Path(folder), args, fresh)
@@ -70,16 +72,26 @@ def training_args(options: TrainStage) -> dict[str, Any]:
     return {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
 
 
+def count_images(options: TrainStage) -> int:
+    """N, images of the data set. Raises UserError where it is absent or misfits."""
+    return len(open_images(training_args(options)))
+
+
+def has_subset(options: TrainStage) -> bool:
+    """Whether the data set has K images of the asked subset; says so where there is no second.
+
+    The last tasks of a sweep may have a K above half of the data set; that is no error."""
+    k, n = options.train.train_size, count_images(options)
+    if options.train.subset == "first" or 2 * k <= n:
+        return True
+    told = f"more than half of the {n} images of {options.data.data_name}"
+    print(f"K = {k}: {told}: there is no second subset, it is passed over")
+    return False
+
+
 def check_sizes(options: TrainStage) -> None:
     """Raises UserError where the data set is absent, misfits, or has fewer than K images."""
-    images = load_image_set(
-        options.data.data_name,
-        options.data.data_path,
-        options.model.image_size,
-        options.model.in_channels,
-        options.train.centercrop,
-    )
-    k, n = options.train.train_size, len(images)
+    k, n = options.train.train_size, count_images(options)
     if k > n:
         remedy = f"choose {n} or less, the size of {options.data.data_name}"
         raise UserError("--train-size", k, remedy)
