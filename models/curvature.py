@@ -192,7 +192,9 @@ def normal_bundle(denoiser: Denoiser, x: Tensor, t: int, noises: Iterable[Tensor
         x_t^(i) ~ N(sqrt(alpha_bar_t) x, (1 - alpha_bar_t) I),   i = 1 .. M
         D - argmax_j (s_j - s_(j + 1)),   j = 1 .. D - 1
 
-    with s_1 >= ... >= s_D the singular values of the M scores, as rows. noises: standard normal
+    with s_1 >= ... >= s_D the singular values of the M scores, as rows. It asks for a small t and
+    a sample where the score vanishes: what all scores have in common is one singular value, which
+    is the largest gap, and thus the answer D - 1, where it does not. noises: standard normal
     [b, C, H, W] float32 on the CPU, one call of the model each, M >= D together. Raises ValueError
     for fewer, for D < 2 and where a score is not finite.
     Source: Stanczuk et al. 2022, arXiv 2212.12611, algorithm 1."""

@@ -15,6 +15,7 @@ from utils.option_checks import flag
 from utils.options import (
     ClassifyStage,
     CriticalTimesStage,
+    CurvatureStage,
     DistancesStage,
     EnergyStage,
     GenerateStage,
@@ -38,6 +39,7 @@ STAGE_OF = {
     "run_classify.py": ClassifyStage,
     "run_critical_times.py": CriticalTimesStage,
     "run_energy.py": EnergyStage,
+    "run_curvature.py": CurvatureStage,
     "run_pipeline.py": PipelineStage,
     "toy_example.py data": ToyDataStage,
     "toy_example.py exact": ToyExactStage,

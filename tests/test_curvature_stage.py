@@ -20,6 +20,7 @@ from utils.curvature_figures import (
 )
 from utils.curvature_files import KEYS, load_curvature
 from utils.datasets import load_image_set, permutation, to_float
+from utils.figure_style import PALE
 from utils.formats import Times, save_times
 from utils.provenance import digest
 
@@ -125,6 +126,7 @@ def test_the_same_by_seed_whatever_the_batch(made, done):
     assert (a.normal_bundle == b.normal_bundle).all()
 
 
+@pytest.mark.slow
 def test_both_ends_through_the_stage(made, done):
     """A sample's answer is its own: with another companion, and in another place, it is equal."""
     own = ["--spectrum", "lanczos", "--eigenvalues", 3, "--normal-points", 0, "--t", 10]
@@ -146,6 +148,7 @@ def test_both_ends_through_the_stage(made, done):
     assert load_curvature(made / "l3" / "8.npz").full
 
 
+@pytest.mark.slow
 def test_the_exact_model(tmp_path):
     """In float64 its spectrum is that of its closed form; a process of its own warns of nothing."""
     done = run_script(
@@ -164,6 +167,7 @@ def test_the_exact_model(tmp_path):
     assert (np.abs(found.flipd) < 1e-2).all()
 
 
+@pytest.mark.slow
 def test_critical_times_of_the_same_samples(made):
     samples = training().numpy()
     folder = write_times(made, made / "times", samples)
@@ -188,12 +192,8 @@ def test_critical_times_of_the_same_samples(made):
 @pytest.mark.parametrize("case", ["samples", "later", "text", "hostile"])
 def test_critical_times_of_other_samples(made, tmp_path, case):
     samples = training().numpy()
-    folder = write_times(
-        made,
-        tmp_path / "t",
-        -samples if case == "samples" else samples,
-        last=99 if case == "later" else 19,
-    )
+    named = -samples if case == "samples" else samples
+    folder = write_times(made, tmp_path / "t", named, last=99 if case == "later" else 19)
     words = ("--times-path", "8.npz", "other samples")
     if case == "text":
         (folder / "8.npz").write_text("hello")
@@ -327,7 +327,7 @@ def test_spectra(m, times):
     assert {"memorized", "noise alone", "flat below", "K = 1500"} <= set(texts(fig))
     ends = 1 if m == 64 else 2
     lines = [line for line in fig.axes[0].lines if len(line.get_xdata()) == m // ends]
-    lines = [line for line in lines if line.get_color() != "#666666"]
+    lines = [line for line in lines if line.get_color() != PALE]
     assert len(lines) == 8 * ends
     np.testing.assert_allclose(
         lines[0].get_ydata(), np.median(groups["memorized"][2][:, 0], axis=0)[: m // ends]
@@ -371,8 +371,7 @@ def test_curvature_over_critical_times():
     assert len(opened) == 1 and opened[0][0] > 51 and opened[0][1] == 0.9
     assert_nothing_is_cut_off(fig)
     alike = {"memorized": {2: (np.ones(3), np.ones((3, 1)))}}
-    assert any(
-        "no rank correlation (n = 3)" in t for t in texts(critical_curvature_figure(alike, [5]))
-    )
+    fig = critical_curvature_figure(alike, [5])
+    assert any("no rank correlation (n = 3)" in text for text in texts(fig))
     with pytest.raises(ValueError, match="no critical time"):
         critical_curvature_figure({"memorized": {2: (-np.ones(3), np.ones((3, 1)))}}, [5])

@@ -32,7 +32,11 @@ if TYPE_CHECKING:  # matplotlib is loaded by the first picture
 
 # For each K: critical times [n] (inf: still recovering at the end), and a curvature [n, T'].
 Points = Mapping[str, Mapping[int, tuple[np.ndarray, np.ndarray]]]
-LEVELS = {1.0: "noise alone", 0.5: "flat below"}
+LEVELS = {  # lines across every spectrum
+    "noise alone": (1.0, {"color": PALE, "linewidth": 0.9, "linestyle": (0, (6, 2))}),
+    "flat below": (0.5, {"color": PALE, "linewidth": 0.9, "linestyle": (0, (1.5, 2))}),
+}
+LEGEND = {"loc": "outside right upper", "ncols": 1, "fontsize": 8}
 FAR = 3  # times D: dimensions beyond it would press the others together
 
 
@@ -45,25 +49,21 @@ def spectra_figure(groups: Values, times: Sequence[int], dim: int) -> Figure:
     held = filled(groups)
     sizes = sizes_of(held)
     looks = k_looks(sizes)
-    width, height = max(4.4, 1.7 + 2.4 * len(held)), 0.9 + 2.2 * len(times)
-    fig = new_figure(width, height)
+    fig = new_figure(2 + 2.3 * len(held), max(2.8, 0.6 + 2.2 * len(times)))
     panels = fig.subplots(len(times), len(held), sharex=True, sharey="row", squeeze=False)
     for column, (name, sweep) in zip(panels.T, held.items(), strict=True):
         column[0].set_title(shown_name(name))
-        column[-1].set_xlabel("Eigenvalue, from the smallest")
+        column[-1].set_xlabel("Rank of the eigenvalue")
         for row, ax in enumerate(column):
             for k, values in sweep.items():
                 _spectrum(ax, np.median(values[:, row], axis=0), dim, looks[k])
-            for level in LEVELS:
-                ax.axhline(level, color=PALE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+            for level, style in LEVELS.values():
+                ax.axhline(level, zorder=1, **style)
     for t, row in zip(times, panels, strict=True):
         row[0].set_ylabel(f"$(1 - \\bar\\alpha_t)\\,\\lambda$ at t = {t}")
-        for level, told in LEVELS.items():
-            place = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
-            row[-1].annotate(told, (1, level), xycoords=("axes fraction", "data"), **place, size=7)
     _rank_ticks(panels[-1], next(iter(next(iter(held.values())).values())).shape[2], dim)
-    options = {"loc": "outside upper left", "ncols": max(1, int(width / 0.95))}
-    draw_legend(fig, looks.values(), [f"K = {k}" for k in sizes], **options)
+    styles = [*looks.values(), *(style for _, style in LEVELS.values())]
+    draw_legend(fig, styles, [*(f"K = {k}" for k in sizes), *LEVELS], **LEGEND)
     return fig
 
 
@@ -83,6 +83,9 @@ def _second(m: int) -> int:
 def _rank_ticks(axes: Sequence[Axes], m: int, dim: int) -> None:
     """Ranks of eigenvalues below; a band where those between the ends are left out."""
     if m == dim:
+        quarters = sorted({1, *(round(dim * i / 4) for i in (1, 2, 3, 4))} - {0})
+        for ax in axes:
+            ax.set_xticks(quarters)
         return
     first, half = _second(m), m // 2
     ticks = {1: "1", half: str(half), first: str(dim - half + 1), first + half - 1: str(dim)}
@@ -146,6 +149,7 @@ def _panels(rows: Mapping[str, Values], times: Sequence[int], caption: str) -> F
             ax.set_title(told, **CAPTION)
     for ax in panels[-1]:
         ax.set_xlabel(SIZE_LABEL)
+    fig.align_ylabels(panels[:, 0])
     fig.supxlabel(caption, **{k: v for k, v in CAPTION.items() if k != "loc"})
     legend_of_groups(fig, held)
     return fig

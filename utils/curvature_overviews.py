@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Groups = dict[str, dict[int, Curvature]]
+DIMENSIONS = ("flipd", "normal_bundle")
 
 
 def curvature_groups(result: Path) -> Groups:
@@ -49,9 +50,6 @@ def curvature_figures(groups: Groups) -> dict[str, Figure]:
         points = each(groups, critical_points)
         figures["curvature-critical-times"] = critical_curvature_figure(points, times)
     return figures
-
-
-DIMENSIONS = ("flipd", "normal_bundle")
 
 
 def critical_points(found: Curvature) -> tuple[np.ndarray, np.ndarray]:
@@ -93,6 +91,7 @@ def spread(values: np.ndarray, form: str) -> str:
 
 
 def curvature_table(groups: Groups) -> str:
-    row = "{:>6}  {:<12} {:>4} {:>4}  {:<15} {:<23} {:<15} {:>9}".format
-    head = row("K", "", "n", "t", "flat (quartiles)"[:15], "FLIPD", "normal bundle", "asymmetry")
+    """Medians over samples, quartiles in brackets."""
+    row = "{:>6}  {:<12} {:>5} {:>5}  {:<15} {:<23} {:<15} {:>9}".format
+    head = row("K", "", "n", "t", "flat", "FLIPD", "normal bundle", "asymmetry")
     return "\n".join([head, *(row(*cells) for cells in curvature_rows(groups))])

@@ -18,7 +18,12 @@ from utils.errors import UserError
 from utils.figures import save_figure
 from utils.formats import SampleSet, load_synthetics
 from utils.generalization_figures import pairs_figure
-from utils.generalization_files import arrays_file, load_measured, save_measured
+from utils.generalization_files import (
+    arrays_file,
+    load_arrays,
+    load_measured,
+    save_measured,
+)
 from utils.generalization_measures import (
     Images,
     Measured,
@@ -88,6 +93,7 @@ def is_measured(path: Path, args: Mapping[str, Any], again: bool) -> bool:
     if not (path.exists() and arrays_file(path).exists()):
         return False
     stored = load_measured(path).args
+    load_arrays(path)  # refused where it is cut short
     if again and any(difference(stored.get(s, {}), args.get(s, {})) for s in STAGES):
         return False
     check_same(path, stored, args, STAGES)

@@ -22,12 +22,21 @@ from utils.figure_style import (
     three_digits,
 )
 from utils.figures import GAP, LOOKS, TILE, draw_tile
+from utils.group_figures import (
+    CAPTION,
+    SIZE_LABEL,
+    draw_legend,
+    draw_quartiles,
+    filled,
+    looks_of,
+    point_style,
+    sizes_of,
+)
 
 if TYPE_CHECKING:  # matplotlib is loaded by the first picture
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SIZE_LABEL = "Training-set size K (images)"
 VERDICT_LOOKS = {
     MEMORY: CLASS_LOOKS[0],
     GENERALIZATION: CLASS_LOOKS[2],
@@ -35,7 +44,10 @@ VERDICT_LOOKS = {
 }
 PANELS = 9  # of K, at most, in a figure that has one for each
 COLUMNS = 12  # pairs of images that are shown
-NOTE = {"fontsize": 8, "color": PALE, "loc": "left"}
+DATA_TIMES = {
+    "collapse": {"color": INK, "marker": "D", "linestyle": "-"},
+    "speciation": {"color": PALE, "marker": "P", "linestyle": ":"},
+}
 
 
 class CoursePoint(NamedTuple):
@@ -93,7 +105,7 @@ def _verdicts(
     ax.set_yticks(range(len(names)), [TESTS[name].title for name in names])
     ax.set_xlabel(SIZE_LABEL)
     ax.grid(visible=False)
-    ax.set_title("What each test says", **NOTE)
+    ax.set_title("What each test says", **CAPTION)
 
 
 def _shares(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -107,7 +119,7 @@ def _shares(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     log_ticks(ax, sizes, width=3.8)
     ax.set(ylim=(0, 103), xlabel=SIZE_LABEL, ylabel="Samples (%)")
     ax.legend(fontsize=7.5, loc="center left")
-    ax.set_title(f"By distance ({rows[0]['criterion']}, {rows[0]['metric']})", **NOTE)
+    ax.set_title(f"By distance ({rows[0]['criterion']}, {rows[0]['metric']})", **CAPTION)
 
 
 def _values(ax: Axes, name: str, found: Mapping[int, Finding], sizes: np.ndarray) -> None:
@@ -238,30 +250,21 @@ def collapse_figure(
         raise ValueError("times: found none; give those of one K at least")
     fig = new_figure(6.6, 4.0)
     ax = fig.subplots()
-    sizes = np.array(sorted({*times, *(k for sweep in critical.values() for k in sweep)}))
-    log_ticks(ax, sizes, width=5.7)
+    held = filled(critical) if any(map(len, critical.values())) else {}
+    if held:
+        draw_quartiles(ax, held, width=5.7)
+    log_ticks(ax, np.array(sorted({*times, *sizes_of(held)})), width=5.7)
     own = sorted(times)
-    for name, look in (
-        ("collapse", Look(INK, "D", "-", "")),
-        ("speciation", Look(PALE, "P", "--", "")),
-    ):
+    for name, style in DATA_TIMES.items():
         value, low, high = np.array([times[k][name] for k in own]).T
-        style = {"color": look.colour, "linestyle": look.line, "marker": look.marker}
-        ax.plot(own, value, label=f"{name} time of the data", markersize=5, **style)
-        ax.fill_between(own, low, high, color=look.colour, alpha=0.15, linewidth=0)
-    shift = 0.02 * (math.log(sizes[-1] / sizes[0]) or 1)
-    for i, (name, sweep) in enumerate(critical.items()):
-        look, ks = LOOKS[name], sorted(sweep)
-        low, middle, high = np.array([np.quantile(sweep[k], (0.25, 0.5, 0.75)) for k in ks]).T
-        x = np.array(ks) * math.exp(shift * (i - (len(critical) - 1) / 2))
-        style = {"color": look.colour, "marker": look.marker, "linestyle": "", "capsize": 3}
-        edge = {"markeredgecolor": INK, "markeredgewidth": 0.6}
-        label = f"critical time, {name}"
-        ax.errorbar(x, middle, [middle - low, high - middle], label=label, **style, **edge)
+        ax.plot(own, value, markersize=5, **style)
+        ax.fill_between(own, low, high, color=style["color"], alpha=0.15, linewidth=0)
     ax.set(xlabel=SIZE_LABEL, ylabel="Time t (steps)")
     ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
-    ax.set_title("bands: 95 % intervals; bars: quartiles over samples", **NOTE)
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    ax.set_title("bands: 95 % intervals; bars: quartiles over samples", **CAPTION)
+    styles = [*DATA_TIMES.values(), *(point_style(look) for look in looks_of(held).values())]
+    names = [f"{name} time of the data" for name in DATA_TIMES]
+    draw_legend(fig, styles, [*names, *(f"critical time, {name}" for name in held)], ncols=3)
     return fig
 
 

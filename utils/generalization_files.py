@@ -14,7 +14,7 @@ import numpy as np
 from utils.errors import UserError
 from utils.evidence import TESTS, Finding
 from utils.generalization_measures import Measured
-from utils.provenance import parse_args, resolve_args
+from utils.provenance import read_args, resolve_args
 from utils.storage import read_json, read_npz, save_npz, write_json
 
 REMEDY = "run run_generalization.py again with --overwrite"
@@ -104,13 +104,12 @@ def _numbers(values: Any, count: int) -> bool:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """K.npz beside K.json: its arrays, checked as far as figures need them."""
+    """K.npz (or the one beside K.json): its arrays, checked as far as figures need them."""
     where = arrays_file(path)
     arrays = read_npz(where)
     if "args" not in arrays or "t" not in arrays:
         raise UserError(where, "no 'args' or 't'", REMEDY)
-    if load_measured(path).step is None:
-        parse_args(arrays, where)
+    resolve_args(read_args(arrays, where), where)
     times = arrays["t"]
     if times.ndim != 1 or times.dtype.kind != "i" or not len(times):
         raise UserError(where, f"t {times.dtype} {list(times.shape)}", REMEDY)

@@ -38,6 +38,7 @@ from utils.options import GeneralizationOptions
 from utils.seeding import SeededNoise, mix
 
 Interval = tuple[float, float, float]  # value, low and high
+DRAWS = 256  # of noise, at least, that a collapse time is the median of
 CLUSTERED = 5000  # training images, at most, that cells are made of
 
 
@@ -132,10 +133,10 @@ def probe_noise(images: Tensor, seed: int, copies: int, *place: object) -> Tenso
 def data_times(memorizer: ExactDenoiser, images: Images, given: GeneralizationOptions) -> Measured:
     """Collapse and speciation times of the training images alone: steps, -1 where there is none.
 
-    Collapse: the median over images and noises, --probe-size of them or more, by order statistics.
+    Collapse: the median over images and noises, DRAWS of them or more, by order statistics.
     Speciation: of the largest variance, and of it plus and minus 1.96 standard errors."""
     probes, _ = images.probes(given.probe_size)
-    copies = -(-given.probe_size // len(probes))  # a few images alone would say little
+    copies = -(-DRAWS // len(probes))  # a few images alone would say little
     eps = probe_noise(probes, given.seed, copies, "collapse").flatten(0, 1)
     device = memorizer.device
     own = torch.arange(len(probes)).repeat_interleave(copies)

@@ -389,8 +389,10 @@ class GeneralizationOptions:
             raise UserError("--t", self.t, "name one time or more, each once, as in 20,50,200")
         one_of(self, "network", NOT_L2)
         one_of(self, "sampler", SAMPLER_NAMES)
-        for name in ("noises", "cells", "samples", "steps", "batch_size"):
+        for name in ("samples", "steps", "batch_size"):
             within(self, name, 1)
+        for name in ("noises", "cells"):
+            within(self, name, 1, 1000)
         for name in ("probe_size", "held_out_size"):
             within(self, name, 2)
         within(self, "seed", 0, 2**62)

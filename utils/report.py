@@ -26,6 +26,7 @@ from utils.figures import LOOKS
 from utils.formats import load_dists
 from utils.k_folders import k_named
 from utils.options import ReportStage
+from utils.pipeline_stages import SECOND
 from utils.provenance import differing
 from utils.storage import load_torch, write_text
 from utils.summary import told_limits
@@ -82,7 +83,8 @@ def contents(root: Path) -> dict[str, Any]:
         "losses": losses,
         "commands": {
             **commands(root, sets, measured, judged),
-            **measured_commands(root, times, energies, curvature, generalization),
+            **measured_commands(root, times, energies, curvature),
+            **(generalization_commands(root, generalization[3]) if generalization else {}),
         },
         "options": told_options(every),
         "machine": machine(root),
@@ -134,10 +136,8 @@ def commands(
     return {name: told_or_unknown(command) for name, command in found.items()}
 
 
-def measured_commands(
-    root: Path, times: Any, energies: Any, curvature: Any, generalization: Any
-) -> dict[str, str]:
-    """The command of each stage that measures models, by the stage's name."""
+def measured_commands(root: Path, times: Any, energies: Any, curvature: Any) -> dict[str, str]:
+    """The command of each stage that examines samples under models, by the stage's name."""
     ours = Commands(root)
     found: dict[str, Callable[[], str]] = {}
     if times:
@@ -146,8 +146,19 @@ def measured_commands(
         found["energy"] = lambda: ours.energies(energies[2])
     if curvature:
         found["curvature"] = lambda: ours.curvature(curvature[2])
-    if generalization:
-        found["generalization"] = lambda: ours.generalization(generalization[3])
+    return {name: told_or_unknown(command) for name, command in found.items()}
+
+
+def generalization_commands(root: Path, args: Mapping[str, Any]) -> dict[str, str]:
+    """The tests, and the training and sampling of the models of the other subsets before them."""
+    found: dict[str, Callable[[], str]] = {}
+    twins = {k: own.args for k, own in parts.load_drawn(root / SECOND).items()}
+    if twins:
+        others = Commands(root / SECOND)
+        if not any(own.get("generate", {}).get("exact") for own in twins.values()):
+            found["second train"] = lambda: others.training(twins)
+        found["second generate"] = lambda: others.sampling(twins)
+    found["generalization"] = lambda: Commands(root).generalization(args)
     return {name: told_or_unknown(command) for name, command in found.items()}
 
 

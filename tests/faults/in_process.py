@@ -9,15 +9,26 @@ import pytest
 import torch
 
 from tests.tiny import train_options
-from utils import classify, critical_times, distances, energy, generate, train
+from utils import (
+    classify,
+    critical_times,
+    curvature,
+    distances,
+    energy,
+    generalization,
+    generate,
+    train,
+)
 from utils.cli import parse
 from utils.datasets import to_float, training_subset
 from utils.formats import save_synthetics
 from utils.options import (
     ClassifyStage,
     CriticalTimesStage,
+    CurvatureStage,
     DistancesStage,
     EnergyStage,
+    GeneralizationStage,
     GenerateStage,
 )
 from utils.provenance import to_plain
@@ -51,6 +62,18 @@ STAGES = {
         "--ckpt-path models --sample-path s --ref-path ref.npz --result-path out "
         "--sample-size 2 --path-points 4 --batch-size 8 --device cpu",
     ),
+    "curvature": (
+        curvature.run,
+        CurvatureStage,
+        "--ckpt-path models --sample-path s --result-path out --sample-size 2 --t 5 "
+        "--normal-points 70 --batch-size 64 --device cpu",
+    ),
+    "generalization": (
+        generalization.run,
+        GeneralizationStage,
+        "--ckpt-path models --synth-path s --result-path out --t 2,10 --probe-size 8 --noises 2 "
+        "--cells 2 --held-out-size 60 --device cpu",
+    ),
 }
 
 
@@ -81,6 +104,8 @@ def without_pictures():
         patch.setattr("utils.critical_times.Basins._draw", lambda *_: None)
         patch.setattr("utils.critical_times.show_times", lambda *_: None)
         patch.setattr("utils.energy.show_energies", lambda *_: None)
+        patch.setattr("utils.curvature.show_curvature", lambda *_: None)
+        patch.setattr("utils.generalization.show_generalization", lambda *_: None)
         patch.setattr("utils.trainer.Trainer.save_grid", lambda *_: None)
         yield
 

@@ -35,6 +35,8 @@ distances: {use_lpips: true, k: 2}
 classify: {delta_m: 0.2, delta_s: 0.2, top_size: 6, least_size: 2, k: 2}
 critical_times: {sample_size: 3, stride: 5, ddim_steps: 2, p_trials: 2, batch_size: 8}
 energy: {sample_size: 4, batch_size: 16, path_points: 4}
+curvature: {sample_size: 2, t: [5], normal_points: 70, batch_size: 64}
+generalization: {t: [2, 10], probe_size: 8, noises: 2, cells: 2, held_out_size: 60}
 pipeline: {sizes: [2, 8], samples: 24, metric: l2, criterion: delta, jobs: 1, root: sweep}
 """
 TOY = ("--results-path", "toy", "--sample-size", "2,5")
@@ -104,6 +106,21 @@ STAGES = {
             ),
             reads=("models", "reference.npz"),
             keeps=("energies/*.npz",),
+        ),
+        Stage(
+            "curvature",
+            of("run_curvature.py", "--ckpt-path", "models", "--result-path", "curvature"),
+            reads=("models",),
+            keeps=("curvature/*.npz",),
+        ),
+        Stage(
+            "generalization",
+            of(
+                *("run_generalization.py", "--ckpt-path", "models"),
+                *("--synth-path", "synthetics", "--result-path", "generalization"),
+            ),
+            reads=("models", "synthetics"),
+            keeps=("generalization/*.json",),
         ),
         Stage(
             "toy",

@@ -27,6 +27,8 @@ from utils import embedding_cache, summary, toy, toy_analysis, train
 from utils.basins import image_key
 from utils.checkpoints import denoiser_of, load_checkpoint
 from utils.cli import parse
+from utils.curvature_files import load_curvature
+from utils.curvature_overviews import show_curvature
 from utils.datasets import load_image_set
 from utils.describe import describe
 from utils.distance_parts import load_part
@@ -45,6 +47,8 @@ from utils.formats import (
     load_unfinished,
     save_unfinished,
 )
+from utils.generalization_files import load_arrays, load_measured
+from utils.generalization_overviews import show_generalization
 from utils.options import ToyBasinStage, ToyDataStage, ToyExactStage, ToyPlotsStage, ToyTrainStage
 from utils.overviews import show_energies, show_times
 from utils.progress import QUIET
@@ -160,6 +164,22 @@ def sound_times(found) -> None:
 def sound_energies(found) -> None:
     assert found.potential.shape == found.difference.shape
     assert np.isfinite(found.potential).all() and np.isfinite(found.difference).all()
+
+
+def sound_curvature(found) -> None:
+    n, times = found.trace.shape
+    assert found.eigenvalues.shape[:2] == (n, times) and (np.diff(found.eigenvalues) >= 0).all()
+    assert np.isfinite(found.trace).all() and found.t.shape == (times,)
+
+
+def sound_measured(found) -> None:
+    for one in found.findings.values():
+        assert np.isfinite([one.low, one.high]).all() and one.low <= one.value <= one.high
+    assert set(found.times) == {"collapse", "speciation"}
+
+
+def sound_arrays(found) -> None:
+    assert np.isfinite(found["train-loss"]).all() and len(found["train-loss"]) == len(found["t"])
 
 
 def sound_summary(found) -> None:
@@ -304,6 +324,16 @@ def shown_energies(folder: Path) -> None:
     after("energy")(folder)
 
 
+def shown_curvature(folder: Path) -> None:
+    show_curvature(folder / "outs" / "curvature")
+    after("curvature")(folder)
+
+
+def shown_generalization(folder: Path) -> None:
+    show_generalization(folder / "outs" / "generalization", None, None)
+    after("generalization")(folder)
+
+
 def sampled(folder: Path) -> None:
     work("generate", folder)
     work("energy", folder, "--sample-path", "s")
@@ -404,6 +434,17 @@ KINDS = {
     "references": Kind(
         *("energy", "ref.npz", references, sound_images),
         lambda folder: work("energy", folder),
+    ),
+    "curvature": Kind(
+        *("curvature", "outs/curvature/8.npz", load_curvature, sound_curvature, shown_curvature),
+    ),
+    "findings": Kind(
+        *("generalization", "outs/generalization/8.json", load_measured, sound_measured),
+        shown_generalization,
+    ),
+    "errors of denoising": Kind(
+        *("generalization", "outs/generalization/8.npz", load_arrays, sound_arrays),
+        shown_generalization,
     ),
     "points": Kind(
         *("toy", "toy/data.npz", lambda path: load_points(path.parent), unchecked),

@@ -19,9 +19,11 @@ from tests.faults.test_bad_bytes import examples, outcome, told_in
 from utils import (
     classify,
     critical_times,
+    curvature,
     describe,
     distances,
     energy,
+    generalization,
     generate,
     options,
     pipeline,
@@ -41,6 +43,8 @@ STAGES = {
     "classify": (classify.run, options.ClassifyStage),
     "critical times": (critical_times.run, options.CriticalTimesStage),
     "energy": (energy.run, options.EnergyStage),
+    "curvature": (curvature.run, options.CurvatureStage),
+    "generalization": (generalization.run, options.GeneralizationStage),
     "pipeline": (pipeline.run, options.PipelineStage),
     "describe": (describe.run, options.DescribeStage),
     "to diffusers": (to_diffusers.run, options.ToDiffusersStage),
@@ -60,6 +64,8 @@ GIVEN = {
     "classify": "--dist-path d --eval-path s --result-path out --no-cache",
     "critical times": "--ckpt-path models --sample-path s --result-path out",
     "energy": "--ckpt-path models --sample-path s --ref-path ref.npz --result-path out",
+    "curvature": "--ckpt-path models --sample-path s --result-path out --t 5",
+    "generalization": "--ckpt-path models --synth-path s --result-path out --no-cache --t 5",
     "pipeline": f"--data-name digits --sizes 2,8 --samples 8 --root out --criterion delta {MODEL}",
     "describe": "--path s/8.npz",
     "to diffusers": "--ckpt-path models/8.pt --result-path out",
@@ -105,12 +111,21 @@ POSITIVE = {  # 1 or more, or None
     *("global_batch_size", "iterations", "log_every", "ckpt_every", "train_size", "batch_size"),
     *("num_files", "num_samples", "steps", "k", "eval_batch_size", "ref_batch_size", "pool_size"),
     *("p_trials", "stride", "ddim_steps", "samples", "jobs", "num_res_blocks", "n_iter", "points"),
-    *("sampling_freq", "image_size", "checkpoint"),
+    *("sampling_freq", "image_size", "checkpoint", "probes", "eigenvalues", "noises", "cells"),
+    *("probe_size", "held_out_size"),
 }
-SHARES = {"dropout", "ema_decay", "eta", "p", "false_positive_rate"}
+SHARES = {"dropout", "ema_decay", "eta", "p", "false_positive_rate", "tolerance"}
 NOT_NEGATIVE = {
     *("delta", "delta_m", "delta_s", "lr", "beta", "t", "distance_threshold", "seed", "top_size"),
-    *("least_size", "global_seed", "valid_size", "keep_checkpoints", "num_workers", "subset_seed"),
+    *(
+        "normal_points",
+        "least_size",
+        "global_seed",
+        "valid_size",
+        "keep_checkpoints",
+        "num_workers",
+        "subset_seed",
+    ),
 }
 
 
@@ -124,8 +139,8 @@ def in_their_ranges(section: object) -> None:
             assert value >= 1, (name, value)
         if name in SHARES:
             assert 0 <= value <= 1, (name, value)
-        if name in NOT_NEGATIVE:
-            assert value >= 0, (name, value)
+        if name in NOT_NEGATIVE:  # --t is one time, or several
+            assert min(value if isinstance(value, tuple) else (value,)) >= 0, (name, value)
         if name in ("lr", "p", "beta", "distance_threshold", "false_positive_rate"):
             assert value > 0, (name, value)
         if name in ("sizes", "sample_size", "dim_mults", "attn_resolutions"):

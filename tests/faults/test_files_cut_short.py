@@ -36,6 +36,8 @@ OUTPUTS = {
     "classify": ["out/summary/8.json", "out/spurious/8.npz"],
     "critical times": ["out/8.npz"],
     "energy": ["out/8.npz"],
+    "curvature": ["out/8.npz"],
+    "generalization": ["out/8.json", "out/8.npz"],
 }
 
 

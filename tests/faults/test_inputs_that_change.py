@@ -36,8 +36,15 @@ INPUTS = [
     ("critical times", "s/8.npz"),
     ("energy", "models/8.pt"),
     ("energy", "s/8.npz"),
+    ("curvature", "models/8.pt"),
+    ("curvature", "s/8.npz"),
+    ("generalization", "models/8.pt"),
+    ("generalization", "s/8.npz"),
 ]
-TWINS = {("critical times", "s/8.npz"), ("energy", "models/8.pt")}  # read by the same functions
+TWINS = {  # read by the same functions
+    *(("critical times", "s/8.npz"), ("energy", "models/8.pt")),
+    *(("curvature", "s/8.npz"), ("curvature", "models/8.pt")),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +93,7 @@ def test_an_input_that_changes_after_planning_is_refused(
 def test_an_input_that_vanishes_after_it_was_listed_is_one_line(
     own, monkeypatch, tally, stage, name
 ):
-    module = {"critical times": "subjects", "energy": "subjects"}.get(stage, stage)
+    module = "subjects" if stage in ("critical times", "energy", "curvature") else stage
     place = "trained_model" if stage == "generate" else "first_read"
     with tally.attempt(stage, "input vanished", name):
         at(monkeypatch, f"utils.{module}.{place}", (own / name).unlink)
