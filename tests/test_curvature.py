@@ -316,6 +316,16 @@ def test_an_invariant_subspace_is_left(rank):
     assert not zero.eigenvalues.any() and zero.asymmetry == 0
 
 
+def test_a_block_that_adds_nothing_is_filled_up():
+    """Axes of a diagonal matrix: their images add exactly nothing, and nor does an axis again."""
+    diagonal = torch.linspace(1, 12, 12).double()
+    starts = torch.eye(12, dtype=torch.float64)[None, 3:6]
+    found = both_ends(matrix_products(diagonal.diag()[None]), starts, signs(1, 2, 12), 1e-12)
+    wanted = both(diagonal, 3)
+    # Three eigenvectors alone would have passed the test of residuals, were there no others.
+    torch.testing.assert_close(found.eigenvalues[0], wanted, atol=1e-9, rtol=0)
+
+
 def test_a_basis_as_large_as_the_space_is_exact():
     matrix = normal(1, 23, 23, seed=8)
     found = both_ends(matrix_products(matrix), normal(1, 4, 23), signs(1, 2, 23), 1e-15)
@@ -396,6 +406,15 @@ def test_a_field_that_is_no_gradient():
     torch.testing.assert_close(found.asymmetry, wanted.expand(2), rtol=0.02, atol=0)
     turn = whole_spectra((a[None], s[None])[0])
     assert turn.asymmetry.item() == pytest.approx(1) and turn.eigenvalues.abs().max() < 1e-12
+
+
+def test_a_jacobian_is_no_transposed_one():
+    matrix, v = normal(9, 9, seed=1), normal(2, 3, 9, seed=2)
+    f = field(Linear(matrix), normal(2, 1, 1, 9), 5, batch=4)
+    torch.testing.assert_close(f.jacobians(), matrix.expand(2, -1, -1))
+    forward, backward = f.products(torch.tensor([1, 0]), v)
+    torch.testing.assert_close(forward, v @ matrix.T)
+    torch.testing.assert_close(backward, v @ matrix)
 
 
 # Dimensions

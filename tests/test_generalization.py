@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from scipy import stats
 
 from models.dense_am import ExactDenoiser
 from models.schedule import Schedule
-from tests.tiny import DIGITS, FAST, QUICK, assert_one_line, ok, run_here, train_options
-from utils import train
+from tests.tiny import DIGITS, FAST, QUICK, ROOT, assert_one_line, ok, run_here, train_options
+from utils import report, train
 from utils.datasets import load_image_set, permutation, to_float
 from utils.embeddings import load_metric
 from utils.evidence import GENERALIZATION, MEMORY, TESTS, denoising_gap, memorizer_distance
@@ -33,6 +35,7 @@ from utils.options import GeneralizationOptions
 from utils.training_course import tau_gen
 
 STAGE = "run_generalization.py"
+ORDER = ["second train", "second generate", "generalization"]  # of commands in a report
 NEW = ["two-models", "memorizer", "denoising-gap", "c-t", "authenticity", "ratio"]
 
 
@@ -352,7 +355,17 @@ def test_the_pipeline_trains_twins_and_runs_both_stages(sweep, tmp_path):
     assert "is finished" in again.stdout and "4 of 4 models" in again.stdout
     assert done.stdout.count("two-models") == again.stdout.count("two-models") > 0
     page = (here / "report.html").read_text()
-    assert "When it misleads" in page and "curvature" in page
+    for test in TESTS.values():
+        assert test.title in page and page.count("When it misleads:") == len(NEW)
+    # the commands of the page find all of it done
+    commands = report.contents(here)["commands"]
+    asked = [commands[name] for name in ("curvature", *ORDER)]
+    assert list(commands)[-3:] == ORDER
+    before = {path: path.stat().st_mtime_ns for path in here.rglob("*.npz")}
+    script = "set -e\n" + "\n".join(asked).replace("python ", f"{sys.executable} ")
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in here.rglob("*.npz")} == before
 
 
 # Over training

@@ -58,6 +58,8 @@ generate: {steps: 10}
 classify: {false_positive_rate: 0.95, top_size: 4, least_size: 2, k: 2}
 critical_times: {sample_size: 1, p_trials: 2, ddim_steps: 2, stride: 500}
 energy: {sample_size: 2, path_points: 2}
+curvature: {sample_size: 1, t: [20], normal_points: 70}
+generalization: {t: [20], probe_size: 4, noises: 1, held_out_size: 40, cells: 1, samples: 4}
 pipeline: {sizes: [2, 8], samples: 24, jobs: 1}
 toy_all: {n_iter: 40}
 toy_plots: {samples: 40}
@@ -67,6 +69,7 @@ SIZES = (2, 8)  # of published models, as in TINY
 FLAGS = {  # flags whose numbers are replaced, and why
     "--iterations": ("40", "steps of a training"),
     "--dim": ("32", "the narrowest network that there is"),
+    "--t": ("20", "a pass over the samples for each"),
     "--samples": ("24", "each is drawn and compared with all others"),
     "--num-samples": ("24", "as --samples"),
     "--sizes": ("8", "a training for each, and the data sets are small; TINY has two"),
