@@ -122,7 +122,7 @@ def largest_variance(images: Tensor) -> tuple[float, float]:
 
 
 def speciation_time(variance: float, schedule: Schedule) -> int:
-    """The last t at which the noised data still lean to one side: alpha_bar_t Lambda >= 1; -1: none.
+    """The last t at which noised data lean to one side: alpha_bar_t Lambda >= 1; -1: none.
 
     t_S = 1/2 ln Lambda in the time of an Ornstein-Uhlenbeck process, where exp(-2 t) stands for
     alpha_bar_t. Source: Biroli et al. 2024, arXiv 2402.18491.
