@@ -17,6 +17,7 @@ from PIL import Image
 from utils import image_files, lsun
 from utils.datasets import (
     fingerprint,
+    held_out_images,
     load_image_set,
     permutation,
     split_indices,
@@ -618,3 +619,23 @@ def test_an_empty_folder_and_a_missing_test_split(tmp_path):
         load_image_set("digits", "", 8, 1, split="test")
     with pytest.raises(ValueError, match="neither train nor test"):
         load_image_set("digits", "", 8, 1, split="valid")
+
+
+def test_held_out_images_are_those_that_neither_model_has_learnt():
+    """perm[K:], perm[2K:] beside a twin on the second subset, and for such a twin itself."""
+    data, perm = load_image_set("digits", "", 8, 1), permutation(1797, 3407)
+
+    def held_out(k, count, both=False, subset="first"):
+        train = {"train_size": k, "global_seed": 3407, "subset": subset}
+        model = {"image_size": 8, "in_channels": 1}
+        return held_out_images(
+            {"data": {"data_name": "digits"}, "train": train, "model": model}, count, both
+        )
+
+    assert held_out(100, 7).equal(data.read(perm[100:107]))
+    assert held_out(100, 7, both=True).equal(data.read(perm[200:207]))
+    assert held_out(100, 7, subset="second").equal(data.read(perm[200:207]))
+    assert len(held_out(1790, 50)) == 7
+    for k, both in ((1797, False), (2000, False), (899, True)):
+        with pytest.raises(UserError, match="held-out images: K: found .*choose a smaller K"):
+            held_out(k, 2, both)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import FAST, QUICK, ROOT, assert_one_line, ok, run_here
+from utils.curvature_files import load_curvature
 from utils.formats import (
     load_dists,
     load_energies,
@@ -88,7 +89,11 @@ def test_the_pipeline_measures_every_class_that_is_not_empty(sweep):
     root, _, told = sweep
     found = {p.relative_to(root / "identified") for p in (root / "identified").glob("*/*.npz")}
     assert found
-    for stage, load in (("times", load_times), ("energies", load_energies)):
+    for stage, load in (
+        ("times", load_times),
+        ("energies", load_energies),
+        ("curvature", load_curvature),
+    ):
         made = {p.relative_to(root / stage) for p in (root / stage).glob("*/*.npz")}
         assert made == found
         for path in made:

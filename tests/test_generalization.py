@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,8 +10,8 @@ from scipy import stats
 
 from models.dense_am import ExactDenoiser
 from models.schedule import Schedule
-from tests.tiny import DIGITS, FAST, QUICK, ROOT, assert_one_line, ok, run_here, train_options
-from utils import report, train
+from tests.tiny import DIGITS, FAST, QUICK, assert_one_line, ok, run_here, train_options
+from utils import train
 from utils.datasets import load_image_set, permutation, to_float
 from utils.embeddings import load_metric
 from utils.evidence import GENERALIZATION, MEMORY, TESTS, denoising_gap, memorizer_distance
@@ -35,7 +33,6 @@ from utils.options import GeneralizationOptions
 from utils.training_course import tau_gen
 
 STAGE = "run_generalization.py"
-ORDER = ["second train", "second generate", "generalization"]  # of commands in a report
 NEW = ["two-models", "memorizer", "denoising-gap", "c-t", "authenticity", "ratio"]
 
 
@@ -226,9 +223,8 @@ def test_the_stage_on_exact_models(exact, tmp_path):
         assert (result / "figures" / f"{name}.png").exists()
         assert (result / "figures" / f"{name}.pdf").exists()
     for name, test in TESTS.items():
-        assert (
-            f"{name}: memory up to K = 12, the largest. It misleads: {test.misleads}" in done.stdout
-        )
+        line = f"{name}: memory up to K = 12, the largest. When it misleads: {test.misleads}"
+        assert line in done.stdout
     before = {path: path.read_bytes() for path in result.glob("*.*")}
     again = ok(STAGE, *flags, run=run_here)
     assert again.stdout.count("is finished") == 2
@@ -237,6 +233,18 @@ def test_the_stage_on_exact_models(exact, tmp_path):
     # another batch changes nothing but rounding, so it is no other result
     assert "is finished" in ok(STAGE, *flags, "--batch-size", 7, run=run_here).stdout
     assert_one_line(run_here(STAGE, *flags, "--noises", 3), "noises 2 (now 3)", "--overwrite")
+
+
+def test_another_twin_is_another_result(exact, tmp_path):
+    result = ["--result-path", tmp_path / "g", "--final-idx", 1]
+    ok(STAGE, *flags_of(exact, *result), run=run_here)
+    other = tmp_path / "other"
+    for path in (exact / "second").glob("*.npz"):
+        found = load_synthetics(path)
+        save_synthetics(other / path.name, found.samples[::-1], found.args)
+    flags = [*QUICK, "--exact", "--synth-path", exact / "first", *result]
+    told = run_here(STAGE, *flags, "--second-synth-path", other)
+    assert_one_line(told, "second ", "(now ", "--overwrite")
 
 
 def test_a_dry_run_writes_nothing(exact, tmp_path):
@@ -338,34 +346,16 @@ def test_train_passes_over_a_k_above_half_of_the_data(tmp_path):
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.slow
-def test_the_pipeline_trains_twins_and_runs_both_stages(sweep, tmp_path):
-    """Beside a finished sweep; a second time everything is finished, and the report shows it."""
-    root, flags, _ = sweep
-    here = tmp_path / "sweep"
-    shutil.copytree(root, here)
-    flags = [here if flag == root else flag for flag in flags]
-    done = ok("run_pipeline.py", *flags, "--generalization", "--curvature")
+def test_the_pipeline_trains_twins_and_tests_all(sweep):
+    root, _, told = sweep
     for k in (2, 8):
-        assert set(load_measured(here / "generalization" / f"{k}.json").findings) == set(NEW)
-        twin = load_synthetics(here / "second" / "synthetics" / f"{k}.npz")
-        assert twin.args["train"]["subset"] == "second"
-    assert any((here / "curvature").glob("*/*.npz"))
-    again = ok("run_pipeline.py", *flags, "--generalization", "--curvature")
-    assert "is finished" in again.stdout and "4 of 4 models" in again.stdout
-    assert done.stdout.count("two-models") == again.stdout.count("two-models") > 0
-    page = (here / "report.html").read_text()
-    for test in TESTS.values():
-        assert test.title in page and page.count("When it misleads:") == len(NEW)
-    # the commands of the page find all of it done
-    commands = report.contents(here)["commands"]
-    asked = [commands[name] for name in ("curvature", *ORDER)]
-    assert list(commands)[-3:] == ORDER
-    before = {path: path.stat().st_mtime_ns for path in here.rglob("*.npz")}
-    script = "set -e\n" + "\n".join(asked).replace("python ", f"{sys.executable} ")
-    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert {path: path.stat().st_mtime_ns for path in here.rglob("*.npz")} == before
+        assert set(load_measured(root / "generalization" / f"{k}.json").findings) == set(NEW)
+        own, twin = (load_synthetics(r / f"synthetics/{k}.npz") for r in (root, root / "second"))
+        assert (own.args["train"]["subset"], twin.args["train"]["subset"]) == ("first", "second")
+        assert own.args["generate"]["seed"] == twin.args["generate"]["seed"]
+    assert "two-models: " in told
+    classes = {p.parent.name for p in (root / "identified").glob("*/*.npz")}
+    assert {p.parent.name for p in (root / "curvature").glob("*/*.npz")} == classes
 
 
 # Over training
@@ -397,6 +387,9 @@ def test_one_training_over_its_checkpoints(courses, tmp_path):
     assert_one_line(run_here(STAGE, *flags, "--exact"), "--checkpoints", "--exact too")
     assert_one_line(run_here(STAGE, *flags, "--ckpt-path", tmp_path), "--ckpt-path too")
     assert_one_line(run_here(STAGE, *flags, "--t", 20), "--t: found 20", "choose 0 to 19")
+    for flag in ("--checkpoints", "--second-checkpoints"):
+        moved = run_here(STAGE, *flags, flag, courses["first"].parent)
+        assert_one_line(moved, f"{flag}: found ", "give the folder checkpoints/ of a training")
     same = [*flags, "--second-checkpoints", courses["first"]]
     assert_one_line(run_here(STAGE, *same), "--subset second")
     dry = [*flags, "--result-path", tmp_path / "dry", "--dry-run"]

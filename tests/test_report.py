@@ -15,6 +15,7 @@ from tests.tiny import ROOT, assert_one_line, run_script
 from utils import report
 from utils.commands import Commands
 from utils.errors import UserError
+from utils.evidence import TESTS
 from utils.formats import (
     Distances,
     Energies,
@@ -134,7 +135,8 @@ def test_every_command_of_the_page_finds_its_work_done(sweep):
     root = sweep[0]
     commands = report.contents(root)["commands"]
     assert list(commands) == [
-        *("train", "generate", "distances", "classify", "critical_times", "energy")
+        *("train", "generate", "distances", "classify", "critical_times", "energy", "curvature"),
+        *("second train", "second generate", "generalization"),
     ]
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*.npz")}
     script = "set -e\n" + "\n".join(commands.values())
@@ -143,7 +145,7 @@ def test_every_command_of_the_page_finds_its_work_done(sweep):
     assert done.returncode == 0, done.stderr
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*.npz")} == before
     finished = len(list((root / "dists").glob("*.npz")))
-    for folder in ("identified", "times", "energies"):
+    for folder in ("identified", "times", "energies", "curvature"):
         finished += len(list((root / folder).glob("*/*.npz"))) if folder != "identified" else 2
     assert done.stdout.count("is finished") >= finished
 
@@ -183,6 +185,8 @@ def copied(sweep, tmp_path, *folders):
         (["training"], ["Training", "Nothing has been judged yet"], ["Samples by K"]),
         (["times"], ["Basins", "run_critical_times.py"], ["run_classify.py --dist"]),
         (["energies"], ["Energies"], ["Other thresholds"]),
+        (["curvature"], ["Curvature", "FLIPD", "run_curvature.py"], ["Basins", "Other tests"]),
+        (["generalization"], ["When it misleads", "run_generalization.py"], ["Basins"]),
         (["identified"], ["Samples by K", "The transition"], ["Other thresholds"]),
         (["identified", "dists"], ["Other thresholds", "run_distances.py"], ["Training"]),
     ],
@@ -230,6 +234,13 @@ def test_distances_of_another_set_are_not_told(sweep, tmp_path):
     }
     assert tiles[8] and not any(tile.distance for tile in tiles[8])
     assert tiles[2] and all(tile.distance for tile in tiles[2])
+
+
+def test_each_test_of_generalization_is_told_with_its_source_and_warning(page):
+    for test in TESTS.values():
+        for words in (test.title, test.definition, test.source, test.misleads):
+            assert words in page.text
+    assert page.text.count("When it misleads:") == len(TESTS)
 
 
 HOSTILE = "<script>alert(1)</script>\"'&"

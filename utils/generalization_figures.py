@@ -264,7 +264,9 @@ def collapse_figure(
     ax.set_title("bands: 95 % intervals; bars: quartiles over samples", **CAPTION)
     styles = [*DATA_TIMES.values(), *(point_style(look) for look in looks_of(held).values())]
     names = [f"{name} time of the data" for name in DATA_TIMES]
-    draw_legend(fig, styles, [*names, *(f"critical time, {name}" for name in held)], ncols=3)
+    draw_legend(
+        fig, styles, [*names, *(f"critical time, {name}" for name in held)], ncols=3, fontsize=8
+    )
     return fig
 
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 def show_generalization(
     result: Path, times_path: Path | None, identified_path: Path | None
 ) -> None:
-    """Save the figures of a result folder; print a table and where each test sees memory end."""
+    """Save the figures of a result folder; print a table, where each test sees memory end, and
+    when it misleads."""
     stored = stored_sweep(result)
     if not stored:
         return
@@ -40,7 +41,7 @@ def show_generalization(
         save_figure(figure, folder / f"{name}.png")
     print(findings_table(stored))
     for name, said in endings(stored).items():
-        print(f"{name}: {said}. It misleads: {TESTS[name].misleads}")
+        print(f"{name}: {said}. When it misleads: {TESTS[name].misleads}")
     print(folder / "evidence.png")
 
 

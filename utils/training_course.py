@@ -60,6 +60,11 @@ def plan_steps(options: GeneralizationStage) -> list[Step]:
     if given.exact:
         raise UserError("--checkpoints", "--exact too", "choose one of them")
     remedy = "give the folder checkpoints/ of a training, with ITER.pt in it"
+    for name in ("checkpoints", "second_checkpoints"):
+        # elsewhere a number is taken for a K
+        folder = getattr(given, name)
+        if folder is not None and Path(folder).absolute().name != "checkpoints":
+            raise UserError(f"--{name.replace('_', '-')}", folder, remedy)
     files = k_files(given.checkpoints, ".pt", "--checkpoints", remedy)
     twins = {}
     if given.second_checkpoints is not None:
