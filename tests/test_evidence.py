@@ -13,6 +13,7 @@ from utils.evidence import (
     TESTS,
     UNDECIDED,
     Finding,
+    _difference,
     authenticity,
     copying,
     denoising_gap,
@@ -199,21 +200,30 @@ def test_copies_are_found_by_each_test_of_neighbours(digits):
 
 
 @pytest.mark.parametrize("counts", [(0, 10, 0, 20), (3, 10, 5, 20), (10, 10, 0, 20)])
-def test_the_interval_of_a_difference_holds_it_and_both_shares_bounds(counts):
+def test_the_interval_of_a_difference_is_walds_with_one_more_of_each(counts):
     a, n, b, m = counts
     own, known = (
         np.repeat([[0.1, 1.0], [0.9, 1.0]], [x, y - x], axis=0) for x, y in ((a, n), (b, m))
     )
     found = ratio(own, known)
-    low, high = (stats.binomtest(x, y).proportion_ci(method="wilson") for x, y in ((a, n), (b, m)))
+    p, q = (a + 1) / (n + 2), (b + 1) / (m + 2)
+    half = 1.959964 * np.sqrt(p * (1 - p) / (n + 2) + q * (1 - q) / (m + 2))
     assert found.value == pytest.approx(a / n - b / m)
-    assert found.low == pytest.approx(
-        found.value - np.hypot(a / n - low.low, high.high - b / m), abs=1e-9
-    )
-    assert found.high == pytest.approx(
-        found.value + np.hypot(low.high - a / n, b / m - high.low), abs=1e-9
-    )
+    assert found.low == pytest.approx(min(p - q - half, found.value), rel=1e-5)
+    assert found.high == pytest.approx(max(min(1, p - q + half), found.value), rel=1e-5)
     assert -1 <= found.low <= found.value <= found.high <= 1
+
+
+@pytest.mark.parametrize(("n", "m"), [(128, 1000), (256, 297)])
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.5])
+def test_equal_shares_are_called_memory_in_one_of_forty_cases_whatever_the_share(n, m, share):
+    """By the binomial law of both counts; what is beyond 2.5 % is the approximation's."""
+    first, second = stats.binom.pmf(range(n + 1), n, share), stats.binom.pmf(range(m + 1), m, share)
+    rate = 0.0
+    for a, b in np.argwhere(np.outer(first, second) > 1e-6):
+        if _difference("ratio", np.arange(n) < a, np.arange(m) < b).verdict == MEMORY:
+            rate += first[a] * second[b]
+    assert rate <= 0.028
 
 
 def test_two_models_agree_where_the_pair_is_nearer_than_either_to_its_own():

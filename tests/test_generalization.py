@@ -14,9 +14,16 @@ from tests.tiny import DIGITS, FAST, QUICK, assert_one_line, ok, run_here, train
 from utils import train
 from utils.datasets import load_image_set, permutation, to_float
 from utils.embeddings import load_metric
-from utils.evidence import GENERALIZATION, MEMORY, TESTS, denoising_gap, memorizer_distance
+from utils.evidence import (
+    GENERALIZATION,
+    MEMORY,
+    TESTS,
+    Finding,
+    denoising_gap,
+    memorizer_distance,
+)
 from utils.formats import load_synthetics, save_synthetics
-from utils.generalization_files import arrays_file, load_arrays, load_measured
+from utils.generalization_files import Stored, arrays_file, load_arrays, load_measured
 from utils.generalization_measures import (
     Images,
     before_collapse,
@@ -30,7 +37,7 @@ from utils.generalization_measures import (
 )
 from utils.generalization_overviews import ending
 from utils.options import GeneralizationOptions
-from utils.training_course import tau_gen
+from utils.training_course import relative_losses, tau_gen, tau_mem
 
 STAGE = "run_generalization.py"
 NEW = ["two-models", "memorizer", "denoising-gap", "c-t", "authenticity", "ratio"]
@@ -401,5 +408,18 @@ def test_tau_gen_is_the_first_step_as_good_as_the_best():
     rng = np.random.default_rng(0)
     noise = rng.uniform(0.9, 1.1, (2, 50))
     losses = {10: 3 * noise, 20: noise * rng.uniform(0.98, 1.02, (2, 50)), 30: noise, 40: 2 * noise}
-    assert tau_gen(losses) == 20
-    assert tau_gen({1: noise}) == 1
+    assert tau_gen(relative_losses(losses)) == 20
+    assert tau_gen(relative_losses({1: noise})) == 1
+    # each time counts alike, whatever its unit
+    scaled = {step: loss * [[1e-4], [1.0]] for step, loss in losses.items()}
+    for step, loss in relative_losses(scaled).items():
+        np.testing.assert_allclose(loss, relative_losses(losses)[step])
+
+
+def test_tau_mem_is_from_where_on_it_stays_memory():
+    def at(low):
+        found = Finding("ratio", 0.5, low, 0.9, 50)
+        return Stored({"ratio": found}, {}, {})
+
+    assert tau_mem({10: at(-0.1), 20: at(0.1), 30: at(-0.1), 40: at(0.2), 50: at(0.3)}) == 40
+    assert tau_mem({10: at(0.1), 20: at(-0.1)}) is None

@@ -104,6 +104,8 @@ def plan_cases(options: GeneralizationStage) -> list[Case]:
     """The K of a slice that have held-out images. Raises UserError for what does not fit."""
     given = options.generalization
     target = Path(required(given, "result_path"))
+    if given.exact and given.ckpt_path:
+        raise UserError("--exact", f"--ckpt-path {given.ckpt_path} too", "choose one of them")
     sets = k_files(
         Path(required(given, "synth_path")), ".npz", "--synth-path", "give a folder of sets, K.npz"
     )
@@ -134,8 +136,6 @@ def plan_cases(options: GeneralizationStage) -> list[Case]:
 
 def model_files(given: GeneralizationOptions, sets: dict[int, Path]) -> dict[int, Path]:
     """Models by K, each of which has a set. Raises UserError where none has."""
-    if given.exact and given.ckpt_path:
-        raise UserError("--exact", f"--ckpt-path {given.ckpt_path} too", "choose one of them")
     folder = Path(required(given, "ckpt_path"))
     models = k_files(folder, ".pt", "--ckpt-path", "give a folder of trained models")
     lonely = [k for k in models if k not in sets]

@@ -51,7 +51,8 @@ DATA_TIMES = {
 
 
 class CoursePoint(NamedTuple):
-    """What is known at one step of a training; loss: mean over held-out images and times."""
+    """What is known at one step of a training; loss: mean over held-out images and times, each
+    time in units of its least."""
 
     memorized: Finding | None
     gap: Finding
@@ -311,8 +312,8 @@ def course_figure(points: Mapping[int, CoursePoint], gen: int, mem: int | None) 
     distance from the memorizer, the held-out loss; lines at tau_gen and tau_mem."""
     steps = sorted(points)
     with_twin = any(point.agreement for point in points.values())
-    fig = new_figure(7.0, 5.4)
-    axes = fig.subplots(2, 2, sharex=True)
+    fig = new_figure(7.4, 5.4)
+    axes = fig.subplots(2, 2)
     panels = (
         ("Samples that are memorized (ratio test, %)", "memorized", 100.0, CLASS_LOOKS[0]),
         ("Denoising gap (part of the held-out loss)", "gap", 1.0, CLASS_LOOKS[1]),
@@ -326,13 +327,13 @@ def course_figure(points: Mapping[int, CoursePoint], gen: int, mem: int | None) 
             _course_line(ax, found, scale, look)
         ax.set_title(title, fontsize=9, loc="left")
     axes[1, 1].plot(steps, [points[step].loss for step in steps], color=INK, marker=".")
-    axes[1, 1].set_title("Loss on held-out images", fontsize=9, loc="left")
+    axes[1, 1].set_title("Loss on held-out images (1: least of each time)", fontsize=9, loc="left")
     for ax in axes.flat:
         ax.axvline(gen, color=CLASS_LOOKS[2].colour, linestyle="--", linewidth=1.1)
         if mem is not None:
             ax.axvline(mem, color=CLASS_LOOKS[0].colour, linestyle=":", linewidth=1.4)
-        if steps[-1] > 20 * steps[0]:
-            ax.set_xscale("log")
+        log_ticks(ax, np.array(steps), width=2.9)
+        ax.tick_params(labelsize=7.5)
     for ax in axes[1]:
         ax.set_xlabel("Training steps")
     told = f"dashed: $\\tau_{{gen}}$ = {gen}; dotted: $\\tau_{{mem}}$ = "

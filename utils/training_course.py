@@ -177,8 +177,9 @@ def show_course(result: Path) -> None:
     if not stored:
         return
     losses = {step: load_arrays(result / f"{step}.json")["held-out-loss"] for step in stored}
-    gen, mem = tau_gen(losses), tau_mem(stored)
-    points = {step: course_point(stored[step], losses[step]) for step in stored}
+    relative = relative_losses(losses)
+    gen, mem = tau_gen(relative), tau_mem(stored)
+    points = {step: course_point(stored[step], relative[step]) for step in stored}
     path = result / "figures" / "training.png"
     save_figure(course_figure(points, gen, mem), path)
     print(course_table(points))
@@ -199,17 +200,22 @@ def course_point(stored: Stored, losses: np.ndarray) -> CoursePoint:
     )
 
 
+def relative_losses(losses: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """The loss of each held-out image [n] by step: mean over times, each in units of its smallest
+    mean of all steps. losses: by step, of the same images and noises, [T', n]."""
+    every = np.stack([losses[step] for step in sorted(losses)])  # [S, T', n]
+    every = (every / every.mean(2).min(0)[None, :, None]).mean(1)  # [S, n]
+    return dict(zip(sorted(losses), every, strict=True))
+
+
 def tau_gen(losses: Mapping[int, np.ndarray]) -> int:
     """The first step at which the loss on held-out images is within its error of the least.
 
-    losses: by step, of the same images and noises, [T', n]. Each time is taken in units of its
-    smallest mean; the mean difference to the best step, paired by image, is at most 1.96 standard
-    errors. Bonnaire et al. 2025 (arXiv 2505.17638) take the best FID instead."""
+    losses: of `relative_losses`. The mean difference to the best step, paired by image, is at most
+    1.96 standard errors. Bonnaire et al. 2025 (arXiv 2505.17638) take the best FID instead."""
     steps = sorted(losses)
-    every = np.stack([losses[step] for step in steps])  # [S, T', n]
-    every = (every / every.mean(2).min(0)[None, :, None]).mean(1)  # [S, n]
-    best = every.mean(1).argmin()
-    apart = every - every[best]
+    every = np.stack([losses[step] for step in steps])  # [S, n]
+    apart = every - every[every.mean(1).argmin()]
     error = apart.std(1, ddof=1) / np.sqrt(apart.shape[1])
     return steps[int(np.argmax(apart.mean(1) <= Z * error))]
 
