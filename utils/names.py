@@ -37,6 +37,7 @@ METRIC_NAMES = {  # `metric` in files; their `network` is the name itself, or em
     "vgg": "lpips",
     "squeeze": "lpips",
 }
+NOT_L2 = tuple(name for name in METRIC_NAMES if name != "l2")  # what --network may name
 
 
 def either(names: Collection[str]) -> str:

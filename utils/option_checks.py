@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 from collections.abc import Collection
+from dataclasses import field
+from typing import Any
 
 from utils.errors import UserError
 
@@ -49,3 +51,8 @@ def ints(*default: int) -> tuple[int, ...]:
     from simple_parsing import field as parsed_field
 
     return parsed_field(default=default, type=parse_ints, nargs=None)
+
+
+def told(default: Any, text: str) -> Any:
+    """A field whose help is text."""
+    return field(default=default, metadata={"help": text})

@@ -14,7 +14,8 @@ from utils.errors import UserError
 from utils.formats import SampleSet, load_samples
 from utils.inputs import Input, first_read
 from utils.k_folders import Job, k_files, plan_jobs
-from utils.options import SliceOptions, SubjectOptions
+from utils.measure_options import SubjectOptions
+from utils.options import SliceOptions
 from utils.provenance import digest, to_plain
 
 Samples = tuple[SampleSet, tuple[int, int] | None]  # as `load_samples` gives them
