@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,20 @@ def test_neighbours_are_those_of_scikit_learn(digits, l2):
     for key, queries in (("sample", samples), ("held-out", images.held_out)):
         wanted = search.kneighbors(queries.flatten(1).numpy())[0]
         np.testing.assert_allclose(arrays[f"{key}-distances"], wanted, rtol=1e-5)
+
+
+def test_a_squared_metric_as_lpips_gives_the_same_findings(digits, l2):
+    """Ranks and comparisons are those of distances, and the ratio is one of distances too."""
+    images, samples = Images(digits[:90], digits[90:300]), digits[[*range(20), *range(300, 400)]]
+    squared = replace(l2, squared=True)
+    found = [measure_samples(one, samples, images, options()).findings for one in (l2, squared)]
+    assert found[0] == found[1]
+    twins = (digits[400:460], digits[500:560]), (digits[:90], digits[600:690])
+    pairs = [measure_pairs(one, *twins) for one in (l2, squared)]
+    np.testing.assert_allclose(
+        pairs[0].arrays["pair-distances"] ** 2, pairs[1].arrays["pair-distances"], rtol=1e-5
+    )
+    assert pairs[0].findings[0].value == pairs[1].findings[0].value
 
 
 def test_the_gap_of_a_training_image_is_to_another_one_even_of_a_copy(digits, l2):
