@@ -226,6 +226,11 @@ def test_equal_shares_are_called_memory_in_one_of_forty_cases_whatever_the_share
     assert rate <= 0.028
 
 
+def test_the_ratio_is_a_third():
+    found = ratio([[0.32, 1], [0.34, 1], [0, 2], [0, 0]], [[1.0, 1.0]] * 9)
+    assert found.details["samples"] == 0.5  # two distances of 0: the training set holds it twice
+
+
 def test_two_models_agree_where_the_pair_is_nearer_than_either_to_its_own():
     found = two_models([1, 1, 1, 1], [2, 2, 0.5, 1], [2, 0.5, 2, 2])
     assert found.value == 0.25 and found.n == 4

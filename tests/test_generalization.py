@@ -180,6 +180,22 @@ def test_pairs_and_cosines(digits, l2):
     assert (cosines(mean[None], a[:1], mean) == 0).all()
 
 
+def test_cosines_are_those_of_images_less_the_mean_of_all_that_is_learnt(digits, l2):
+    sets, learnt = (digits[400:420], digits[500:520]), (digits[:30], digits[600:690])
+    arrays = measure_pairs(l2, sets, learnt).arrays
+    flat = [x.flatten(1).double().numpy() for x in (*sets, *learnt)]
+    mean = np.concatenate(flat[2:]).mean(0)
+    a, b, first, second = (x - mean for x in flat)
+
+    def cosine(x, y):
+        return (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+
+    np.testing.assert_allclose(arrays["pair-cosines"], cosine(a, b), rtol=1e-5, atol=1e-6)
+    for own, x, known in zip(arrays["own-cosines"], (a, b), (first, second)):
+        nearest = known[((x[:, None] - known[None]) ** 2).sum(2).argmin(1)]
+        np.testing.assert_allclose(own, cosine(x, nearest), rtol=1e-5, atol=1e-6)
+
+
 def test_one_training_image_leaves_out_what_is_not_defined(digits, l2):
     images = Images(digits[:1], digits[1:200])
     found = measure_samples(l2, digits[:1].expand(30, -1, -1, -1), images, options())
@@ -192,6 +208,18 @@ def test_one_training_image_leaves_out_what_is_not_defined(digits, l2):
 def test_only_times_before_the_collapse_count():
     assert before_collapse([400, 20, 100], 150) == [1, 2]
     assert before_collapse([400, 200], 30) == [1]
+
+
+def test_the_memorizer_is_asked_before_the_data_collapse(digits):
+    """Later it is near every denoiser, which would look like memory."""
+    images, model = Images(digits[:64], digits[64:200]), ExactDenoiser(digits[300:], Schedule())
+    given = GeneralizationOptions(t=(20, 700, 100, 950), noises=2)
+    measured = measure_model(model, images, given)
+    assert 100 < measured.times["collapse"][0] < 700
+    m, loss = (measured.arrays[f"held-out-{name}"] for name in ("memorizer", "loss"))
+    wanted = memorizer_distance(m[[0, 2]].sum(0), loss[[0, 2]].sum(0))
+    assert measured.findings[0] == wanted
+    assert wanted.value > memorizer_distance(m.sum(0), loss.sum(0)).value + 0.05
 
 
 def test_where_memory_ends_in_words():
