@@ -13,7 +13,8 @@ from models.dense_am import ExactDenoiser
 from models.schedule import Schedule
 from tests.tiny import DIGITS, FAST, QUICK, assert_one_line, ok, run_here, train_options
 from utils import train
-from utils.datasets import load_image_set, permutation, to_float
+from utils.datasets import held_out_images, load_image_set, permutation, to_float
+from utils.denoisers import training_images
 from utils.embeddings import load_metric
 from utils.evidence import (
     GENERALIZATION,
@@ -264,6 +265,11 @@ def test_the_stage_on_exact_models(exact, tmp_path):
         stored = load_measured(result / f"{k}.json")
         assert {n: f.verdict for n, f in stored.findings.items()} == dict.fromkeys(NEW, MEMORY)
         assert (load_arrays(result / f"{k}.json")["held-out-memorizer"] == 0).all()
+        # held out is what neither of the two models has learnt
+        known, images = training_images(stored.args), held_out_images(stored.args, 100, both=True)
+        apart = torch.cdist(to_float(images).flatten(1), known.flatten(1)).sort(1).values[:, :2]
+        found = load_arrays(result / f"{k}.json")["held-out-distances"]
+        np.testing.assert_allclose(found, apart.numpy(), atol=1e-3)
         content = json.loads((result / f"{k}.json").read_text())["findings"]
         for one in content:  # each with its definition, source, and when it misleads
             assert all(one[key] for key in ("definition", "source", "misleads"))
