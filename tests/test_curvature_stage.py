@@ -1,6 +1,7 @@
 """The stage run_curvature.py: its files, what it refuses, its figures and tables."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from models.dense_am import ExactDenoiser
 from models.schedule import Schedule
 from tests.test_figures import assert_nothing_is_cut_off, texts
 from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
+from utils import curvature as stage
 from utils import train
 from utils.checkpoints import load_checkpoint
 from utils.curvature_figures import (
@@ -22,6 +24,7 @@ from utils.curvature_files import KEYS, load_curvature
 from utils.datasets import load_image_set, permutation, to_float
 from utils.figure_style import PALE
 from utils.formats import Times, save_times
+from utils.options import CurvatureOptions
 from utils.provenance import digest
 
 QUICK = ["--t", "2,10", "--sample-size", "2", "--batch-size", "64"]
@@ -375,3 +378,12 @@ def test_curvature_over_critical_times():
     assert any("no rank correlation (n = 3)" in text for text in texts(fig))
     with pytest.raises(ValueError, match="no critical time"):
         critical_curvature_figure({"memorized": {2: (-np.ones(3), np.ones((3, 1)))}}, [5])
+
+
+def test_the_noises_around_a_sample_are_all_different_and_the_same_for_any_batch():
+    def rows(batch):
+        plan = SimpleNamespace(given=CurvatureOptions(batch_size=batch), normal_points=20)
+        return torch.cat(list(stage.noises((1, 2, 3), "key", 5, plan)))
+
+    assert rows(7).equal(rows(64)) and len(rows(7)) == 20
+    assert len({tuple(row.flatten().tolist()) for row in rows(7)}) == 20
