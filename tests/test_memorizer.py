@@ -16,7 +16,7 @@ from models.memorizer import (
     own_weight,
     speciation_time,
 )
-from models.schedule import Schedule, add_noise
+from models.schedule import Schedule, add_noise, predict_eps
 from utils.datasets import load_image_set, to_float
 from utils.seeding import SeededNoise
 
@@ -37,7 +37,7 @@ class Constant(Denoiser):
         self.device = torch.device("cpu")
 
     def eps(self, x_t, t):
-        raise NotImplementedError
+        return predict_eps(x_t, self.x_0(x_t, t), self.schedule.alpha_bar_at(t))
 
     def x_0(self, x_t, t):
         return self.image.expand_as(x_t)

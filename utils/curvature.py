@@ -26,6 +26,7 @@ from utils.basins import image_key
 from utils.cli import required
 from utils.curvature_files import KEYS, UNKNOWN, Curvature, dim_of, save_curvature
 from utils.curvature_overviews import show_curvature
+from utils.denoisers import check_times
 from utils.devices import prepare
 from utils.errors import UserError
 from utils.formats import Times, load_times
@@ -121,10 +122,8 @@ def run(options: CurvatureStage, again: bool = False) -> None:
 
 def plan(given: CurvatureOptions, subject: Subject, times: Path | None) -> Plan:
     """Raises UserError for what the model has not: times --t, or directions to count."""
-    timesteps, dim = subject.args["train"]["timesteps"], dim_of(subject.args)
-    if max(given.t) >= timesteps:
-        remedy = f"choose 0 to {timesteps - 1}, times of the model"
-        raise UserError("--t", max(given.t), remedy)
+    dim = dim_of(subject.args)
+    check_times(subject.args, given.t)
     points = NORMAL_POINTS * dim if given.normal_points is None else given.normal_points
     if 0 < points < dim:
         remedy = f"choose {dim} or more, the values of an image, or 0 for none"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from models.schedule import Schedule
 from utils.checkpoints import Checkpoint, denoiser_of, load_checkpoint
 from utils.datasets import to_float, training_subset
 from utils.devices import compiled
+from utils.errors import UserError
 from utils.inputs import check_unchanged, content_of, gone
 from utils.provenance import digest, with_data_path
 
@@ -84,6 +85,13 @@ def exact_model(
 def training_images(args: Mapping[str, Any]) -> Tensor:
     """The training images of a model with these args: float32 [K, C, H, W] in [-1, 1]."""
     return to_float(training_subset(args).images)
+
+
+def check_times(args: Mapping[str, Any], times: Iterable[int]) -> None:
+    """Raises UserError where a model with these args has not the times of --t."""
+    last = args["train"]["timesteps"] - 1
+    if beyond := [t for t in times if t > last]:
+        raise UserError("--t", beyond[0], f"choose 0 to {last}, times of the model")
 
 
 def data_set(args: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from models.energy import (
     published_rule,
 )
 from utils.cli import required
+from utils.denoisers import check_times
 from utils.devices import float32_unless, prepare
 from utils.errors import UserError
 from utils.formats import Energies, load_references, save_energies
@@ -75,9 +76,7 @@ def with_result_path(given: EnergyOptions) -> EnergyOptions:
 
 def wanted_args(given: EnergyOptions, subject: Subject, references: np.ndarray) -> dict[str, Any]:
     """What energies/K.npz will carry. Raises UserError where the model has no time --t."""
-    timesteps = subject.args["train"]["timesteps"]
-    if given.t >= timesteps:
-        raise UserError("--t", given.t, f"choose 0 to {timesteps - 1}, a time of the model")
+    check_times(subject.args, [given.t])
     own = {**own_args(given, subject), "references": digest(references)}
     return {**subject.args, "energy": own}
 

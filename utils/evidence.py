@@ -115,6 +115,9 @@ TESTS = {
 }
 
 
+TOLD = ("definition", "source", "misleads")  # what of a test is told beside its numbers
+
+
 @dataclass(frozen=True)
 class Finding:
     """What a test says: low <= value <= high, its 95 % interval. n: how many samples (pairs,
@@ -216,14 +219,13 @@ def mann_whitney_z(x: ArrayLike, y: ArrayLike) -> float:
 
     U counts the pairs with x > y, ties by half; c: how often each value comes. 0 where all values
     are equal. Source: Mann and Whitney 1947, Ann. Math. Stat. 18, 50."""
-    from scipy.stats import rankdata
+    from scipy.stats import rankdata, tiecorrect
 
     x, y = _distances(x), _distances(y)
     n, m = len(x), len(y)
-    both = np.concatenate([x, y])
-    u = rankdata(both)[:n].sum() - n * (n + 1) / 2
-    ties = np.unique(both, return_counts=True)[1].astype(np.float64)
-    variance = n * m / 12 * (n + m + 1 - (ties**3 - ties).sum() / max(1, (n + m) * (n + m - 1)))
+    ranks = rankdata(np.concatenate([x, y]))
+    u = ranks[:n].sum() - n * (n + 1) / 2
+    variance = n * m * (n + m + 1) / 12 * tiecorrect(ranks)
     return float((u - n * m / 2) / math.sqrt(variance)) if variance > 0 else 0.0
 
 

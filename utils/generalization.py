@@ -11,7 +11,7 @@ import torch
 
 from utils.cli import required
 from utils.datasets import held_out_images, to_float
-from utils.denoisers import Model, exact_model, trained_model, training_images
+from utils.denoisers import Model, check_times, exact_model, trained_model, training_images
 from utils.devices import float32_unless, prepare
 from utils.embeddings import Embedder, load_metric, open_cache
 from utils.errors import UserError
@@ -118,10 +118,12 @@ def plan_cases(options: GeneralizationStage) -> list[Case]:
     for job in plan_jobs(sets if models is None else models, target, options.slice):
         job = replace(job, target=target / f"{job.k}.json")
         drawn, found = first_read(sets[job.k], load_synthetics)
-        model = exact_model(found.args, data_path=given.data_path)
-        if models is not None:
+        if models is None:
+            model = exact_model(found.args, data_path=given.data_path)
+        else:
             model = trained_model(models[job.k], given.data_path)
         check_drawn(sets[job.k], found, model)
+        check_times(model.args, given.t)
         second = None
         if job.k in twins:
             second = twin_set(twins[job.k], sets[job.k], found)
@@ -129,7 +131,7 @@ def plan_cases(options: GeneralizationStage) -> list[Case]:
             told = f"no {job.k}.npz in {given.second_synth_path}"
             print(f"K = {job.k}: {told}: the test of two models is passed over")
         case = Case(job, model, drawn, second, {})
-        if has_held_out(case) and within_times(given, model):
+        if has_held_out(case):
             cases.append(replace(case, args=wanted_args(given, case, found)))
     return cases
 
@@ -199,15 +201,6 @@ def has_held_out(case: Case) -> bool:
     return found >= 2
 
 
-def within_times(given: GeneralizationOptions, model: Model) -> bool:
-    """True; raises UserError where the model has no such time."""
-    timesteps = model.args["train"]["timesteps"]
-    if max(given.t) >= timesteps:
-        remedy = f"choose 0 to {timesteps - 1}, times of the model"
-        raise UserError("--t", ",".join(map(str, given.t)), remedy)
-    return True
-
-
 def wanted_args(given: GeneralizationOptions, case: Case, found: SampleSet) -> dict[str, Any]:
     """What K.json and K.npz will carry."""
     own = {name: x for name, x in to_plain(given).items() if name not in COURSE_ONLY}
@@ -239,9 +232,9 @@ def examine(case: Case, options: GeneralizationStage, embedder: Embedder) -> Mea
         twin = case.second.read()
         sets = samples, torch.from_numpy(twin.samples)
         learnt = images.train, training_images(with_data(twin.args, args))
-        pairs = measure_pairs(embedder, sets, learnt, means)
-        name = f"pairs-{k}.png"
-        save_figure(pairs_figure(k, *sets, pairs.arrays), result / "figures" / name)
+        pairs, near = measure_pairs(embedder, sets, learnt, means)
+        picture = pairs_figure(k, *sets, near, pairs.arrays)
+        save_figure(picture, result / "figures" / f"pairs-{k}.png")
         measured.add(pairs)
     measured.add(measure_samples(embedder, samples, images, given, means))
     return measured

@@ -273,15 +273,18 @@ def collapse_figure(
 
 @styled
 def pairs_figure(
-    k: int, first: np.ndarray, second: np.ndarray, arrays: Mapping[str, np.ndarray]
+    k: int,
+    first: np.ndarray,
+    second: np.ndarray,
+    near: np.ndarray,
+    arrays: Mapping[str, np.ndarray],
 ) -> Figure:
     """Images of two models from the same seeds, each beside its own nearest training image.
 
-    first, second [N, C, H, W]; arrays: `pair-distances` [N], `own-distances` [2, N] and the images
-    `own-nearest` [2, N, C, H, W]."""
+    first, second [N, C, H, W]; near [2, N, C, H, W]: the training image nearest to each; arrays:
+    `pair-distances` [N] and `own-distances` [2, N]."""
     first, second = np.asarray(first), np.asarray(second)
     columns, step, margin, head = min(COLUMNS, len(first)), TILE + GAP, 1.55, 0.42
-    near = arrays["own-nearest"]
     lines = (
         ("nearest training\nimage of A", near[0], arrays["own-distances"][0]),
         ("model A", first, arrays["pair-distances"]),

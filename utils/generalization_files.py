@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.evidence import TESTS, Finding
+from utils.evidence import TESTS, TOLD, Finding
 from utils.generalization_measures import Measured
 from utils.provenance import read_args, resolve_args
 from utils.storage import read_json, read_npz, save_npz, write_json
@@ -37,8 +37,7 @@ def save_measured(
     path: Path, measured: Measured, args: Mapping[str, Any], step: int | None = None
 ) -> None:
     """K.npz, then K.json, which marks it as done. path: of K.json."""
-    arrays = {key: array for key, array in measured.arrays.items() if key != "own-nearest"}
-    save_npz(arrays_file(path), **arrays, args=json.dumps(args))
+    save_npz(arrays_file(path), **measured.arrays, args=json.dumps(args))
     findings = [
         {
             "test": found.test,
@@ -52,9 +51,6 @@ def save_measured(
     ]
     times = {name: list(measured.times[name]) for name in TIMES}
     write_json(path, {"findings": findings, "times": times, "step": step, "args": args})
-
-
-TOLD = ("definition", "source", "misleads")
 
 
 def arrays_file(path: Path) -> Path:
@@ -117,6 +113,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         for kind in ("loss", "memorizer", "identity", "mean"):
             values = arrays.get(f"{name}-{kind}")
             shaped = values is not None and values.ndim == 2 and len(values) == len(times)
+            shaped = shaped and values.size > 0
             if not shaped or values.dtype.kind != "f" or not np.isfinite(values).all():
                 raise UserError(where, f"{name}-{kind} that is absent or of a wrong shape", REMEDY)
     return arrays

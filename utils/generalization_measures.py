@@ -202,8 +202,10 @@ def measure_pairs(
     sets: tuple[Tensor, Tensor],
     learnt: tuple[Tensor, Tensor],
     means: Means | None = None,
-) -> Measured:
-    """Two sets [N, C, H, W] drawn from the same seeds, and the training images of their models.
+) -> tuple[Measured, np.ndarray]:
+    """What two models agree on, and the nearest training image of each sample [2, N, C, H, W].
+
+    Two sets [N, C, H, W] drawn from the same seeds, and the training images of their models.
 
     Cosines are those of images less the mean of all training images."""
     own, nearest_own = [], []
@@ -213,7 +215,7 @@ def measure_pairs(
         nearest_own.append(train[index[:, 0]])
     pair = pair_distances(embedder, *sets)
     mean = torch.cat(learnt).mean(0)
-    return Measured(
+    measured = Measured(
         [two_models(pair, *own)],
         {
             "pair-distances": pair,
@@ -222,9 +224,9 @@ def measure_pairs(
             "own-cosines": np.stack(
                 [cosines(a, b, mean) for a, b in zip(sets, nearest_own, strict=True)]
             ),
-            "own-nearest": torch.stack(nearest_own).numpy(),
         },
     )
+    return measured, torch.stack(nearest_own).numpy()
 
 
 def pair_distances(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,14 @@ from utils.generalization_figures import (
 )
 from utils.generalization_files import Stored, load_arrays, load_measured
 from utils.k_folders import k_named
+from utils.provenance import EXEMPT
 from utils.summary import read_summary, summaries
 from utils.verdicts import CLASSES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+OWN = {"checkpoint", "drawn", "second", "step"}  # what each file has of its own
 
 
 def show_generalization(
@@ -46,21 +49,33 @@ def show_generalization(
 
 
 def stored_sweep(result: Path) -> dict[int, Stored]:
-    """What K.json tell, by K; those of other options than the largest K's are left out."""
-    found = {k: load_measured(path) for k, path in k_named(result, ".json").items()}
-    found = {k: stored for k, stored in found.items() if stored.step is None}
-    wanted = comparable(found[max(found)]) if found else None
-    alike = {k: stored for k, stored in found.items() if comparable(stored) == wanted}
-    for k in sorted(set(found) - set(alike)):
-        print(f"K = {k}: made with other options, not in the figures")
+    """What K.json tell, by K."""
+    return stored_alike(result, lambda stored: stored.step is None)
+
+
+def stored_alike(result: Path, wanted: Callable[[Stored], bool]) -> dict[int, Stored]:
+    """The wanted ones of a folder by their number; those made with other options than the last
+    are left out, for they cannot be compared."""
+    every = {n: load_measured(path) for n, path in k_named(result, ".json").items()}
+    every = {n: stored for n, stored in every.items() if wanted(stored)}
+    last = comparable(every[max(every)]) if every else None
+    alike = {n: stored for n, stored in every.items() if comparable(stored) == last}
+    for n in sorted(set(every) - set(alike)):
+        print(f"{result / str(n)}.json: made with other options, not in the figures")
     return alike
 
 
-def comparable(stored: Stored) -> tuple:
-    """What must be equal between the K of one figure."""
-    own = stored.args["generalization"]
-    names = ("use_lpips", "network", "t", "noises", "cells", "exact")
-    return tuple(str(own.get(name)) for name in names)
+def comparable(stored: Stored) -> dict[str, Any]:
+    """The options that must be equal between the files of one figure: of one training all."""
+    sections = ("generalization",)
+    if stored.step is not None:
+        sections += ("data", "train", "model")
+    kept = {name: stored.args.get(name, {}) for name in sections}
+    return {
+        name: {key: x for key, x in values.items() if key not in EXEMPT | OWN}
+        for name, values in kept.items()
+        if isinstance(values, Mapping)
+    }
 
 
 def class_rows(identified: Path | None) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from utils.curvature_overviews import curvature_figures, curvature_groups, curvature_rows
 from utils.data_uris import figure_uri
-from utils.evidence import TESTS
+from utils.evidence import TESTS, TOLD
 from utils.generalization_files import load_arrays
 from utils.generalization_overviews import (
     class_rows,
@@ -118,7 +118,7 @@ def generalization_part(
     rows, times = class_rows(root / "identified"), class_times(root / "times")
     said = endings(stored)
     told = [
-        Told(TESTS[name].title, said[name], *(getattr(TESTS[name], part) for part in TELLING))
+        Told(TESTS[name].title, said[name], *(getattr(TESTS[name], part) for part in TOLD))
         for name in said
     ]
     titles = {
@@ -134,9 +134,6 @@ def generalization_part(
         for name, figure in sweep_figures(stored, arrays, rows, times).items()
     ]
     return pictures, table, told, stored[max(stored)].args
-
-
-TELLING = ("definition", "source", "misleads")
 
 
 def first_args(groups: Mapping[str, Mapping[int, Any]]) -> dict[str, Any]:

@@ -14,14 +14,14 @@ from torch import Tensor
 from utils.claims import clear_up, take_turns
 from utils.cli import required
 from utils.datasets import held_out_images, to_float
-from utils.denoisers import Model, trained_model, training_images
+from utils.denoisers import Model, check_times, trained_model, training_images
 from utils.devices import float32_unless, prepare
-from utils.embeddings import Embedder, load_metric
+from utils.embeddings import Embedder, load_metric, open_cache
 from utils.errors import UserError
 from utils.evidence import MEMORY, Z
 from utils.figures import save_figure
 from utils.generalization_figures import CoursePoint, course_figure
-from utils.generalization_files import Stored, load_arrays, load_measured, save_measured
+from utils.generalization_files import REMEDY, Stored, load_arrays, save_measured
 from utils.generalization_measures import (
     Images,
     measure_model,
@@ -29,7 +29,9 @@ from utils.generalization_measures import (
     measure_samples,
     rows_of,
 )
-from utils.k_folders import k_files, k_named
+from utils.generalization_overviews import stored_alike
+from utils.k_folders import k_files
+from utils.nearest import Means
 from utils.options import GeneralizationOptions, GeneralizationStage, metric_name
 from utils.progress import progress
 from utils.provenance import difference, to_plain
@@ -86,10 +88,7 @@ def plan_steps(options: GeneralizationStage) -> list[Step]:
         own["second"] = twin.fingerprint if twin else None
         target = Path(required(given, "result_path")) / f"{step}.json"
         steps.append(Step(step, target, model, twin, {**model.args, "generalization": own}))
-    timesteps = steps[0].model.args["train"]["timesteps"]
-    if max(given.t) >= timesteps:
-        remedy = f"choose 0 to {timesteps - 1}, times of the model"
-        raise UserError("--t", ",".join(map(str, given.t)), remedy)
+    check_times(steps[0].model.args, given.t)
     return steps
 
 
@@ -127,13 +126,10 @@ def follow_training(
     def done(one: Step) -> bool:
         return not overwrite and finished(one.target, one.args)
 
-    total = len(steps) * rows_of(images, given)
-    with progress(total=total, unit="row", desc=f"K = {len(images.train)}") as bar:
-        left = dict.fromkeys(one.step for one in steps)
-        for (one,) in take_turns(steps, lambda one: one.target, done, 1):
-            left.pop(one.step)
-            bar.update(max(0, total - (len(left) + 1) * rows_of(images, given) - bar.n))
-            measure_step(one, options, images, embedder, bar.update)
+    count = len(images.train) + len(held_out) + 2 * given.samples * len(steps)
+    means = Means(cache=open_cache(embedder, options.cache, result, held_out[:1], count))
+    for (one,) in take_turns(steps, lambda one: one.target, done, 1):
+        measure_step(one, options, images, embedder, means)
     show_course(result)
 
 
@@ -142,22 +138,23 @@ def measure_step(
     options: GeneralizationStage,
     images: Images,
     embedder: Embedder,
-    told: Callable[[int], object],
+    means: Means,
 ) -> None:
     """Draw from one checkpoint, and its twin, and apply every test."""
     given = options.generalization
     precision = float32_unless(options.run.precision)
     denoiser = one.model.denoiser(embedder.device, precision)
-    try:
-        measured = measure_model(denoiser, images, given, told)
-    except ValueError as error:
-        raise UserError(f"checkpoint {one.step}", str(error), "train it again") from error
+    with progress(total=rows_of(images, given), unit="row", desc=f"step {one.step}") as bar:
+        try:
+            measured = measure_model(denoiser, images, given, bar.update)
+        except ValueError as error:
+            raise UserError(f"checkpoint {one.step}", str(error), "train it again") from error
     samples = drawn(one.model, given, embedder.device)
-    measured.add(measure_samples(embedder, samples, images, given))
+    measured.add(measure_samples(embedder, samples, images, given, means))
     if one.twin:
         others = drawn(one.twin, given, embedder.device)
         learnt = images.train, training_images(one.twin.args)
-        measured.add(measure_pairs(embedder, (samples, others), learnt))
+        measured.add(measure_pairs(embedder, (samples, others), learnt, means)[0])
     save_measured(one.target, measured, one.args, one.step)
 
 
@@ -172,11 +169,12 @@ def drawn(model: Model, given: GeneralizationOptions, device: torch.device) -> T
 
 def show_course(result: Path) -> None:
     """Save the figure of a training; print a table, tau_gen and tau_mem."""
-    stored = {step: load_measured(path) for step, path in k_named(result, ".json").items()}
-    stored = {step: one for step, one in stored.items() if one.step is not None}
+    stored = stored_alike(result, lambda one: one.step is not None)
     if not stored:
         return
     losses = {step: load_arrays(result / f"{step}.json")["held-out-loss"] for step in stored}
+    if len({values.shape for values in losses.values()}) > 1:
+        raise UserError(result, "steps with losses of different images", REMEDY)
     relative = relative_losses(losses)
     gen, mem = tau_gen(relative), tau_mem(stored)
     points = {step: course_point(stored[step], relative[step]) for step in stored}
@@ -204,7 +202,8 @@ def relative_losses(losses: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
     """The loss of each held-out image [n] by step: mean over times, each in units of its smallest
     mean of all steps. losses: by step, of the same images and noises, [T', n]."""
     every = np.stack([losses[step] for step in sorted(losses)])  # [S, T', n]
-    every = (every / every.mean(2).min(0)[None, :, None]).mean(1)  # [S, n]
+    least = every.mean(2).min(0)[None, :, None]
+    every = np.divide(every, least, out=np.zeros_like(every), where=least > 0).mean(1)  # [S, n]
     return dict(zip(sorted(losses), every, strict=True))
 
 
