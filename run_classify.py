@@ -8,13 +8,13 @@
 Reads dists/K.npz, synthetics/K.npz and the data set; writes memorized/, spurious/ and
 generalized/K.npz, summary.csv and figures/ into --result-path (docs/formats.md)."""
 
-from utils.cli import run_stage
-from utils.options import ClassifyStage
+from utils.cli.options.sections import ClassifyStage
+from utils.cli.parse import run_stage
 
 
 def main(options: ClassifyStage) -> None:
-    from utils.classify import run
-    from utils.summary import table
+    from utils.stages.classify.stage import run
+    from utils.stages.classify.summary import table
 
     if rows := run(options):
         print(table(rows))

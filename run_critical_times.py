@@ -12,12 +12,12 @@ to within --delta of it. Reads models K.pt and samples K.npz (without --sample-p
 images); writes K.npz into --result-path and figures beside it (docs/formats.md). Run it again to
 continue."""
 
-from utils.cli import run_stage
-from utils.options import CriticalTimesStage
+from utils.cli.options.sections import CriticalTimesStage
+from utils.cli.parse import run_stage
 
 
 def main(options: CriticalTimesStage) -> None:
-    from utils.critical_times import run
+    from utils.stages.critical_times.stage import run
 
     run(options)
 

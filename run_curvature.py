@@ -13,12 +13,12 @@ and two local intrinsic dimensions. Reads models K.pt and samples K.npz (without
 training images); writes K.npz into --result-path and figures beside it (docs/formats.md). Run it
 again to continue."""
 
-from utils.cli import run_stage
-from utils.options import CurvatureStage
+from utils.cli.options.sections import CurvatureStage
+from utils.cli.parse import run_stage
 
 
 def main(options: CurvatureStage) -> None:
-    from utils.curvature import run
+    from utils.stages.curvature.stage import run
 
     run(options)
 

@@ -9,12 +9,12 @@ its args name; writes dists/K.npz (docs/formats.md) and, for LPIPS, the images' 
 all K, jobs and later stages share. Several workers: --part shares out the K, --shard each K
 (docs/cluster.md). Run it again to continue."""
 
-from utils.cli import run_stage
-from utils.options import DistancesStage
+from utils.cli.options.sections import DistancesStage
+from utils.cli.parse import run_stage
 
 
 def main(options: DistancesStage) -> None:
-    from utils.distances import run
+    from utils.stages.distances.stage import run
 
     run(options)
 

@@ -10,12 +10,12 @@
 Reads a checkpoint K.pt; writes shard-FIRSTSEED.npz and grid.png into --result-path, and the
 merged set K.npz into --synth-path (docs/formats.md). Run it again to continue."""
 
-from utils.cli import run_stage
-from utils.options import GenerateStage
+from utils.cli.options.sections import GenerateStage
+from utils.cli.parse import run_stage
 
 
 def main(options: GenerateStage) -> None:
-    from utils.generate import run
+    from utils.stages.generate.stage import run
 
     run(options)
 

@@ -11,12 +11,12 @@ folder, ours or the published ones, are examined. Writes models/, training/, gen
 synthetics/, dists/ and identified/ below --root, and ends with a table and the paths of the
 figures. Run it again to continue: finished work is found and skipped."""
 
-from utils.cli import run_stage
-from utils.options import PipelineStage
+from utils.cli.options.sections import PipelineStage
+from utils.cli.parse import run_stage
 
 
 def main(options: PipelineStage) -> None:
-    from utils.pipeline import run
+    from utils.stages.pipeline.stage import run
 
     run(options)
 

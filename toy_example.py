@@ -11,8 +11,7 @@ Everything lies below --results_path: data.npz, pictures of several K, and a fol
 its checkpoints, landscapes and basins (docs/formats.md). Each command finds what the one before it
 wrote; run it again to continue."""
 
-from utils.cli import run_commands
-from utils.options import (
+from utils.cli.options.sections import (
     ToyAllStage,
     ToyBasinStage,
     ToyDataStage,
@@ -20,6 +19,7 @@ from utils.options import (
     ToyPlotsStage,
     ToyTrainStage,
 )
+from utils.cli.parse import run_commands
 
 
 def data(options: ToyDataStage) -> None:
@@ -27,7 +27,7 @@ def data(options: ToyDataStage) -> None:
 
     python toy_example.py data --seed 9
     """
-    from utils.toy import run_data
+    from utils.stages.toy.stage import run_data
 
     run_data(options)
 
@@ -37,7 +37,7 @@ def exact(options: ToyExactStage) -> None:
 
     python toy_example.py exact --sample_size 2,9,1000 --beta 20
     """
-    from utils.toy import run_exact
+    from utils.stages.toy.stage import run_exact
 
     run_exact(options)
 
@@ -47,7 +47,7 @@ def train(options: ToyTrainStage) -> None:
 
     python toy_example.py train --sample_size 2,9,1000 --n_iter 50000 --sampling_freq 10000
     """
-    from utils.toy import run_train
+    from utils.stages.toy.stage import run_train
 
     run_train(options)
 
@@ -57,7 +57,7 @@ def plots(options: ToyPlotsStage) -> None:
 
     python toy_example.py plots --sample_size 2,9,1000 --t 0.05 --dynamic_threshold
     """
-    from utils.toy import run_plots
+    from utils.stages.toy.stage import run_plots
 
     run_plots(options)
 
@@ -67,7 +67,7 @@ def basin(options: ToyBasinStage) -> None:
 
     python toy_example.py basin --sample_size 2,9,1000 --t 0.05 --delta 0.1
     """
-    from utils.toy import run_basin
+    from utils.stages.toy.stage import run_basin
 
     run_basin(options)
 
@@ -77,7 +77,7 @@ def everything(options: ToyAllStage) -> None:
 
     python toy_example.py all
     """
-    from utils.toy import run_all
+    from utils.stages.toy.stage import run_all
 
     run_all(options)
 

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
-from models.recovery import RecoveryPool
 from models.samplers import ddim_step, recovery_times
-from utils.basins import Judge, follow, image_key, noised_copy
-from utils.denoisers import trained_model
-from utils.embeddings import load_metric
-from utils.errors import UserError
-from utils.formats import load_samples
-from utils.searches import Answer, Rule, bisect, scan, scan_image
+from utils.cli.errors import UserError
+from utils.inputs.denoisers import trained_model
+from utils.inputs.samples import load_samples
+from utils.metrics.embedders import load_metric
+from utils.stages.critical_times.follow import Judge, follow, image_key, noised_copy
+from utils.stages.critical_times.pool import RecoveryPool
+from utils.stages.critical_times.search import Answer, Rule, bisect, scan, scan_image
 
 ROOT, K, MEMORIZED = Path("results/digits"), 64, 32
 SEARCHES = {"scan": scan, "scan, no trial times": scan_image, "bisect": bisect}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.datasets import load_image_set
+from utils.data.datasets import load_image_set
 
 AT_ONCE = 5000
 

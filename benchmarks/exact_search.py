@@ -1,4 +1,4 @@
-"""The exact search of `models.neighbours` beside faiss and scikit-learn, on LPIPS embeddings.
+"""`utils.metrics.exact_search` beside faiss and scikit-learn, on LPIPS embeddings.
 
     python -m benchmarks.exact_search
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from benchmarks.digit_images import digit_images
 from benchmarks.ratio import compare
-from models.neighbours import nearest_neighbours
-from utils.embeddings import load_metric
+from utils.metrics.embedders import load_metric
+from utils.metrics.exact_search import nearest_neighbours
 
 QUERIES, REFERENCES, SIDE, K = 1000, 4000, 28, 5
 EMBEDDED_AT_ONCE = 250

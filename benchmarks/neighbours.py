@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from benchmarks.digit_images import digit_images
 from benchmarks.ratio import compare
-from models.lpips_embedding import TAPS, LpipsEmbedding
-from utils.datasets import to_float
-from utils.embeddings import Embedder, load_metric
-from utils.nearest import Means, nearest
+from utils.data.datasets import to_float
+from utils.metrics.embedders import Embedder, load_metric
+from utils.metrics.lpips import TAPS, LpipsEmbedding
+from utils.metrics.nearest import Means, nearest
 
 K, PAIRS, BLOCK = 5, 256, 256
 

@@ -20,11 +20,11 @@ import torch
 
 from benchmarks.digit_images import digit_images
 from benchmarks.ratio import tell
-from utils.datasets import to_float
-from utils.embeddings import load_metric, open_cache
-from utils.memory import parse_memory, to_work_in
-from utils.nearest import Means, nearest_images
-from utils.options import CacheOptions
+from utils.cli.options.sections import CacheOptions
+from utils.data.datasets import to_float
+from utils.jobs.memory import parse_memory, to_work_in
+from utils.metrics.embedders import load_metric, open_cache
+from utils.metrics.nearest import Means, nearest_images
 
 CASES = {  # network: samples, references, --memory
     "alex": (10_000, 50_000, "4G"),

@@ -21,9 +21,9 @@ from benchmarks.ratio import seconds
 from models.layers import NIN, AttentionBlock, ResidualBlock
 from models.schedule import Schedule
 from models.unet import UNet
-from utils.checkpoints import build_network
-from utils.cli import parse
-from utils.options import TrainOptions, TrainStage
+from utils.cli.options.sections import TrainOptions, TrainStage
+from utils.cli.parse import parse
+from utils.inputs.checkpoints import build_network
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -19,14 +19,14 @@ from torch import Tensor
 from benchmarks.plain import in_turn, options_of, plain_network, plain_sampling_step, stir
 from benchmarks.ratio import tell
 from models.denoiser import NetworkDenoiser
+from models.noise import SeededNoise
 from models.samplers import SAMPLERS, ddpm
 from models.schedule import Schedule
 from models.unet import UNet
-from utils.checkpoints import build_network
-from utils.devices import compiled, pick_dtype, prepare
-from utils.options import TrainStage
-from utils.provenance import to_plain
-from utils.seeding import SeededNoise
+from utils.cli.options.sections import TrainStage
+from utils.files.provenance import to_plain
+from utils.inputs.checkpoints import build_network
+from utils.jobs.devices import compiled, pick_dtype, prepare
 
 SCHEDULE = Schedule()
 WHOLE = {"ddpm": SCHEDULE.timesteps, "ddim": 50, "dpmpp": 20}  # steps of an image, as in generate

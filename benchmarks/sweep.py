@@ -18,14 +18,14 @@ from torch import Tensor
 
 from benchmarks.digit_images import digit_images
 from benchmarks.ratio import seconds, tell
-from utils import embedding_cache
-from utils.cli import parse
-from utils.datasets import to_float, training_subset
-from utils.distances import run
-from utils.embeddings import load_metric
-from utils.formats import save_synthetics
-from utils.options import DataOptions, DistancesStage, ModelOptions, TrainOptions
-from utils.provenance import to_plain
+from utils.cli.options.sections import DataOptions, DistancesStage, ModelOptions, TrainOptions
+from utils.cli.parse import parse
+from utils.data.datasets import to_float, training_subset
+from utils.files.provenance import to_plain
+from utils.inputs.samples import save_synthetics
+from utils.metrics import cache as embedding_cache
+from utils.metrics.embedders import load_metric
+from utils.stages.distances.stage import run
 
 SIZES, SAMPLES, REPEATS, BATCH = range(400, 4001, 400), 1000, 3, 256
 

@@ -25,11 +25,11 @@ from benchmarks.digit_images import digit_images
 from benchmarks.plain import PlainTrainer, in_turn, options_of, plain_network, stir
 from benchmarks.ratio import tell
 from benchmarks.sweep import write_mnist
-from utils.datasets import to_float
-from utils.devices import pick_dtype, prepare
-from utils.options import TrainStage
-from utils.train import training_args
-from utils.trainer import Plan, Trainer
+from utils.cli.options.sections import TrainStage
+from utils.data.datasets import to_float
+from utils.jobs.devices import pick_dtype, prepare
+from utils.stages.train.stage import training_args
+from utils.stages.train.trainer import Plan, Trainer
 
 # Dense bfloat16 products a second, of the SXM forms, from NVIDIA's data sheets.
 BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.tiny import FAST, ok
-from utils.claims import take_turns
+from utils.jobs.claims import take_turns
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -36,7 +36,7 @@ def floor(module: str) -> int:
 
 
 def imports(path: Path) -> set[str]:
-    """Modules of this project that path imports, as `utils.storage`."""
+    """Modules of this project that path imports, as `utils.files.atomic`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:

@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from tests.tiny import DIGITS, SMALL, assert_one_line, run_here, run_script, train_options
-from utils import classify, distances, generate, train
-from utils.cli import parse
-from utils.errors import UserError
-from utils.options import ClassifyStage, DistancesStage, GenerateStage
+from utils.cli.errors import UserError
+from utils.cli.options.sections import ClassifyStage, DistancesStage, GenerateStage
+from utils.cli.parse import parse
+from utils.stages.classify import stage as classify
+from utils.stages.distances import stage as distances
+from utils.stages.generate import stage as generate
+from utils.stages.train import stage as train
 
 DRAW = ["--sampler", "ddim", "--steps", "2", "--num-samples", "100", "--batch-size", "100"]
 

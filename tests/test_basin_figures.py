@@ -8,7 +8,9 @@ import pytest
 from matplotlib.colors import to_hex
 
 from tests.test_figures import assert_files_of_a_figure, assert_nothing_is_cut_off, texts
-from utils.basin_figures import (
+from utils.figures.groups import OTHER_LOOKS
+from utils.figures.save import LOOKS
+from utils.stages.critical_times.figures import (
     RecoveryRow,
     critical_time_figure,
     energy_figure,
@@ -16,8 +18,6 @@ from utils.basin_figures import (
     recovery_panel,
     volume_figure,
 )
-from utils.figures import LOOKS
-from utils.group_figures import OTHER_LOOKS
 
 LAST = 976
 SIZES = sorted({round(2 * 25_000 ** (i / 40)) for i in range(41)})[-38:]
@@ -381,6 +381,6 @@ def test_empty_classes_take_no_room():
 
 
 def test_matplotlib_is_loaded_by_the_first_picture():
-    code = "import sys, utils.basin_figures; print('matplotlib' in sys.modules)"
+    code = "import sys, utils.stages.critical_times.figures; print('matplotlib' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"

@@ -6,10 +6,10 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import binom
 
-from utils.calibration import calibrate
-from utils.datasets import load_image_set, permutation, to_float
-from utils.embeddings import load_metric
-from utils.errors import UserError
+from utils.cli.errors import UserError
+from utils.data.datasets import load_image_set, permutation, to_float
+from utils.metrics.embedders import load_metric
+from utils.stages.classify.thresholds import calibrate
 
 ARGS = {
     "data": {"data_name": "digits", "data_path": "."},
@@ -60,7 +60,7 @@ def test_the_error_rate_on_images_that_were_not_used_is_the_one_asked_for(digits
     """Half of the held-out images set the threshold; the other half must meet the rate.
 
     Over 40 splits the count is near binomial; the bounds leave one chance in a million."""
-    from utils.verdicts import calibrated_thresholds
+    from utils.stages.classify.verdicts import calibrated_thresholds
 
     rate, flagged, judged = 0.05, 0, 0
     generator = torch.Generator().manual_seed(0)

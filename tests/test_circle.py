@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import integrate, special
 
-from models.circle import (
+from models.circle.exact import (
     PatternMixture,
     circle_energy,
     circle_force,

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from utils import claims, storage
-from utils.claims import claim
-from utils.errors import UserError
-from utils.owners import this_host
+from utils.cli.errors import UserError
+from utils.files import atomic as storage
+from utils.files.owners import this_host
+from utils.jobs import claims
+from utils.jobs.claims import claim
 
 NOBODY = 2**22 + 1  # no process has this number
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from utils.cli import parse, required
-from utils.errors import UserError
-from utils.option_checks import flag
-from utils.options import (
+from utils.cli.errors import UserError
+from utils.cli.options.checks import flag
+from utils.cli.options.sections import (
     ClassifyStage,
     CriticalTimesStage,
     CurvatureStage,
@@ -29,6 +28,7 @@ from utils.options import (
     ToyTrainStage,
     TrainStage,
 )
+from utils.cli.parse import parse, required
 
 ROOT = Path(__file__).parents[1]
 HELP = ROOT / "tests" / "help"

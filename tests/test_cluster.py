@@ -19,11 +19,11 @@ import pytest
 import torch
 
 from tests.tiny import DIGITS, ROOT, SMALL, train_options
-from utils.claims import claim
-from utils.datasets import training_subset
-from utils.embedding_cache import image_digests
-from utils.formats import load_synthetics, save_synthetics
-from utils.provenance import to_plain
+from utils.data.datasets import training_subset
+from utils.files.provenance import to_plain
+from utils.inputs.samples import load_synthetics, save_synthetics
+from utils.jobs.claims import claim
+from utils.metrics.cache import image_digests
 
 BATCH = ROOT / "configs" / "slurm"
 SIZES, N, HELD = (2, 8, 32, 128), 24, 32

@@ -7,21 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from models.dense_am import ExactDenoiser
-from models.recovery import RecoveryPool
+from models.exact import ExactDenoiser
 from models.schedule import Schedule
 from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
-from utils import critical_times, train
-from utils.basins import Judge, follow, image_key, noised_copy
-from utils.cli import parse
-from utils.datasets import to_float, training_subset
-from utils.embeddings import load_metric
-from utils.errors import Interrupted
-from utils.formats import load_synthetics, load_times, save_synthetics
-from utils.options import CriticalTimesStage
-from utils.provenance import digest
-from utils.searches import Rule, bisect, scan, scan_image
-from utils.statistics import log_ball_volume
+from utils.cli.errors import Interrupted
+from utils.cli.options.sections import CriticalTimesStage
+from utils.cli.parse import parse
+from utils.data.datasets import to_float, training_subset
+from utils.files.provenance import digest
+from utils.inputs.samples import load_synthetics, load_times, save_synthetics
+from utils.metrics.embedders import load_metric
+from utils.stages.classify.intervals import log_ball_volume
+from utils.stages.critical_times import stage as critical_times
+from utils.stages.critical_times.follow import Judge, follow, image_key, noised_copy
+from utils.stages.critical_times.pool import RecoveryPool
+from utils.stages.critical_times.search import Rule, bisect, scan, scan_image
+from utils.stages.train import stage as train
 
 SEED = 7
 
@@ -165,8 +166,8 @@ def test_the_volume_of_a_ball():
 
 
 def digits_args(k):
-    from utils.options import TrainStage
-    from utils.provenance import to_plain
+    from utils.cli.options.sections import TrainStage
+    from utils.files.provenance import to_plain
 
     options = parse(TrainStage, ["--config_path", DIGITS, "--train-size", str(k)])
     return {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}

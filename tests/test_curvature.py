@@ -8,7 +8,12 @@ import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from models.curvature import (
+from models.denoiser import Denoiser, NetworkDenoiser
+from models.exact import ExactDenoiser
+from models.schedule import Schedule
+from models.unet import UNet
+from utils.data.datasets import load_image_set, to_float
+from utils.stages.curvature.hessian import (
     Field,
     end_curvatures,
     flat_directions,
@@ -16,12 +21,7 @@ from models.curvature import (
     normal_bundle,
     points_at,
 )
-from models.denoiser import Denoiser, NetworkDenoiser
-from models.dense_am import ExactDenoiser
-from models.krylov import both_ends, complement_trace, rayleigh_ritz, whole_spectra
-from models.schedule import Schedule
-from models.unet import UNet
-from utils.datasets import load_image_set, to_float
+from utils.stages.curvature.lanczos import both_ends, complement_trace, rayleigh_ritz, whole_spectra
 
 SCHEDULE = Schedule()
 FIELDS = ("eigenvalues", "trace", "flipd", "asymmetry")

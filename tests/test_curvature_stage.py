@@ -7,25 +7,25 @@ import numpy as np
 import pytest
 import torch
 
-from models.dense_am import ExactDenoiser
+from models.exact import ExactDenoiser
 from models.schedule import Schedule
 from tests.test_figures import assert_nothing_is_cut_off, texts
 from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
-from utils import curvature as stage
-from utils import train
-from utils.checkpoints import load_checkpoint
-from utils.curvature_figures import (
+from utils.cli.options.sections import CurvatureOptions
+from utils.data.datasets import load_image_set, permutation, to_float
+from utils.figures.style import PALE
+from utils.files.provenance import digest
+from utils.inputs.checkpoints import load_checkpoint
+from utils.inputs.samples import Times, save_times
+from utils.stages.curvature import stage as stage
+from utils.stages.curvature.figures import (
     critical_curvature_figure,
     dimension_figure,
     flat_figure,
     spectra_figure,
 )
-from utils.curvature_files import KEYS, load_curvature
-from utils.datasets import load_image_set, permutation, to_float
-from utils.figure_style import PALE
-from utils.formats import Times, save_times
-from utils.options import CurvatureOptions
-from utils.provenance import digest
+from utils.stages.curvature.files import KEYS, load_curvature
+from utils.stages.train import stage as train
 
 QUICK = ["--t", "2,10", "--sample-size", "2", "--batch-size", "64"]
 
@@ -296,7 +296,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_bad_files(made, done, tmp_path, case):
-    from utils.errors import UserError
+    from utils.cli.errors import UserError
 
     path = tmp_path / "8.npz"
     np.savez(path, **spoilt(dict(np.load(made / "c" / "8.npz")), case))

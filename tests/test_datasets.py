@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from utils import image_files, lsun
-from utils.datasets import (
+from utils.cli.errors import UserError
+from utils.data import image_files, lsun
+from utils.data.datasets import (
     fingerprint,
     held_out_images,
     load_image_set,
@@ -25,9 +26,8 @@ from utils.datasets import (
     training_subset,
     validation_subset,
 )
-from utils.errors import UserError
-from utils.image_files import center_crop
-from utils.storage import read_json
+from utils.data.image_files import center_crop
+from utils.files.atomic import read_json
 
 OFFLINE = URLError("no internet")
 

@@ -16,8 +16,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from models import dense_am
-from models.dense_am import ExactDenoiser
+from models import exact as dense_am
+from models.exact import ExactDenoiser
 from models.schedule import Schedule
 
 ROOT = Path(__file__).parents[1]

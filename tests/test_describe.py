@@ -7,11 +7,12 @@ from PIL import Image
 
 from tests.test_toy import trained
 from tests.tiny import ROOT, assert_one_line, run_here, run_script, train_options
-from utils import generate, train
-from utils.cli import parse
+from utils.cli.errors import UserError
+from utils.cli.options.sections import GenerateStage
+from utils.cli.parse import parse
 from utils.describe import describe
-from utils.errors import UserError
-from utils.options import GenerateStage
+from utils.stages.generate import stage as generate
+from utils.stages.train import stage as train
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from tests.tiny import ROOT, assert_one_line, run_here, run_script, train_options
-from utils.cli import parse
-from utils.datasets import training_subset
-from utils.distance_parts import part_file, part_of
-from utils.distances import cost, run
-from utils.errors import UserError
-from utils.formats import load_dists, save_synthetics
-from utils.options import DistancesStage
-from utils.provenance import to_plain
-from utils.shares import Share
+from utils.cli.errors import UserError
+from utils.cli.options.sections import DistancesStage
+from utils.cli.parse import parse
+from utils.data.datasets import training_subset
+from utils.files.provenance import to_plain
+from utils.inputs.samples import load_dists, save_synthetics
+from utils.jobs.shares import Share
+from utils.stages.distances.parts import part_file, part_of
+from utils.stages.distances.stage import cost, run
 
 N, SIZES = 30, (2, 9, 40)
 LPIPS = ("--use-lpips", "--network", "alex")
@@ -98,7 +98,7 @@ def test_equals_float64_brute_force(synthetics, whole):
 
 
 def test_nested_sets_embed_each_image_once(synthetics, tmp_path, monkeypatch):
-    from utils.embedding_cache import EmbeddingCache
+    from utils.metrics.cache import EmbeddingCache
 
     seen = []
     init = EmbeddingCache.__init__
@@ -171,7 +171,7 @@ def test_a_missing_part_is_waited_for_and_told(one_set, whole, tmp_path, capsys)
 
 def test_a_merge_that_was_killed_is_made_up_for(one_set, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("utils.distances.merge", lambda *_: None)
+        patch.setattr("utils.stages.distances.stage.merge", lambda *_: None)
         shards(one_set, tmp_path / "d", 3, but=-1)
     assert not (tmp_path / "d" / "9.npz").exists()
     run(options(one_set, tmp_path / "d", "--shard", "1/3"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from utils.errors import UserError
-from utils.launch import Launch, launched, refuse_several_ranks
+from utils.cli.errors import UserError
+from utils.cli.launcher import Launch, launched, refuse_several_ranks
 
 TORCHRUN = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 TORCHRUN |= {"MASTER_ADDR": "host", "MASTER_PORT": "29500"}

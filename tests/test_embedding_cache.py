@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from tests.tiny import ROOT
-from utils import embedding_cache
-from utils.embedding_cache import Embedded, EmbeddingCache, image_digests
-from utils.embeddings import load_metric, open_cache
-from utils.errors import UserError
-from utils.nearest import Means, nearest_images
-from utils.options import CacheOptions
-from utils.storage import map_npy, save_npy
+from utils.cli.errors import UserError
+from utils.cli.options.sections import CacheOptions
+from utils.files.atomic import map_npy, save_npy
+from utils.metrics import cache as embedding_cache
+from utils.metrics.cache import Embedded, EmbeddingCache, image_digests
+from utils.metrics.embedders import load_metric, open_cache
+from utils.metrics.nearest import Means, nearest_images
 
 CPU = torch.device("cpu")
 
@@ -252,7 +252,7 @@ def test_its_size_is_said_before_it_is_written(tmp_path, capsys, alex):
 
 
 def test_without_the_space_there_is_no_cache(tmp_path, capsys, monkeypatch, alex):
-    monkeypatch.setattr("utils.embeddings.free_space", lambda folder: 10 * 5760 * 4 - 1)
+    monkeypatch.setattr("utils.metrics.embedders.free_space", lambda folder: 10 * 5760 * 4 - 1)
     options = CacheOptions(cache_path=tmp_path / "here")
     assert open_cache(alex, options, tmp_path / "dists", images(1), 10) is None
     said = capsys.readouterr()
@@ -277,7 +277,7 @@ def test_networks_and_shapes_do_not_share(tmp_path, alex):
     other = load_metric("alex", None, "cpu")
     with torch.no_grad():
         next(other.phi.features.parameters())[0, 0, 0, 0] += 1e-3
-    from utils.provenance import digest
+    from utils.files.provenance import digest
 
     changed = digest(*(t.numpy() for t in other.phi.state_dict().values()))
     assert changed != alex.fingerprint

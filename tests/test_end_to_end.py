@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from tests.tiny import FAST, QUICK, ROOT, assert_one_line, ok, run_here
-from utils.curvature_files import load_curvature
-from utils.formats import (
+from utils.inputs.samples import (
     load_dists,
     load_energies,
     load_identified,
     load_synthetics,
     load_times,
 )
+from utils.stages.curvature.files import load_curvature
 
 
 def rows_of(path):
@@ -171,7 +171,7 @@ def test_every_file_says_where_it_comes_from(sweep):
 def test_distances_equal_brute_force(sweep):
     from scipy.spatial.distance import cdist
 
-    from utils.datasets import to_float, training_subset
+    from utils.data.datasets import to_float, training_subset
 
     root, _, _ = sweep
     found = load_dists(root / "dists" / "8.npz")
@@ -315,8 +315,8 @@ def test_a_class_lost_and_a_foreign_set(sweep, tmp_path):
 
 def test_what_was_measured_of_a_class_that_is_empty_now_goes(tmp_path):
     """One more K may move the thresholds of all; what is left has its class."""
-    from utils.pipeline import forget_empty
-    from utils.verdicts import judge_row
+    from utils.stages.classify.verdicts import judge_row
+    from utils.stages.pipeline.stage import forget_empty
 
     names = ("memorized", "generalized")
     paths = [

@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.dense_am import ExactDenoiser
-from models.energy import (
+from models.exact import ExactDenoiser
+from models.schedule import Schedule
+from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
+from utils.cli.options.sections import EnergyStage
+from utils.cli.parse import parse
+from utils.data.datasets import load_image_set, to_float
+from utils.inputs.checkpoints import denoiser_of, load_checkpoint
+from utils.inputs.samples import load_energies
+from utils.stages.energy import stage as stage
+from utils.stages.energy.path_integral import (
     energy,
     energy_gradient,
     gauss_rule,
@@ -16,15 +24,7 @@ from models.energy import (
     published_gradient,
     published_rule,
 )
-from models.schedule import Schedule
-from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
-from utils import energy as stage
-from utils import train
-from utils.checkpoints import denoiser_of, load_checkpoint
-from utils.cli import parse
-from utils.datasets import load_image_set, to_float
-from utils.formats import load_energies
-from utils.options import EnergyStage
+from utils.stages.train import stage as train
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,7 @@ def test_the_exact_model_gives_its_closed_form(made, tmp_path):
     assert done.returncode == 0, done.stderr
     found = load_energies(tmp_path / "5.npz")
     images = load_image_set("digits", ".", 8, 1)
-    from utils.datasets import permutation
+    from utils.data.datasets import permutation
 
     patterns = to_float(images.read(permutation(len(images), 3407)[:5])).double()
     refs = torch.from_numpy(np.load(made / "ref.npz")["samples"]).double()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from utils.datasets import digit_values
-from utils.evidence import (
+from utils.data.datasets import digit_values
+from utils.stages.generalization.findings import (
     GENERALIZATION,
     MEMORY,
     TESTS,

@@ -18,14 +18,14 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from models.lpips_embedding import TAPS
+from models.noise import SeededNoise
 from models.samplers import SAMPLERS
 from tests.test_samplers import GaussianDenoiser
 from tests.tiny import ROOT, SMALL
-from utils.datasets import OPENERS, fingerprint, permutation, to_float, training_subset
-from utils.embeddings import WITHOUT_NETWORK
-from utils.names import DATA_NAMES, METRIC_NAMES, SAMPLER_NAMES
-from utils.seeding import SeededNoise
+from utils.cli.options.choices import DATA_NAMES, METRIC_NAMES, SAMPLER_NAMES
+from utils.data.datasets import OPENERS, fingerprint, permutation, to_float, training_subset
+from utils.metrics.embedders import WITHOUT_NETWORK
+from utils.metrics.lpips import TAPS
 
 GUIDE = (ROOT / "docs" / "extending.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.+?)(?=^## |\Z)", GUIDE, re.M | re.S))

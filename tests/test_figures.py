@@ -14,10 +14,9 @@ from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from tests.tiny import ROOT
-from utils import figures
-from utils.errors import UserError
-from utils.figure_style import distance_label, k_looks, three_digits
-from utils.figures import (
+from utils.cli.errors import UserError
+from utils.figures import save as figures
+from utils.figures.save import (
     LOOKS,
     figure_files,
     histogram_figure,
@@ -28,7 +27,8 @@ from utils.figures import (
     save_figure,
     transition_figure,
 )
-from utils.verdicts import CLASSES, judge_row
+from utils.figures.style import distance_label, k_looks, three_digits
+from utils.stages.classify.verdicts import CLASSES, judge_row
 
 
 @pytest.fixture(scope="module")
@@ -439,7 +439,7 @@ def test_the_users_matplotlib_style_stays_as_it_was_and_out():
 
 def test_a_grid_needs_neither_matplotlib_nor_torch():
     code = (
-        "import sys, numpy; from utils.figures import image_grid; "
+        "import sys, numpy; from utils.figures.save import image_grid; "
         "image_grid(numpy.zeros((1, 1, 8, 8))); "
         "print([m for m in ('matplotlib', 'torch') if m in sys.modules])"
     )

@@ -9,14 +9,17 @@ import pytest
 import torch
 from scipy import stats
 
-from models.dense_am import ExactDenoiser
+from models.exact import ExactDenoiser
 from models.schedule import Schedule
 from tests.tiny import DIGITS, FAST, QUICK, assert_one_line, ok, run_here, train_options
-from utils import train
-from utils.datasets import held_out_images, load_image_set, permutation, to_float
-from utils.denoisers import training_images
-from utils.embeddings import load_metric
-from utils.evidence import (
+from utils.cli.options.sections import GeneralizationOptions
+from utils.data.datasets import held_out_images, load_image_set, permutation, to_float
+from utils.inputs.denoisers import training_images
+from utils.inputs.samples import load_synthetics, save_synthetics
+from utils.metrics.embedders import load_metric
+from utils.stages.generalization.course import relative_losses, tau_gen, tau_mem
+from utils.stages.generalization.files import Stored, arrays_file, load_arrays, load_measured
+from utils.stages.generalization.findings import (
     GENERALIZATION,
     MEMORY,
     TESTS,
@@ -24,9 +27,7 @@ from utils.evidence import (
     denoising_gap,
     memorizer_distance,
 )
-from utils.formats import load_synthetics, save_synthetics
-from utils.generalization_files import Stored, arrays_file, load_arrays, load_measured
-from utils.generalization_measures import (
+from utils.stages.generalization.measures import (
     Images,
     before_collapse,
     cosines,
@@ -37,9 +38,8 @@ from utils.generalization_measures import (
     pair_distances,
     partition,
 )
-from utils.generalization_overviews import ending
-from utils.options import GeneralizationOptions
-from utils.training_course import relative_losses, tau_gen, tau_mem
+from utils.stages.generalization.overview import ending
+from utils.stages.train import stage as train
 
 STAGE = "run_generalization.py"
 NEW = ["two-models", "memorizer", "denoising-gap", "c-t", "authenticity", "ratio"]

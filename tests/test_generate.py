@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
-from utils import generate, train
-from utils.cli import parse
-from utils.errors import UserError
-from utils.formats import load_synthetics
-from utils.options import GenerateStage
+from utils.cli.errors import UserError
+from utils.cli.options.sections import GenerateStage
+from utils.cli.parse import parse
+from utils.inputs.samples import load_synthetics
+from utils.stages.generate import stage as generate
+from utils.stages.train import stage as train
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_the_exact_model_draws_its_patterns(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = load_synthetics(tmp_path / "s" / "5.npz")
-    from utils.datasets import to_float, training_subset
+    from utils.data.datasets import to_float, training_subset
 
     patterns = to_float(training_subset(found.args).images).numpy()
     nearest = np.abs(found.samples[:, None] - patterns[None]).max(axis=(2, 3, 4)).min(axis=1)

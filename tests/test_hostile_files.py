@@ -17,15 +17,15 @@ import torch
 
 from tests.test_original_files import PARSE_UTILS, object_npz
 from tests.tiny import train_options
-from utils import train
-from utils.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from utils.denoisers import trained_model
-from utils.errors import UserError
-from utils.formats import load_synthetics, save_synthetics
-from utils.original_files import plain
-from utils.progress import QUIET
-from utils.provenance import to_plain
-from utils.storage import load_torch, read_npz
+from utils.cli.errors import UserError
+from utils.cli.progress import QUIET
+from utils.files.atomic import load_torch, read_npz
+from utils.files.pickles import plain
+from utils.files.provenance import to_plain
+from utils.inputs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from utils.inputs.denoisers import trained_model
+from utils.inputs.samples import load_synthetics, save_synthetics
+from utils.stages.train import stage as train
 
 MEGABYTES = 300  # that reading a small file may take, at most
 
@@ -333,7 +333,7 @@ CALLS = [
     ("torch.storage", "UntypedStorage", b"\x8a\x05" + struct.pack("<q", 2**33)[:5]),
     ("torch._utils", "_rebuild_meta_tensor_no_storage", b"NNNN"),
     ("torch.jit", "load", text("SCRIPT")),
-    ("utils.storage", "write_text", text("MARKER") + text("x")),
+    ("utils.files.atomic", "write_text", text("MARKER") + text("x")),
 ]
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import ROOT
-from utils.errors import UserError
-from utils.k_folders import Job, k_files, k_of, plan_jobs, work_through
-from utils.options import SliceOptions
+from utils.cli.errors import UserError
+from utils.cli.options.sections import SliceOptions
+from utils.jobs.k_jobs import Job, k_files, k_of, plan_jobs, work_through
 
 
 @pytest.fixture

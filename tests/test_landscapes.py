@@ -12,8 +12,10 @@ from scipy.optimize import brentq
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import cdist, pdist, squareform
 
-from models.circle import PatternMixture, circle_energy
-from utils.landscapes import (
+from models.circle.exact import PatternMixture, circle_energy
+from utils.cli.options.toy import ToyDataOptions
+from utils.stages.toy.files import ordered_points
+from utils.stages.toy.landscapes import (
     GENERALIZED,
     MEMORIZED,
     SPURIOUS,
@@ -27,8 +29,6 @@ from utils.landscapes import (
     nearest_cells,
     places,
 )
-from utils.toy_files import ordered_points
-from utils.toy_options import ToyDataOptions
 
 AXIS = np.linspace(-1.8, 1.8, 81)
 EIGHT = np.ones((3, 3))  # neighbours of a cell, and itself

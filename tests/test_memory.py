@@ -7,8 +7,8 @@ import mmap
 import pytest
 import torch
 
-from utils.errors import UserError
-from utils.memory import LEAST, as_size, free_memory, parse_memory, resident_memory, to_work_in
+from utils.cli.errors import UserError
+from utils.jobs.memory import LEAST, as_size, free_memory, parse_memory, resident_memory, to_work_in
 
 CPU = torch.device("cpu")
 

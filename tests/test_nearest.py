@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from utils.datasets import to_float
-from utils.embeddings import load_metric
-from utils.errors import UserError
-from utils.nearest import Means, nearest, nearest_images
-from utils.storage import read_npz
+from utils.cli.errors import UserError
+from utils.data.datasets import to_float
+from utils.files.atomic import read_npz
+from utils.metrics.embedders import load_metric
+from utils.metrics.nearest import Means, nearest, nearest_images
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no reference arrays in {SHARED}")

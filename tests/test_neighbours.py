@@ -10,9 +10,10 @@ import torch
 from sklearn.neighbors import NearestNeighbors as SklearnNeighbors
 from torch import Tensor
 
-from models import neighbours, pair_distances
-from models.neighbours import NearestNeighbours, merge_nearest, nearest_neighbours
-from models.pair_distances import lower_bound, prepare
+from utils.metrics import exact_search as neighbours
+from utils.metrics import pairs as pair_distances
+from utils.metrics.exact_search import NearestNeighbours, merge_nearest, nearest_neighbours
+from utils.metrics.pairs import lower_bound, prepare
 
 FORMATS = [torch.float32, torch.bfloat16]
 each_format = pytest.mark.parametrize("product", FORMATS, ids=["float32", "bfloat16"])

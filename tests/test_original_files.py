@@ -16,19 +16,23 @@ import pytest
 import torch
 
 from tests.tiny import ROOT, run_script
-from utils import classify, critical_times, distances, energy, generate
-from utils.checkpoints import load_checkpoint
-from utils.cli import parse
-from utils.errors import UserError
-from utils.formats import load_dists, load_energies, load_synthetics, load_times
-from utils.options import (
+from utils.cli.errors import UserError
+from utils.cli.options.sections import (
     ClassifyStage,
     CriticalTimesStage,
     DistancesStage,
     EnergyStage,
     GenerateStage,
 )
-from utils.storage import read_npz
+from utils.cli.parse import parse
+from utils.files.atomic import read_npz
+from utils.inputs.checkpoints import load_checkpoint
+from utils.inputs.samples import load_dists, load_energies, load_synthetics, load_times
+from utils.stages.classify import stage as classify
+from utils.stages.critical_times import stage as critical_times
+from utils.stages.distances import stage as distances
+from utils.stages.energy import stage as energy
+from utils.stages.generate import stage as generate
 
 # The original's module of options; `fewer` lacks some, as older files do, `more` has others.
 PARSE_UTILS = """

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from models.circle import PatternMixture, circle_points
-from models.probability_flow import flow, log_density, settle, with_divergence
-from models.score_net import NetworkScore, ScoreNets
+from models.circle.exact import PatternMixture, circle_points
+from models.circle.probability_flow import flow, log_density, settle, with_divergence
+from models.circle.score_net import NetworkScore, ScoreNets
 
 
 def plane(reach=1.8, side=13):

@@ -36,9 +36,11 @@ from tests.test_calibration import write_mnist
 from tests.test_datasets import offline, small_cifar
 from tests.test_original_files import PARSE_UTILS
 from tests.tiny import ROOT
-from utils import interrupts, toy, toy_analysis
-from utils.checkpoints import build_network
-from utils.datasets import load_image_set
+from utils.cli import signals as interrupts
+from utils.data.datasets import load_image_set
+from utils.inputs.checkpoints import build_network
+from utils.stages.toy import analysis as toy_analysis
+from utils.stages.toy import stage as toy
 
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from models.denoiser import Denoiser, NetworkDenoiser
-from models.dense_am import ExactDenoiser
-from models.recovery import Copy, RecoveryPool
+from models.exact import ExactDenoiser
 from models.samplers import ddim_step, recovery_times
 from models.schedule import Schedule, add_noise
 from models.unet import UNet
+from utils.stages.critical_times.pool import Copy, RecoveryPool
 
 
 class Spy(Denoiser):

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from tests.tiny import ROOT, assert_one_line, run_script
-from utils import report
-from utils.commands import Commands
-from utils.errors import UserError
-from utils.evidence import TESTS
-from utils.formats import (
+from utils.cli.errors import UserError
+from utils.cli.options.sections import ReportOptions, ReportStage
+from utils.files.atomic import read_npz, save_npz, write_json
+from utils.files.provenance import to_plain
+from utils.inputs.samples import (
     Distances,
     Energies,
     Identified,
@@ -29,13 +29,13 @@ from utils.formats import (
     save_synthetics,
     save_times,
 )
-from utils.options import ReportOptions, ReportStage
-from utils.provenance import to_plain
-from utils.storage import read_npz, save_npz, write_json
-from utils.summary import read_summary
-from utils.training_log import TrainingLog
-from utils.verdicts import CLASSES, judge_row
-from utils.what_if import shares_at
+from utils.stages.classify.summary import read_summary
+from utils.stages.classify.verdicts import CLASSES, judge_row
+from utils.stages.generalization.findings import TESTS
+from utils.stages.report import page as report
+from utils.stages.report.commands import Commands
+from utils.stages.report.what_if import shares_at
+from utils.stages.train.log import TrainingLog
 
 
 class Page(HTMLParser):
@@ -207,7 +207,7 @@ def test_the_same_folder_gives_the_same_bytes(sweep, tmp_path):
 
 def test_what_cannot_be_shown_is_refused_in_one_line(sweep, tmp_path):
     done = run_script(
-        "-c", "from utils.report import main; import sys; main(sys.argv[1:])", tmp_path
+        "-c", "from utils.stages.report.page import main; import sys; main(sys.argv[1:])", tmp_path
     )
     assert_one_line(done, f"--root {tmp_path}", "no results", "run_pipeline.py")
     assert not list(tmp_path.iterdir())
@@ -299,8 +299,8 @@ def test_commands_name_what_differs_and_nothing_else(sweep):
 
 def test_commands_of_the_exact_model_carry_its_data_set(tmp_path):
     """What has no flag goes in as a file on the command line, and resolves to the same options."""
-    from utils.cli import parse
-    from utils.options import SECTIONS, GenerateStage
+    from utils.cli.options.sections import SECTIONS, GenerateStage
+    from utils.cli.parse import parse
 
     args = {name: to_plain(SECTIONS[name]()) for name in ("data", "train", "model", "generate")}
     args["data"]["data_name"] = "digits"

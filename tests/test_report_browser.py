@@ -6,10 +6,10 @@ import pytest
 from axe_core_python.sync_playwright import Axe
 
 from tests import browser
-from utils import report
-from utils.options import ReportOptions, ReportStage
-from utils.summary import read_summary
-from utils.verdicts import CLASSES
+from utils.cli.options.sections import ReportOptions, ReportStage
+from utils.stages.classify.summary import read_summary
+from utils.stages.classify.verdicts import CLASSES
+from utils.stages.report import page as report
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "device_scale_factor": 2}
 WAYS = {"light": {}, "dark": {"color_scheme": "dark"}, "phone": PHONE}

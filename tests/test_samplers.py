@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from models.denoiser import Denoiser
-from models.dense_am import ExactDenoiser
+from models.exact import ExactDenoiser
+from models.noise import SeededNoise
 from models.samplers import ddim, ddim_step, ddpm, ddpm_step, dpmpp
 from models.schedule import Schedule, predict_eps
-from utils.sampling import draw_images
-from utils.seeding import SeededNoise
+from utils.stages.generate.sampling import draw_images
 
 
 class GaussianDenoiser(Denoiser):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.circle import PatternMixture, circle_points
-from models.score_net import NetworkScore, ScoreNets, denoising_loss
+from models.circle.exact import PatternMixture, circle_points
+from models.circle.score_net import NetworkScore, ScoreNets, denoising_loss
 
 
 def inputs(n, batch=16, seed=0):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.searches import Rule, bisect, scan, scan_image
+from utils.stages.critical_times.search import Rule, bisect, scan, scan_image
 
 TIMES = tuple(range(1, 1000, 25))
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.errors import UserError
-from utils.k_folders import plan_jobs
-from utils.options import SliceOptions
-from utils.shares import WHOLE, Share, parse_share
+from utils.cli.errors import UserError
+from utils.cli.options.sections import SliceOptions
+from utils.jobs.k_jobs import plan_jobs
+from utils.jobs.shares import WHOLE, Share, parse_share
 
 
 @given(st.integers(0, 300), st.integers(1, 40))

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from utils import statistics
-from utils.statistics import quantile_threshold, smallest_share, wilson_interval
+from utils.stages.classify import intervals as statistics
+from utils.stages.classify.intervals import quantile_threshold, smallest_share, wilson_interval
 
 
 def test_examples():

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils import storage
-from utils.errors import UserError
-from utils.original_files import load_numpy_pickle
-from utils.storage import (
+from utils.cli.errors import UserError
+from utils.files import atomic as storage
+from utils.files.atomic import (
     atomic_write,
     check_writable,
     load_torch,
@@ -26,6 +25,7 @@ from utils.storage import (
     save_npz,
     save_torch,
 )
+from utils.files.pickles import load_numpy_pickle
 
 
 class Bomb:
@@ -85,8 +85,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     code = (
         "import resource, signal, sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from utils.storage import save_npz, save_torch\n"
-        "from utils.errors import UserError\n"
+        "from utils.files.atomic import save_npz, save_torch\n"
+        "from utils.cli.errors import UserError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "for save, name in ((save_npz, 'a.npz'), (save_torch, 'a.pt')):\n"

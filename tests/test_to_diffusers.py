@@ -5,29 +5,29 @@ import json
 import pytest
 import torch
 
-from models.diffusers_names import (
-    diffusers_config,
-    from_diffusers,
-    parameter_names,
-    scheduler_config,
-    to_diffusers,
-)
 from models.samplers import ddim, ddpm
 from models.schedule import Schedule
 from models.unet import UNet
 from tests.tiny import assert_one_line, run_here, run_script, train_options, with_options
 from utils import to_diffusers as converter
-from utils import train
-from utils.checkpoints import (
+from utils.cli.errors import UserError
+from utils.cli.options.sections import TrainStage
+from utils.files.atomic import read_npz
+from utils.inputs.checkpoints import (
     Checkpoint,
     build_network,
     denoiser_of,
     load_checkpoint,
     save_checkpoint,
 )
-from utils.errors import UserError
-from utils.options import TrainStage
-from utils.storage import read_npz
+from utils.inputs.diffusers_names import (
+    diffusers_config,
+    from_diffusers,
+    parameter_names,
+    scheduler_config,
+    to_diffusers,
+)
+from utils.stages.train import stage as train
 from utils.to_diffusers import convert, to_safetensors
 
 FILES = [

@@ -15,13 +15,11 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from models.circle import PatternMixture
-from models.probability_flow import log_density
+from models.circle.exact import PatternMixture
+from models.circle.probability_flow import log_density
 from tests.tiny import ROOT, assert_one_line, run_here, run_script
-from utils import toy, toy_analysis
-from utils.cli import parse
-from utils.errors import UserError
-from utils.options import (
+from utils.cli.errors import UserError
+from utils.cli.options.sections import (
     ToyAllStage,
     ToyBasinOptions,
     ToyBasinStage,
@@ -32,9 +30,11 @@ from utils.options import (
     ToyPlotsStage,
     ToyTrainStage,
 )
-from utils.toy import run_all, run_basin, run_data, run_exact, run_plots, run_train
-from utils.toy_analysis import CIRCLE_POINT, PATTERN, SPURIOUS_STATE, basins_of, landscape_of
-from utils.toy_files import (
+from utils.cli.parse import parse
+from utils.stages.toy import analysis as toy_analysis
+from utils.stages.toy import stage as toy
+from utils.stages.toy.analysis import CIRCLE_POINT, PATTERN, SPURIOUS_STATE, basins_of, landscape_of
+from utils.stages.toy.files import (
     Basins,
     ExactEnergies,
     Landscape,
@@ -46,8 +46,9 @@ from utils.toy_files import (
     ordered_points,
     save_checkpoint,
 )
-from utils.toy_training import Draws, Trainer, recipe, score_errors
-from utils.training_log import read_stats
+from utils.stages.toy.stage import run_all, run_basin, run_data, run_exact, run_plots, run_train
+from utils.stages.toy.training import Draws, Trainer, recipe, score_errors
+from utils.stages.train.log import read_stats
 
 TRAIN = ("--n_iter", "60", "--sampling_freq", "20", "--global_batch_size", "16")
 
@@ -62,10 +63,10 @@ def undrawn():
     overviews = ("data", "exact", "training", "landscape", "circle", "basin")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("samples", *overviews):
-            module = "toy_training" if name == "samples" else "toy_overviews"
-            patch.setattr(f"utils.{module}.{name}_figure", lambda *_: None)
-            patch.setattr(f"utils.{module}.save_figure", lambda *_: None)
-        patch.setattr("utils.toy_training.PICTURE_SAMPLES", 10)
+            module = "training" if name == "samples" else "overview"
+            patch.setattr(f"utils.stages.toy.{module}.{name}_figure", lambda *_: None)
+            patch.setattr(f"utils.stages.toy.{module}.save_figure", lambda *_: None)
+        patch.setattr("utils.stages.toy.training.PICTURE_SAMPLES", 10)
         yield
 
 

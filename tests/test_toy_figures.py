@@ -11,11 +11,10 @@ from matplotlib.colors import to_hex
 from matplotlib.contour import ContourSet
 from matplotlib.markers import MarkerStyle
 
-from models.circle import PatternMixture
+from models.circle.exact import PatternMixture
 from tests.test_figures import assert_files_of_a_figure, assert_nothing_is_cut_off, texts
-from utils.figure_style import CLASS_LOOKS, INK, PALE, styled
-from utils.landscapes import places
-from utils.toy_figures import (
+from utils.figures.style import CLASS_LOOKS, INK, PALE, styled
+from utils.stages.toy.figures import (
     GROUP_LOOKS,
     MANY,
     Scene,
@@ -27,7 +26,8 @@ from utils.toy_figures import (
     samples_figure,
     training_figure,
 )
-from utils.toy_files import Basins, Landscape
+from utils.stages.toy.files import Basins, Landscape
+from utils.stages.toy.landscapes import places
 
 AXIS = np.linspace(-1.8, 1.8, 21)
 T = 0.05

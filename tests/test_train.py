@@ -12,13 +12,13 @@ from functools import partial
 import pytest
 import torch
 
+from models.noise import batch_indices
 from tests.tiny import DIGITS, ROOT, SMALL, ok, run_here, train_options
-from utils import train
-from utils.checkpoints import load_checkpoint
-from utils.errors import UserError
-from utils.seeding import batch_indices
-from utils.trainer import Plan, Trainer
-from utils.training_log import read_stats
+from utils.cli.errors import UserError
+from utils.inputs.checkpoints import load_checkpoint
+from utils.stages.train import stage as train
+from utils.stages.train.log import read_stats
+from utils.stages.train.trainer import Plan, Trainer
 
 LONG = ("--timesteps", 1000)
 

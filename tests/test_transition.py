@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.transition import (
+from utils.stages.classify.transition import (
     ESTIMATE_COLUMNS,
     HalfPoint,
     estimates,
@@ -11,7 +11,7 @@ from utils.transition import (
     in_words,
     transition,
 )
-from utils.verdicts import judge_row
+from utils.stages.classify.verdicts import judge_row
 
 SIZES = np.array([2.0, 8.0, 32.0, 128.0, 512.0])
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from models.diffusers_names import diffusers_config, to_diffusers
 from models.layers import AttentionBlock, time_embedding
 from models.unet import UNet
-from utils.storage import load_torch, read_npz
+from utils.files.atomic import load_torch, read_npz
+from utils.inputs.diffusers_names import diffusers_config, to_diffusers
 
 
 @pytest.mark.parametrize(

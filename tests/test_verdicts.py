@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from utils import verdicts
-from utils.errors import UserError
-from utils.verdicts import (
+from utils.cli.errors import UserError
+from utils.stages.classify import verdicts
+from utils.stages.classify.verdicts import (
     CLASSES,
     SUMMARY_COLUMNS,
     calibrated_thresholds,

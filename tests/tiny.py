@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.cli import parse
-from utils.options import SECTIONS, TrainStage
+from utils.cli.options.sections import SECTIONS, TrainStage
+from utils.cli.parse import parse
 
 ROOT = Path(__file__).parents[1]
 DIGITS = str(ROOT / "configs" / "digits.yaml")
@@ -65,7 +65,7 @@ def run_here(script: str, *flags: object, cwd: Path = ROOT, **environment: str):
         for name, value in {"COLUMNS": "100", **environment}.items():
             patch.setenv(name, value)
         for name in ("stop_at_once", "ignore_for_good"):
-            patch.setattr(f"utils.cli.{name}", lambda: None)
+            patch.setattr(f"utils.cli.parse.{name}", lambda: None)
         try:
             runpy.run_path(words[0], run_name="__main__")
         except SystemExit as ended:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.cli import required, run_stage
-from utils.errors import UserError
-from utils.options import DescribeStage
+from utils.cli.errors import UserError
+from utils.cli.options.sections import DescribeStage
+from utils.cli.parse import required, run_stage
 
 # The keys that tell a kind of .npz, the more telling first.
 NPZ_KINDS = {
@@ -45,8 +45,8 @@ def run(options: DescribeStage) -> None:
         return
     if samples is None:
         raise UserError("--grid", f"{path}, which has no images", "leave it out")
-    from utils.figures import image_grid
-    from utils.storage import save_png
+    from utils.figures.save import image_grid
+    from utils.files.atomic import save_png
 
     save_png(grid, image_grid(samples[:SHOWN_IMAGES]))
     print(f"wrote {grid}: {min(len(samples), SHOWN_IMAGES)} of {len(samples)} images")
@@ -65,9 +65,9 @@ def describe(path: Path) -> tuple[list[str], np.ndarray | None]:
 
 def describe_checkpoint(path: Path) -> list[str]:
     """Kind, K, step, options, and the size and range of the weights."""
-    from utils.checkpoints import load_checkpoint
-    from utils.original_files import plain
-    from utils.storage import load_torch
+    from utils.files.atomic import load_torch
+    from utils.files.pickles import plain
+    from utils.inputs.checkpoints import load_checkpoint
 
     content = load_torch(path)
     if not isinstance(content, Mapping) or "args" not in content:
@@ -109,8 +109,8 @@ def told_weights(path: Path, name: str, state: Mapping[str, Any]) -> str:
 
 def describe_arrays(path: Path) -> tuple[list[str], np.ndarray | None]:
     """Kind, K, options, and each array's format, shape and range."""
-    from utils.provenance import read_args, resolve_args
-    from utils.storage import read_npz
+    from utils.files.atomic import read_npz
+    from utils.files.provenance import read_args, resolve_args
 
     arrays = read_npz(path)
     kind = next((told for key, told in NPZ_KINDS.items() if key in arrays), "arrays")
@@ -154,7 +154,7 @@ def origin(args: Mapping[str, Any]) -> list[str]:
 
 def told_args(args: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """One line a section: the options that differ from our defaults, or all of an unknown one."""
-    from utils.provenance import differing
+    from utils.files.provenance import differing
 
     lines = []
     for name in names:

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.diffusers_names import diffusers_config, scheduler_config, to_diffusers
-from utils.checkpoints import Checkpoint, denoiser_of, load_checkpoint
-from utils.cli import required, run_stage
-from utils.errors import UserError
-from utils.options import ToDiffusersStage
-from utils.storage import PART, atomic_write, check_writable, reason, remove_leftovers
+from utils.cli.errors import UserError
+from utils.cli.options.sections import ToDiffusersStage
+from utils.cli.parse import required, run_stage
+from utils.files.atomic import PART, atomic_write, check_writable, reason, remove_leftovers
+from utils.inputs.checkpoints import Checkpoint, denoiser_of, load_checkpoint
+from utils.inputs.diffusers_names import diffusers_config, scheduler_config, to_diffusers
 
 INDEX = "model_index.json"
 # torch's types as a .safetensors file names them, and as NumPy does, little-endian

@@ -9,20 +9,7 @@ import pytest
 import torch
 
 from tests.tiny import train_options
-from utils import (
-    classify,
-    critical_times,
-    curvature,
-    distances,
-    energy,
-    generalization,
-    generate,
-    train,
-)
-from utils.cli import parse
-from utils.datasets import to_float, training_subset
-from utils.formats import save_synthetics
-from utils.options import (
+from utils.cli.options.sections import (
     ClassifyStage,
     CriticalTimesStage,
     CurvatureStage,
@@ -31,7 +18,18 @@ from utils.options import (
     GeneralizationStage,
     GenerateStage,
 )
-from utils.provenance import to_plain
+from utils.cli.parse import parse
+from utils.data.datasets import to_float, training_subset
+from utils.files.provenance import to_plain
+from utils.inputs.samples import save_synthetics
+from utils.stages.classify import stage as classify
+from utils.stages.critical_times import stage as critical_times
+from utils.stages.curvature import stage as curvature
+from utils.stages.distances import stage as distances
+from utils.stages.energy import stage as energy
+from utils.stages.generalization import stage as generalization
+from utils.stages.generate import stage as generate
+from utils.stages.train import stage as train
 
 STAGES = {
     "generate": (
@@ -100,13 +98,13 @@ def without_pictures():
     """They take most of the time, and are drawn from what is written."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("save_figure", "neighbour_panel", "histogram_figure", "transition_figure"):
-            patch.setattr(f"utils.classify.{name}", lambda *_, **__: None)
-        patch.setattr("utils.critical_times.Basins._draw", lambda *_: None)
-        patch.setattr("utils.critical_times.show_times", lambda *_: None)
-        patch.setattr("utils.energy.show_energies", lambda *_: None)
-        patch.setattr("utils.curvature.show_curvature", lambda *_: None)
-        patch.setattr("utils.generalization.show_generalization", lambda *_: None)
-        patch.setattr("utils.trainer.Trainer.save_grid", lambda *_: None)
+            patch.setattr(f"utils.stages.classify.stage.{name}", lambda *_, **__: None)
+        patch.setattr("utils.stages.critical_times.stage.Basins._draw", lambda *_: None)
+        patch.setattr("utils.stages.critical_times.stage.show_times", lambda *_: None)
+        patch.setattr("utils.stages.energy.stage.show_energies", lambda *_: None)
+        patch.setattr("utils.stages.curvature.stage.show_curvature", lambda *_: None)
+        patch.setattr("utils.stages.generalization.stage.show_generalization", lambda *_: None)
+        patch.setattr("utils.stages.train.trainer.Trainer.save_grid", lambda *_: None)
         yield
 
 

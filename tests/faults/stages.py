@@ -17,8 +17,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from tests.tiny import ROOT, ok, run_here
-from utils.claims import take_turns
-from utils.storage import write_json
+from utils.files.atomic import write_json
+from utils.jobs.claims import take_turns
 
 TRIES = int(os.environ.get("M2G_TRIES", 2))  # of each fault: 20 in `make faults`
 FULL = TRIES > 2

@@ -23,19 +23,21 @@ from tests.faults.damage import spoilt
 from tests.faults.in_process import prepared, without_pictures, work
 from tests.faults.stages import FULL, TRIES
 from tests.tiny import train_options
-from utils import embedding_cache, summary, toy, toy_analysis, train
-from utils.basins import image_key
-from utils.checkpoints import denoiser_of, load_checkpoint
-from utils.cli import parse
-from utils.curvature_files import load_curvature
-from utils.curvature_overviews import show_curvature
-from utils.datasets import load_image_set
+from utils.cli.errors import UserError
+from utils.cli.options.sections import (
+    ToyBasinStage,
+    ToyDataStage,
+    ToyExactStage,
+    ToyPlotsStage,
+    ToyTrainStage,
+)
+from utils.cli.parse import parse
+from utils.cli.progress import QUIET
+from utils.data.datasets import load_image_set
 from utils.describe import describe
-from utils.distance_parts import load_part
-from utils.embedding_cache import Embedded, EmbeddingCache
-from utils.errors import UserError
-from utils.figures import image_grid, loss_figure
-from utils.formats import (
+from utils.figures.save import image_grid, loss_figure
+from utils.inputs.checkpoints import denoiser_of, load_checkpoint
+from utils.inputs.samples import (
     load_dists,
     load_energies,
     load_identified,
@@ -47,17 +49,25 @@ from utils.formats import (
     load_unfinished,
     save_unfinished,
 )
-from utils.generalization_files import load_arrays, load_measured
-from utils.generalization_overviews import show_generalization
-from utils.options import ToyBasinStage, ToyDataStage, ToyExactStage, ToyPlotsStage, ToyTrainStage
-from utils.overviews import show_energies, show_times
-from utils.progress import QUIET
-from utils.searches import Answer
+from utils.metrics import cache as embedding_cache
+from utils.metrics.cache import Embedded, EmbeddingCache
+from utils.stages.classify import summary
+from utils.stages.critical_times.follow import image_key
+from utils.stages.critical_times.overview import show_energies, show_times
+from utils.stages.critical_times.search import Answer
+from utils.stages.curvature.files import load_curvature
+from utils.stages.curvature.overview import show_curvature
+from utils.stages.distances.parts import load_part
+from utils.stages.generalization.files import load_arrays, load_measured
+from utils.stages.generalization.overview import show_generalization
+from utils.stages.toy import analysis as toy_analysis
+from utils.stages.toy import stage as toy
+from utils.stages.toy.files import Basins, ExactEnergies, Landscape, load_points
+from utils.stages.toy.files import load_checkpoint as load_toy_checkpoint
+from utils.stages.toy.overview import scene_of, told
+from utils.stages.train import stage as train
+from utils.stages.train.log import TrainingLog, read_stats
 from utils.to_diffusers import convert
-from utils.toy_files import Basins, ExactEnergies, Landscape, load_points
-from utils.toy_files import load_checkpoint as load_toy_checkpoint
-from utils.toy_overviews import scene_of, told
-from utils.training_log import TrainingLog, read_stats
 
 GIBIBYTE = 2**30
 EXAMPLES = 12 * TRIES  # of each kind, read; the stages' runs are shared by the kinds
@@ -491,7 +501,7 @@ def quick(tmp_path_factory):
             for drawing in ("savefig", "draw_without_rendering"):
                 patch.setattr(f"matplotlib.figure.Figure.{drawing}", lambda *_, **__: None)
         else:
-            patch.setattr("utils.figures.DOTS_PER_INCH", 20)
+            patch.setattr("utils.figures.save.DOTS_PER_INCH", 20)
         yield
 
 

@@ -16,24 +16,21 @@ from hypothesis import strategies as st
 from tests.faults.in_process import prepared
 from tests.faults.stages import FULL, TRIES
 from tests.faults.test_bad_bytes import examples, outcome, told_in
-from utils import (
-    classify,
-    critical_times,
-    curvature,
-    describe,
-    distances,
-    energy,
-    generalization,
-    generate,
-    options,
-    pipeline,
-    to_diffusers,
-    toy,
-    train,
-)
-from utils.cli import parse
-from utils.option_checks import flag
-from utils.options import SECTIONS
+from utils import describe, to_diffusers
+from utils.cli.options import sections as options
+from utils.cli.options.checks import flag
+from utils.cli.options.sections import SECTIONS
+from utils.cli.parse import parse
+from utils.stages.classify import stage as classify
+from utils.stages.critical_times import stage as critical_times
+from utils.stages.curvature import stage as curvature
+from utils.stages.distances import stage as distances
+from utils.stages.energy import stage as energy
+from utils.stages.generalization import stage as generalization
+from utils.stages.generate import stage as generate
+from utils.stages.pipeline import stage as pipeline
+from utils.stages.toy import stage as toy
+from utils.stages.train import stage as train
 
 EXAMPLES = 12 * TRIES
 STAGES = {

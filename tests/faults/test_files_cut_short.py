@@ -23,12 +23,14 @@ from tests.faults.in_process import (
 )
 from tests.faults.stages import FULL
 from tests.tiny import assert_one_line, run_script, train_options
-from utils import claims, toy, train
-from utils.cli import parse
-from utils.distance_parts import part_file
-from utils.errors import UserError
-from utils.options import ToyPlotsStage, ToyTrainStage
-from utils.shares import Share
+from utils.cli.errors import UserError
+from utils.cli.options.sections import ToyPlotsStage, ToyTrainStage
+from utils.cli.parse import parse
+from utils.jobs import claims
+from utils.jobs.shares import Share
+from utils.stages.distances.parts import part_file
+from utils.stages.toy import stage as toy
+from utils.stages.train import stage as train
 
 OUTPUTS = {
     "generate": ["out/s/8.npz"],
@@ -119,7 +121,7 @@ def test_a_checkpoint_cut_short_before_it_is_resumed_is_one_line(tmp_path, monke
     path = tmp_path / "run" / "checkpoints" / "2.pt"
     with tally.attempt("train", "input truncated", "checkpoint"):
         with monkeypatch.context() as patch:
-            at(patch, "utils.train.Trainer", lambda: cut(path))
+            at(patch, "utils.stages.train.stage.Trainer", lambda: cut(path))
             with pytest.raises(UserError, match=r"2\.pt"):
                 train.run(train_options(tmp_path))
         assert not (tmp_path / "run" / "checkpoints" / "4.pt").exists()
@@ -155,10 +157,10 @@ def test_the_toy_reads_once_and_knows_what_is_whole(tmp_path, monkeypatch, tally
         own += ["--sampling-freq", 1]
         toy.run_train(parse(ToyTrainStage, [str(flag) for flag in own]))
 
-    monkeypatch.setattr("utils.toy_training.save_figure", lambda *_: None)
-    monkeypatch.setattr("utils.toy_training.samples_figure", lambda *_: None)
-    monkeypatch.setattr("utils.toy.show_training", lambda *_: None)
-    monkeypatch.setattr("utils.toy_training.Trainer.errors", lambda *_: [])
+    monkeypatch.setattr("utils.stages.toy.training.save_figure", lambda *_: None)
+    monkeypatch.setattr("utils.stages.toy.training.samples_figure", lambda *_: None)
+    monkeypatch.setattr("utils.stages.toy.stage.show_training", lambda *_: None)
+    monkeypatch.setattr("utils.stages.toy.training.Trainer.errors", lambda *_: [])
     trained(2)
     last = tmp_path / "2" / "checkpoints" / "2.pt"
     whole = last.read_bytes()
@@ -169,6 +171,6 @@ def test_the_toy_reads_once_and_knows_what_is_whole(tmp_path, monkeypatch, tally
             assert last.read_bytes() == whole
             return
         own = ["--results-path", tmp_path, "--sample-size", 2, "--checkpoint", 2]
-        at(monkeypatch, "utils.toy.pick_checkpoint", lambda: FAULTS[fault](last, 3))
+        at(monkeypatch, "utils.stages.toy.stage.pick_checkpoint", lambda: FAULTS[fault](last, 3))
         with pytest.raises(UserError, match=r"2\.pt|--checkpoint"):
             toy.run_plots(parse(ToyPlotsStage, [str(flag) for flag in own]))

@@ -21,11 +21,12 @@ from tests.faults.in_process import (
 )
 from tests.faults.stages import FULL
 from tests.tiny import DIGITS, SMALL, train_options
-from utils import pipeline, train
-from utils.cli import parse
-from utils.datasets import training_subset
-from utils.errors import UserError
-from utils.options import PipelineStage
+from utils.cli.errors import UserError
+from utils.cli.options.sections import PipelineStage
+from utils.cli.parse import parse
+from utils.data.datasets import training_subset
+from utils.stages.pipeline import stage as pipeline
+from utils.stages.train import stage as train
 
 INPUTS = [
     ("generate", "models/8.pt"),
@@ -73,7 +74,7 @@ def test_an_input_that_changes_after_planning_is_refused(
         with tally.attempt(stage, fault, (name, seed)):
             with monkeypatch.context() as patch:
                 spoil = partial(FAULTS[fault], path, seed)
-                at(patch, f"utils.{stage.replace(' ', '_')}.check_writable", spoil)
+                at(patch, f"utils.stages.{stage.replace(' ', '_')}.stage.check_writable", spoil)
                 with pytest.raises(UserError) as refused:
                     work(stage, own)
             assert name in str(refused.value) and "; " in str(refused.value)
@@ -93,7 +94,8 @@ def test_an_input_that_changes_after_planning_is_refused(
 def test_an_input_that_vanishes_after_it_was_listed_is_one_line(
     own, monkeypatch, tally, stage, name
 ):
-    module = "subjects" if stage in ("critical times", "energy", "curvature") else stage
+    examines = stage in ("critical times", "energy", "curvature")
+    module = "inputs.subjects" if examines else f"stages.{stage}.stage"
     place = "trained_model" if stage == "generate" else "first_read"
     with tally.attempt(stage, "input vanished", name):
         at(monkeypatch, f"utils.{module}.{place}", (own / name).unlink)
@@ -106,7 +108,7 @@ def test_an_input_that_vanishes_after_it_was_listed_is_one_line(
 def test_references_are_read_once_and_kept(made, own, monkeypatch, tally, fault):
     with tally.attempt("energy", fault, "ref.npz"):
         spoil = partial(FAULTS[fault], own / "ref.npz", 0)
-        at(monkeypatch, "utils.energy.check_writable", spoil)
+        at(monkeypatch, "utils.stages.energy.stage.check_writable", spoil)
         work("energy", own)
         assert arrays(own / "out") == made[1]["energy"]
 
@@ -123,10 +125,14 @@ def test_training_images_that_change_under_the_exact_model_are_refused(
     def other_images():
         real = training_subset
         other = lambda args: type(s := real(args))(255 - s.images, s.indices, s.fingerprint)  # noqa: E731
-        monkeypatch.setattr("utils.denoisers.training_subset", other)
+        monkeypatch.setattr("utils.inputs.denoisers.training_subset", other)
 
     with tally.attempt(stage, "input replaced", "data set"):
-        at(monkeypatch, f"utils.{stage.replace(' ', '_')}.check_writable", other_images)
+        at(
+            monkeypatch,
+            f"utils.stages.{stage.replace(' ', '_')}.stage.check_writable",
+            other_images,
+        )
         with pytest.raises(UserError, match="digits in .*other images than when this job began"):
             run(parse(options, [str(flag) for flag in (*flags, *more)]))
         assert not arrays(own / "out")
@@ -136,7 +142,11 @@ def test_a_shard_that_vanishes_before_the_merge_is_drawn_again(made, own, monkey
     """What no shard holds must not come from uninitialised memory."""
     with tally.attempt("generate", "input vanished", "shard"):
         with monkeypatch.context() as patch:
-            at(patch, "utils.generate.merge", lambda: next((own / "out").glob("shard*")).unlink())
+            at(
+                patch,
+                "utils.stages.generate.stage.merge",
+                lambda: next((own / "out").glob("shard*")).unlink(),
+            )
             with pytest.raises(UserError, match="no shard of 4 images.*run the same command again"):
                 work("generate", own)
         work("generate", own)
@@ -162,7 +172,7 @@ def test_a_training_whose_images_go_is_one_line(tmp_path, monkeypatch, tally, fa
     own = ["--data-name", "folder", "--data-path", tmp_path / "images", "--valid-size", 1]
     with tally.attempt("train", fault, "data set"):
         spoil = lambda: [FAULTS[fault](p, 1) for p in (tmp_path / "images").iterdir()]  # noqa: E731
-        at(monkeypatch, "utils.train.check_writable", spoil)
+        at(monkeypatch, "utils.stages.train.stage.check_writable", spoil)
         with pytest.raises(UserError, match="images"):
             train.run(train_options(tmp_path, *own))
         assert not arrays(tmp_path)
@@ -172,9 +182,13 @@ def test_a_model_replaced_between_samples_and_basins_ends_the_pipeline(own, monk
     flags = ["--config_path", DIGITS, *SMALL, "--models", own / "models", "--root", own / "p"]
     flags += ["--sizes", "", "--samples", 4, "--criterion", "delta", "--metric", "l2", "--jobs", 1]
     for name in ("sample_sheet_figure", "loss_figure", "save_figure"):
-        monkeypatch.setattr(f"utils.pipeline.{name}", lambda *_: None)
+        monkeypatch.setattr(f"utils.stages.pipeline.stage.{name}", lambda *_: None)
     with tally.attempt("pipeline", "input replaced", "models/8.pt"):
-        at(monkeypatch, "utils.pipeline.draw_overview", lambda: replace(own / "models" / "8.pt"))
+        at(
+            monkeypatch,
+            "utils.stages.pipeline.stage.draw_overview",
+            lambda: replace(own / "models" / "8.pt"),
+        )
         with pytest.raises(UserError, match=r"8\.pt: found other weights than when this job began"):
             pipeline.run(parse(PipelineStage, [str(flag) for flag in flags]))
         assert not (own / "p" / "times").exists()

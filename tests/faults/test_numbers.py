@@ -6,14 +6,8 @@ import torch
 
 from tests.faults.in_process import without_pictures
 from tests.tiny import DIGITS, SMALL, assert_one_line, run_script, train_options
-from utils import classify, critical_times, distances, energy, generate, pipeline, toy, train
-from utils.cli import parse
-from utils.datasets import to_float, training_subset
-from utils.embeddings import load_metric
-from utils.errors import UserError
-from utils.formats import load_dists, load_energies, load_identified, load_times, save_synthetics
-from utils.nearest import nearest_images
-from utils.options import (
+from utils.cli.errors import UserError
+from utils.cli.options.sections import (
     ClassifyStage,
     CriticalTimesStage,
     DistancesStage,
@@ -22,7 +16,26 @@ from utils.options import (
     PipelineStage,
     ToyExactStage,
 )
-from utils.provenance import to_plain
+from utils.cli.parse import parse
+from utils.data.datasets import to_float, training_subset
+from utils.files.provenance import to_plain
+from utils.inputs.samples import (
+    load_dists,
+    load_energies,
+    load_identified,
+    load_times,
+    save_synthetics,
+)
+from utils.metrics.embedders import load_metric
+from utils.metrics.nearest import nearest_images
+from utils.stages.classify import stage as classify
+from utils.stages.critical_times import stage as critical_times
+from utils.stages.distances import stage as distances
+from utils.stages.energy import stage as energy
+from utils.stages.generate import stage as generate
+from utils.stages.pipeline import stage as pipeline
+from utils.stages.toy import stage as toy
+from utils.stages.train import stage as train
 
 LPIPS = ("--use-lpips", "--network", "alex")
 
@@ -121,7 +134,7 @@ def test_one_sample_of_one_image_is_that_image(tmp_path, tally):
 
 
 def test_one_pattern_on_the_circle(tmp_path, tally, monkeypatch):
-    monkeypatch.setattr("utils.toy.show_exact", lambda *_: None)
+    monkeypatch.setattr("utils.stages.toy.stage.show_exact", lambda *_: None)
     with tally.attempt("toy", "numbers", "K = 1"):
         own = ["--results-path", tmp_path, "--sample-size", 1, "--beta", 10]
         work(toy.run_exact, ToyExactStage, *own)
@@ -172,7 +185,7 @@ def test_features_that_overflow_are_one_line_and_never_cached(tmp_path, tally, m
     """As weights of another precision than LPIPS was made for would give them."""
     real = load_metric("alex", None, "cpu")
     real.phi.features[0].weight.mul_(factor).mul_(1e9)
-    monkeypatch.setattr("utils.distances.load_metric", lambda *_: real)
+    monkeypatch.setattr("utils.stages.distances.stage.load_metric", lambda *_: real)
     save_synthetics(tmp_path / "s" / "8.npz", real_images(tmp_path, 8), args_of(tmp_path, 8))
     own = ["--synth-path", tmp_path / "s", "--result-path", tmp_path / "d", *LPIPS]
     with tally.attempt("distances", "numbers", f"features times {factor}"):
@@ -228,7 +241,9 @@ def test_a_model_that_is_not_finite_is_named(
 def test_energies_beyond_float32_are_refused_before_they_are_written(
     unsound, tmp_path, tally, monkeypatch
 ):
-    monkeypatch.setattr("utils.energy.path_integrals", lambda *_: (np.full((1, 8), 1e39), None))
+    monkeypatch.setattr(
+        "utils.stages.energy.stage.path_integrals", lambda *_: (np.full((1, 8), 1e39), None)
+    )
     own = ["--ckpt-path", unsound / "models", "--result-path", tmp_path / "out"]
     with tally.attempt("energy", "numbers", "1e39"):
         with pytest.raises(UserError, match="model of K = 8: found energies beyond"):

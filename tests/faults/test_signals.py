@@ -95,7 +95,7 @@ except BaseException:
 """
 NEXT = {
     "a loop that saves": "with interrupts.stop_request(): Path(PATH).touch()",
-    "the next K": "from utils.claims import take_turns\n"
+    "the next K": "from utils.jobs.claims import take_turns\n"
     "for _ in take_turns([1], lambda _: Path(PATH), lambda _: False): Path(PATH).touch()",
     "none of ours": "interrupts.LEAVING_SECONDS = 1\ntime.sleep(20)\nPath(PATH).touch()",
 }

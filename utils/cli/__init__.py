@@ -1,0 +1,1 @@
+"""From the command line to a stage: parsing, help, errors, progress, signals, launchers."""

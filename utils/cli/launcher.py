@@ -1,0 +1,96 @@
+"""Who this process is among those of a launcher (torchrun, srun), and who speaks.
+
+The launcher's environment is read here alone, and nothing heavy is imported: the command line asks
+who speaks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from utils.cli.errors import UserError
+from utils.cli.progress import QUIET
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Rank 0 .. world - 1 of `world` processes; local_rank counts those of this machine."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+
+def launched() -> Launch:
+    """How this process was started: by torchrun, by srun with several tasks, or alone.
+
+    Raises UserError where the environment contradicts itself. SLURM_PROCID and SLURM_NTASKS are
+    no sign of ranks: a plain batch script has them too."""
+    steps = _number("SLURM_STEP_NUM_TASKS", 1)
+    given = [name for name in TORCHRUN if os.environ.get(name)]
+    if given:
+        missing = [name for name in TORCHRUN if name not in given]
+        if missing:
+            remedy = f"unset {given[0]}, or set {missing[0]} too, as torchrun does"
+            raise UserError(missing[0], f"nothing beside {', '.join(given)}", remedy)
+        groups = _number("GROUP_WORLD_SIZE", steps)
+        if steps > 1 and groups != steps:
+            # srun -n 2 torchrun --standalone makes two worlds that do not know of each other.
+            remedy = "give torchrun --nnodes and --rdzv-endpoint, or start it without srun"
+            raise UserError("GROUP_WORLD_SIZE", f"{groups} of {steps} srun tasks", remedy)
+        launch = Launch(*(_number(name, 0) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    elif steps > 1:
+        if _number("SLURM_NTASKS", steps) != steps:
+            remedy = "let srun start all tasks of the job, or one"
+            raise UserError("SLURM_NTASKS", f"{os.environ['SLURM_NTASKS']} beside {steps}", remedy)
+        launch = Launch(_number("SLURM_PROCID", 0), steps, _number("SLURM_LOCALID", 0))
+    else:
+        return Launch()
+    if not 0 <= launch.rank < launch.world:
+        raise UserError("RANK", f"{launch.rank} of {launch.world}", "start it by torchrun or srun")
+    return launch
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise UserError(name, text, "start it by torchrun or srun, which set whole numbers")
+    return int(text)
+
+
+def refuse_several_ranks(remedy: str) -> None:
+    """For a stage that one process does: started with more, say so at once."""
+    launch = launched()
+    if launch.world > 1:
+        raise UserError("torchrun or srun", f"{launch.world} ranks", remedy)
+
+
+def let_first_rank_speak() -> None:
+    """Options, progress and results are told by rank 0 alone; errors by whom they befall."""
+    if launched().rank > 0:
+        os.environ[QUIET] = "1"
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
+
+
+def meeting_point() -> str:
+    """Where the ranks meet, for torch.distributed: as torchrun says, or on the first machine.
+
+    Raises UserError where srun's machines cannot be asked for."""
+    if os.environ.get("RANK"):
+        return "env://"
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "")
+    asked = ["scontrol", "show", "hostnames", nodes]
+    try:
+        names = subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        names = []
+    if not names:
+        remedy = "start it by srun where scontrol runs, or by torchrun"
+        raise UserError("SLURM_STEP_NODELIST", nodes or "nothing", remedy)
+    # Another port for each step of a job: an earlier one may still be held.
+    number = 8 * _number("SLURM_JOB_ID", 0) + _number("SLURM_STEP_ID", 0)
+    return f"tcp://{names[0]}:{15_000 + number % 15_000}"

@@ -1,0 +1,1 @@
+"""The options of every stage, one file for each group of stages."""

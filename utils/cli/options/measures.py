@@ -1,0 +1,154 @@
+"""Options of the stages that measure models: basins, energies, curvature, tests of generalization.
+
+As in `options.py` the comment after a field is its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.cli.errors import UserError
+from utils.cli.options.checks import MOST, all_within, ints, one_of, told, within
+from utils.cli.options.choices import NOT_L2, SAMPLER_NAMES, either
+
+
+@dataclass
+class SubjectOptions:
+    """What is examined: samples, each K under its own model."""
+
+    result_path: Path | None = None  # folder for the results, K.npz
+    ckpt_path: Path | None = None  # folder of trained models, K.pt
+    sample_path: Path | None = None  # folder of samples, K.npz; default: the training images
+    data_path: Path | None = None  # folder of the data sets; default: where the model found it
+    sample_size: int = 64  # samples of each K, the most typical first; negative: all
+    use_least: bool = False  # take the least typical samples of a class, not the most typical
+    batch_size: int = 256  # rows of a network call; changes results by rounding only
+    exact: bool = False  # the exact model of the K training images instead of a checkpoint
+    train_size: int | None = None  # with --exact and no --sample-path: K
+
+    def __post_init__(self) -> None:
+        within(self, "batch_size", 1)
+        within(self, "train_size", 1)
+        within(self, "sample_size", -MOST)
+        if self.sample_size == 0:
+            raise UserError("--sample-size", 0, "choose 1 or more, or a negative number for all")
+
+
+@dataclass
+class CriticalTimesOptions(SubjectOptions):
+    """Basins of attraction: how much noise an image survives."""
+
+    use_lpips: bool = False  # LPIPS; without it the Euclidean distance (L2)
+    network: str = "alex"  # of LPIPS: alex, vgg or squeeze
+    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
+    delta: float = 0.1  # recovered up to this distance to the image
+    p_trials: int = 10  # n, noised copies of an image at each time
+    p: float = 0.9  # an image lives while this share of its trials recovers, above 0 up to 1
+    stride: int = 25  # times 1, 1 + stride, ... are scanned
+    ddim_steps: int = 20  # DDIM steps from the noised copy to the image, or fewer
+    eta: float = 0.0  # 0: deterministic DDIM, 1: ancestral
+    search: str = "scan"  # scan (every time) or bisect (fewer; assumes that recovery is monotone)
+    trial_times: bool = True  # of scan: follow each trial after the image has stopped
+    seed: int = 3407  # a copy's noise comes from the seed, the image, the time and the trial
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(self, "network", NOT_L2)
+        one_of(self, "search", ("scan", "bisect"))
+        for name in ("p_trials", "stride", "ddim_steps"):
+            within(self, name, 1)
+        within(self, "delta", 0)
+        within(self, "eta", 0, 1)
+        within(self, "seed", 0, 2**62)
+        if not 0 < self.p <= 1:
+            raise UserError("--p", self.p, "choose a share above 0 and up to 1")
+
+
+@dataclass
+class EnergyOptions(SubjectOptions):
+    """Relative energies: how deep a sample lies below a reference image."""
+
+    ref_path: Path | None = None  # reference images, a .npz with `samples`
+    sample_size: int = 2048  # samples of each K, the most typical first; negative: all
+    batch_size: int = 384  # rows of a network call; changes results by rounding only
+    t: int = 0  # time at which energies are taken, 0 to T - 1
+    path_points: int = 20  # points of the path between sample and reference
+    as_published: bool = False  # the original's arithmetic (t = 0, 20 points), for comparison only
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(self, "t", 0)
+        within(self, "path_points", 2, 100_000)
+        if self.as_published and (self.t, self.path_points) != (0, 20):
+            found = f"--t {self.t} --path-points {self.path_points}"
+            raise UserError("--as-published", found, "leave out --t and --path-points")
+
+
+@dataclass
+class CurvatureOptions(SubjectOptions):
+    """Curvature of the energy -log p_t around samples, and how many dimensions they lie in."""
+
+    t: tuple[int, ...] = ints(50)  # times, as in 20,50,200, each 0 to T - 1
+    times_path: Path | None = None  # critical times of the same samples, K.npz, for a figure
+    spectrum: str = "auto"  # full, lanczos (both ends of it), auto (full up to 256 dimensions)
+    eigenvalues: int = 8  # of lanczos: so many of the largest, and of the smallest
+    probes: int = 16  # of lanczos: random vectors for the trace
+    tolerance: float = 1e-4  # of lanczos: residual of an eigenvalue over the largest one
+    normal_points: int | None = None  # scores of the normal-bundle count; default 4 D, 0: none
+    seed: int = 3407  # of random vectors and noise
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        all_within(self, "t", 0)
+        if not self.t or len(set(self.t)) != len(self.t):
+            raise UserError("--t", self.t, "name one time or more, each once, as in 20,50,200")
+        one_of(self, "spectrum", ("auto", "full", "lanczos"))
+        within(self, "eigenvalues", 1, 1000)
+        within(self, "probes", 2, 100_000)
+        within(self, "normal_points", 0, 10_000_000)
+        within(self, "seed", 0, 2**62)
+        if not 0 < self.tolerance < 1:
+            raise UserError("--tolerance", self.tolerance, "choose a number in 0 to 1, as 1e-4")
+
+
+@dataclass
+class GeneralizationOptions:
+    """Tests that tell generalization from memory, for each K or over one training."""
+
+    result_path: Path | None = None  # folder for the tests, K.json and K.npz
+    ckpt_path: Path | None = None  # folder of trained models, K.pt
+    synth_path: Path | None = None  # folder of their synthetic sets, K.npz
+    second_synth_path: Path | None = None  # sets of models trained with --subset second, same seeds
+    times_path: Path | None = None  # critical times by class, as times, to draw over them
+    identified_path: Path | None = None  # folder of run_classify.py, to draw its shares too
+    checkpoints: Path | None = None  # one training's ITER.pt, instead of K: tests over its steps
+    second_checkpoints: Path | None = None  # with it: of a training with --subset second
+    data_path: Path | None = None  # folder of the data sets; default: where the model found it
+    use_lpips: bool = False  # distances between images: LPIPS; without it Euclidean (L2)
+    network: str = "alex"  # of LPIPS: alex, vgg or squeeze
+    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
+    t: tuple[int, ...] = ints(20, 50, 100, 200, 400, 700)  # times of losses, each 0 to T - 1
+    probe_size: int = 256  # training and held-out images for losses, of each at most
+    noises: int = 4  # noised copies of each of them at each time
+    held_out_size: int = 1000  # held-out images for tests of nearest neighbours, at most
+    cells: int = 5  # of C_T: regions of the space of images that are compared one by one
+    samples: int = 128  # with --checkpoints: images drawn from each
+    sampler: str = told("ddim", f"with --checkpoints: {either(SAMPLER_NAMES)}")
+    steps: int | None = None  # with --checkpoints: network calls an image
+    batch_size: int = 256  # rows of a network call; changes results by rounding only
+    seed: int = 3407  # of noise, and with --checkpoints of samples
+    exact: bool = False  # the exact model of the K training images instead of checkpoints
+
+    def __post_init__(self) -> None:
+        all_within(self, "t", 0)
+        if not self.t or len(set(self.t)) != len(self.t):
+            raise UserError("--t", self.t, "name one time or more, each once, as in 20,50,200")
+        one_of(self, "network", NOT_L2)
+        one_of(self, "sampler", SAMPLER_NAMES)
+        for name in ("samples", "steps", "batch_size"):
+            within(self, name, 1)
+        for name in ("noises", "cells"):
+            within(self, name, 1, 1000)
+        for name in ("probe_size", "held_out_size"):
+            within(self, name, 2)
+        within(self, "seed", 0, 2**62)

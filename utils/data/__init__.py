@@ -1,0 +1,1 @@
+"""Data sets of training images, and their subsets of K images."""

@@ -1,0 +1,1 @@
+"""How figures look, how they are saved, and pictures of images."""

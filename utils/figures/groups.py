@@ -1,0 +1,122 @@
+"""What pictures of groups over K share: which groups hold values, their looks, bars and legend.
+
+`groups` maps the name of a group, usually a class, to its sweep: values by K. A class that is
+empty at some K is absent there, or has no values. Classes look as everywhere (figures.LOOKS) and
+come first; up to three other groups are told apart, in greys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from utils.figures.save import LOOKS
+from utils.figures.style import INK, PALE, Look, log_ticks
+
+if TYPE_CHECKING:  # matplotlib is loaded by the first picture
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Values = Mapping[str, Mapping[int, np.ndarray]]
+GREYS = ((INK, "D"), ("#777777", "P"), ("#B5B5B5", "X"))
+OTHER_LOOKS = [Look(grey, marker, ":", "") for grey, marker in GREYS]
+SIZE_LABEL = "Training-set size K (images)"
+NAME_LENGTH = 24  # letters of a group's name that are shown
+CAPTION = {"fontsize": 8, "color": PALE, "loc": "left"}
+
+
+def draw_quartiles(ax: Axes, held: Values, width: float) -> np.ndarray:
+    """Median and quartiles of each group over K on axes `width` inches wide; how far from 0 each
+    bar reaches, [bars].
+
+    Values that are not finite are left out."""
+    sizes, looks = sizes_of(held), looks_of(held)
+    log_ticks(ax, np.array(sizes), width=width)
+    shift = _shift(ax, sizes, len(held), width=width)
+    crowded = len(sizes) > 15
+    size = {"capsize": 1.2, "markersize": 3.5} if crowded else {"capsize": 3, "markersize": 6}
+    reaches = []
+    for g, (name, sweep) in enumerate(held.items()):
+        finite = {k: values[np.isfinite(values)] for k, values in sweep.items()}
+        own = [k for k, values in finite.items() if len(values)]
+        quartiles = np.array([np.quantile(finite[k], (0.25, 0.5, 0.75)) for k in own])
+        low, middle, high = quartiles.reshape(-1, 3).T
+        reaches.append(np.maximum(np.abs(low), np.abs(high)))
+        x = np.array(own) * math.exp(shift * (g - (len(held) - 1) / 2))
+        bars = {"yerr": [middle - low, high - middle], "elinewidth": 1.1, "zorder": 3}
+        ax.errorbar(x, middle, **bars, **size, **point_style(looks[name]))
+    reaches = np.concatenate(reaches)
+    if not len(reaches):
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "no values", ha="center", color=PALE, transform=ax.transAxes)
+    return reaches
+
+
+def point_style(look: Look) -> dict:
+    edge = {"markeredgecolor": INK, "markeredgewidth": 0.6}
+    return {"color": look.colour, "marker": look.marker, "linestyle": look.line, **edge}
+
+
+def _shift(ax: Axes, sizes: list[int], groups: int, width: float) -> float:
+    """From group to group, in ln K: bars stand beside each other, but by their own K."""
+    low, high = np.log(ax.get_xlim())
+    nearest = np.diff(np.log(sizes)).min() if len(sizes) > 1 else math.inf
+    widest = min(0.09, 0.26 / max(1, groups - 1)) * (high - low) / width  # 0.09 inches: two caps
+    return min(widest, max(nearest / (groups + 0.5), widest / 3))
+
+
+def filled(groups: Values) -> dict[str, dict[int, np.ndarray]]:
+    """The groups that hold values, classes first and in their order; K ascending.
+
+    Raises ValueError where none does."""
+    names = [*(name for name in LOOKS if name in groups), *(n for n in groups if n not in LOOKS)]
+    held = {
+        name: {k: np.asarray(groups[name][k]) for k in sorted(groups[name]) if len(groups[name][k])}
+        for name in names
+    }
+    held = {name: sweep for name, sweep in held.items() if sweep}
+    if not held:
+        raise ValueError("groups: found nothing to draw; give values of at least one K")
+    return held
+
+
+def every_value(held: Values) -> np.ndarray:
+    return np.concatenate([values for sweep in held.values() for values in sweep.values()])
+
+
+def sizes_of(held: Values) -> list[int]:
+    return sorted({k for sweep in held.values() for k in sweep})
+
+
+def looks_of(names: Iterable[str]) -> dict[str, Look]:
+    """How each group is drawn; the fourth group that is no class looks as the first."""
+    others = [name for name in names if name not in LOOKS]
+    greys = {name: OTHER_LOOKS[i % len(OTHER_LOOKS)] for i, name in enumerate(others)}
+    return {name: LOOKS.get(name) or greys[name] for name in names}
+
+
+def shown_name(name: str) -> str:
+    """A group's name as matplotlib takes it: no formula, and not hidden from the legend."""
+    name = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
+    return (" " + name if name.startswith("_") else name).replace("$", r"\$")
+
+
+def legend_of_groups(fig: Figure, held: Values) -> None:
+    """Above everything: how each group is drawn."""
+    looks = looks_of(held).values()
+    draw_legend(fig, [point_style(look) for look in looks], map(shown_name, held))
+
+
+def draw_legend(
+    fig: Figure, styles: Iterable[Mapping], names: Iterable[str], **options: object
+) -> None:
+    """A legend of lines; above everything, with as many columns as have room, unless told."""
+    from matplotlib.lines import Line2D
+
+    names = list(names)
+    columns = int(fig.get_figwidth() / (0.08 * max(map(len, names)) + 0.5))
+    above = {"loc": "outside upper center", "ncols": min(len(names), max(1, columns))}
+    handles = [Line2D([], [], **style) for style in styles]
+    fig.legend(handles, names, handlelength=2.8, **above | options)

@@ -1,0 +1,151 @@
+"""Which options made a file: `args`, carried from stage to stage, and what differs on a rerun."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from utils.cli.errors import UserError
+from utils.cli.options.sections import SECTIONS, known_only
+from utils.files.atomic import read_npz
+from utils.files.pickles import plain
+from utils.jobs.k_jobs import k_of
+
+# Options that change the speed, or where things lie, but not what a file holds.
+EXEMPT = {
+    *("iterations", "log_every", "ckpt_every", "keep_checkpoints", "num_workers", "compile"),
+    *("batch_size", "eval_batch_size", "ref_batch_size", "memory", "num_files"),
+    *("data_path", "results_path", "result_path", "model_path", "ckpt_path", "synth_path"),
+    *("dist_path", "eval_path", "lpips_weights", "valid_size", "sample_path", "ref_path"),
+    *("times_path", "identified_path", "second_synth_path", "checkpoints", "second_checkpoints"),
+}
+
+
+def to_plain(options: Any) -> dict[str, Any]:
+    """An option section as plain values: paths as strings, tuples as lists."""
+    return json.loads(json.dumps(dataclasses.asdict(options), default=str))
+
+
+def resolve_args(args: Any, path: Path) -> dict[str, Any]:
+    """The args of a file with every known option of data, train and model filled in.
+
+    Raises UserError where they have no such sections or impossible values."""
+    args = plain(args, f"{path}: args")
+    if not isinstance(args, Mapping) or not isinstance(args.get("train"), Mapping):
+        raise UserError(path, "no options of a training run in args", "use a file of these stages")
+    result = dict(args)
+    for name in SECTIONS:
+        if not isinstance(args.get(name, {}), Mapping):
+            raise UserError(f"{path}: args", f"{name} without options", "use another file")
+    for name in ("data", "train", "model"):
+        values = args.get(name, {})
+        kind = SECTIONS[name]
+        try:
+            values = known_only(kind, dict(values))
+            for key in ("dim_mults", "attn_resolutions"):
+                if isinstance(values.get(key), str):  # as the original's command line left it
+                    values[key] = [int(n) for n in values[key].split(",")]
+            check_kinds(kind, values)
+            result[name] = to_plain(kind(**values))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{path}: args: {name}", str(error), "use another file") from error
+        except UserError as error:
+            raise UserError(f"{path}: args: {name}", str(error), "use another file") from error
+    return result
+
+
+def differing(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a section of args that are not at our default; all of an unknown section."""
+    usual = to_plain(SECTIONS[section]()) if section in SECTIONS else {}
+    return {name: x for name, x in values.items() if name not in usual or x != usual[name]}
+
+
+def check_kinds(options_class: type, values: Mapping[str, Any]) -> None:
+    """Raises TypeError where a value is of another kind than its option: a file may hold any."""
+    for name, hint in get_type_hints(options_class).items():
+        if name not in values:
+            continue
+        value, kinds = values[name], get_args(hint) if get_origin(hint) is UnionType else (hint,)
+        if value is None:
+            fits = type(None) in kinds
+        elif get_origin(hint) is tuple:
+            fits = isinstance(value, list) and all(type(item) is int for item in value)
+        else:
+            stored = {float: (int, float), Path: (str,)}.get(kinds[0], (kinds[0],))
+            fits = type(value) in stored
+        if not fits:
+            raise TypeError(f"{name} {value!r}")
+
+
+def read_args(arrays: Mapping[str, np.ndarray], path: Path) -> Any:
+    """The args of a .npz file as they stand there. Raises UserError where they are no JSON."""
+    try:
+        return json.loads(str(arrays["args"][()]))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: args", "no JSON", "use a file of these stages") from error
+
+
+def parse_args(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Any]:
+    """The resolved args of a .npz file. Raises UserError where they are no JSON of ours."""
+    args = resolve_args(read_args(arrays, path), path)
+    k, named = k_of(path), args["train"]["train_size"]
+    if k is not None and k != named:
+        raise UserError(path, f"args of K = {named}", f"name it {named}{path.suffix}")
+    return args
+
+
+def with_data_path(args: Mapping, data_path: Path | None) -> dict[str, Any]:
+    """args with the data set looked for in data_path, where that is given."""
+    if data_path is None:
+        return dict(args)
+    return {**args, "data": {**args["data"], "data_path": str(data_path)}}
+
+
+def digest(*arrays: Any) -> str:
+    """16 hex digits that stand for the content of arrays (sha256)."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        sha.update(f"{array.dtype}{array.shape}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()[:16]
+
+
+def difference(stored: Mapping, wanted: Mapping) -> str | None:
+    """The first option, other than the exempt, on which a finished file and a run differ."""
+    stored = stored if isinstance(stored, Mapping) else {}  # a file may hold anything there
+    for key, value in wanted.items():
+        if key not in EXEMPT and stored.get(key) != value:
+            return f"{key.replace('_', '-')} {stored.get(key)!r} (now {value!r})"
+    return None
+
+
+def is_finished(
+    path: Path, args: Mapping, stages: Iterable[str], keys: Iterable[str], again: bool = False
+) -> bool:
+    """Whether path holds the result of the same options; absent is False.
+
+    Raises UserError where it was made with others (again: False then), or by another stage."""
+    if not path.exists():
+        return False
+    stored = parse_args(read_npz(path, [*keys, "args"]), path)
+    if again and any(difference(stored.get(s, {}), args.get(s, {})) for s in stages):
+        return False
+    check_same(path, stored, args, stages)
+    return True
+
+
+def check_same(path: Path, stored: Mapping, wanted: Mapping, stages: Iterable[str]) -> None:
+    """Raises UserError where path was made with other options that change its content."""
+    for stage in stages:
+        told = difference(stored.get(stage, {}), wanted.get(stage, {}))
+        if told:
+            remedy = "redo it with --overwrite, or choose another folder"
+            raise UserError(path, f"a file made with {stage}: {told}", remedy)

@@ -1,0 +1,167 @@
+"""Checkpoints: save, load, resume, and turn one into a denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.denoiser import NetworkDenoiser
+from models.schedule import Schedule
+from models.unet import UNet
+from utils.cli.errors import UserError
+from utils.files.atomic import load_torch, save_torch
+from utils.files.provenance import check_same, digest, resolve_args
+from utils.jobs.devices import pick_dtype
+from utils.jobs.k_jobs import k_of
+
+FORMAT_VERSION = 1
+NETWORK_OPTIONS = (
+    *("image_size", "in_channels", "dim", "dim_mults", "attn_resolutions", "num_res_blocks"),
+    *("dropout", "conditional", "resamp_with_conv", "nonlinearity"),
+)
+
+
+@dataclass
+class Checkpoint:
+    """The content of checkpoints/ITER.pt and K.pt (docs/formats.md)."""
+
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    opt: dict[str, Any]
+    args: dict[str, Any]
+    iterations: int
+    rng: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def k(self) -> int:
+        return self.args["train"]["train_size"]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that stand for the averaged weights."""
+        return digest(*(self.ema[name].numpy() for name in sorted(self.ema)))
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    save_torch(path, {**vars(checkpoint), "format_version": FORMAT_VERSION})
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint of ours or of the original toolkit, on the CPU.
+
+    Raises UserError where it is missing, cut short, holds NaN, or its K is not its name's."""
+    path = Path(path)
+    content = load_torch(path)
+    wanted = ("ema", "args")
+    missing = [key for key in wanted if not isinstance(content, Mapping) or key not in content]
+    if missing:
+        raise UserError(path, f"no {missing[0]!r}", "give a checkpoint of train_unet.py")
+    args = resolve_args(content["args"], path)
+    weights = {name: _weights(content.get(name), path) for name in ("model", "ema")}
+    if not weights["ema"]:
+        raise UserError(path, "no averaged weights", "train the model again")
+    opt, rng = content.get("opt", {}), content.get("rng", {})
+    iterations = content.get("iterations", 0)
+    whole = type(iterations) is int and isinstance(opt, Mapping) and isinstance(rng, Mapping)
+    if not whole or not 0 <= iterations < 2**63:
+        raise UserError(path, "no state of a training", "use an earlier checkpoint")
+    checkpoint = Checkpoint(
+        model=weights["model"] or weights["ema"],
+        ema=weights["ema"],
+        opt=opt,
+        args=args,
+        iterations=iterations,
+        rng=dict(rng),
+    )
+    k = k_of(path)
+    if k is not None and path.parent.name != "checkpoints" and k != checkpoint.k:
+        remedy = f"name it {checkpoint.k}.pt"
+        raise UserError(path, f"a model of K = {checkpoint.k}", remedy)
+    return checkpoint
+
+
+def _weights(state: Any, path: Path) -> dict[str, Tensor]:
+    if state is None:
+        return {}
+    named = isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
+    if not named or not state or not all(map(_is_real, state.values())):
+        raise UserError(path, "weights that are no state dict", "train the model again")
+    if not all(torch.isfinite(value).all() for value in state.values()):
+        raise UserError(path, "NaN or infinite weights", "use an earlier checkpoint")
+    return {name.removeprefix("module."): value.detach() for name, value in state.items()}
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_complex() and not value.is_neg()
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a results folder, the newest first."""
+    found = [p for p in (folder / "checkpoints").glob("*.pt") if k_of(p)]
+    return sorted(found, key=lambda p: int(p.stem), reverse=True)
+
+
+def forget_training(folder: Path) -> None:
+    """Remove what an earlier training left in a results folder (--overwrite)."""
+    for path in checkpoints_in(folder):
+        path.unlink()
+    (folder / "logs" / "stats.jsonl").unlink(missing_ok=True)
+
+
+def newest_checkpoint(folder: Path, args: dict, overwrite: bool = False) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None where there is none.
+
+    Raises UserError where it was trained with other options."""
+    for path in [] if overwrite else checkpoints_in(folder):
+        try:
+            checkpoint = load_checkpoint(path)
+        except UserError as error:
+            print(f"left out: {error}", flush=True)
+            continue
+        check_same(path, checkpoint.args, args, ("data", "train", "model"))
+        return checkpoint
+    return None
+
+
+def build_network(model_options: Mapping) -> UNet:
+    """The network of resolved `model` options."""
+    return UNet(**{name: model_options[name] for name in NETWORK_OPTIONS})
+
+
+def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where names or shapes of weights differ."""
+    for name in [*expected, *state]:
+        if name not in state or name not in expected:
+            raise ValueError(
+                f"{name} is in {'the options' if name in expected else 'the file'} only"
+            )
+        if state[name].shape != expected[name].shape:
+            raise ValueError(f"{name}: {list(state[name].shape)}, not {list(expected[name].shape)}")
+
+
+def denoiser_of(
+    checkpoint: Checkpoint, path: Path, device: torch.device, precision: str = "auto"
+) -> NetworkDenoiser:
+    """The averaged weights of a checkpoint as a denoiser. Raises UserError where they misfit."""
+    model, train = checkpoint.args["model"], checkpoint.args["train"]
+    try:
+        with torch.device("meta"):  # options may name a network that no memory holds
+            check_fit(checkpoint.ema, build_network(model).state_dict())
+        network = build_network(model)
+        network.load_state_dict(checkpoint.ema)
+    except (RuntimeError, ValueError) as error:
+        found = f"weights that do not fit its options ({str(error).splitlines()[-1].strip()[:90]})"
+        raise UserError(path, found, "train the model again") from error
+    return NetworkDenoiser(
+        network.to(device),
+        Schedule(train["timesteps"]),
+        (model["in_channels"], model["image_size"], model["image_size"]),
+        train["prediction_type"],
+        model["scale_by_sigma"],
+        pick_dtype(precision, device),
+    )

@@ -1,0 +1,99 @@
+"""What a stage samples from or examines: a trained model, or the exact one of the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.denoiser import Denoiser
+from models.exact import ExactDenoiser
+from models.schedule import Schedule
+from utils.cli.errors import UserError
+from utils.data.datasets import to_float, training_subset
+from utils.files.provenance import digest, with_data_path
+from utils.inputs.checkpoints import Checkpoint, denoiser_of, load_checkpoint
+from utils.inputs.unchanged import check_unchanged, content_of, gone
+from utils.jobs.devices import compiled
+
+EXACT = "exact"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is known to be sound, not yet on a device.
+
+    args: its resolved options (`data`, `train`, `model`). fingerprint: of its weights, or "exact".
+    path: its checkpoint; None for the exact model. images: digest of the exact model's images,
+    where a stage has planned with them."""
+
+    args: dict[str, Any]
+    fingerprint: str
+    path: Path | None = None
+    images: str | None = None
+
+    @property
+    def k(self) -> int:
+        return self.args["train"]["train_size"]
+
+    def denoiser(
+        self, device: torch.device, precision: str = "auto", compile: str = "off"
+    ) -> Denoiser:
+        """The model on a device. Raises UserError where its file has changed or misfits."""
+        if self.path is None:
+            schedule = Schedule(self.args["train"]["timesteps"])
+            return ExactDenoiser(self.training_images().to(device), schedule)
+        if not self.path.exists():
+            raise gone(self.path)
+        checkpoint = load_checkpoint(self.path)
+        check_unchanged(self.path, self.fingerprint, checkpoint.fingerprint, "weights")
+        now = with_data_path(checkpoint.args, self.args["data"]["data_path"])
+        check_unchanged(self.path, content_of(self.args), content_of(now), "options")
+        denoiser = denoiser_of(checkpoint, self.path, device, precision)
+        denoiser.network = compiled(denoiser.network, compile, device)
+        return denoiser
+
+    def training_images(self) -> Tensor:
+        """Its K images: float32 [K, C, H, W] in [-1, 1]. Raises UserError where they are others
+        than a stage has planned with."""
+        images = training_images(self.args)
+        if self.images is not None:
+            check_unchanged(data_set(self.args), self.images, digest(images.numpy()), "images")
+        return images
+
+
+def trained_model(path: Path, data_path: Path | None = None) -> Model:
+    """The model of a checkpoint. Raises UserError as `load_checkpoint` does."""
+    found: Checkpoint = load_checkpoint(path)
+    return Model(with_data_path(found.args, data_path), found.fingerprint, Path(path))
+
+
+def exact_model(
+    args: Mapping[str, Any], train_size: int | None = None, data_path: Path | None = None
+) -> Model:
+    """The exact model of the training images that args tell of, K and folder as given."""
+    args = with_data_path(args, data_path)
+    if train_size:
+        args["train"] = {**args["train"], "train_size": train_size}
+    return Model(args, EXACT)
+
+
+def training_images(args: Mapping[str, Any]) -> Tensor:
+    """The training images of a model with these args: float32 [K, C, H, W] in [-1, 1]."""
+    return to_float(training_subset(args).images)
+
+
+def check_times(args: Mapping[str, Any], times: Iterable[int]) -> None:
+    """Raises UserError where a model with these args has not the times of --t."""
+    last = args["train"]["timesteps"] - 1
+    if beyond := [t for t in times if t > last]:
+        raise UserError("--t", beyond[0], f"choose 0 to {last}, times of the model")
+
+
+def data_set(args: Mapping[str, Any]) -> str:
+    """The data set of a model with these args, for a message."""
+    return f"{args['data']['data_name']} in {args['data']['data_path']}"

@@ -1,0 +1,66 @@
+"""How much memory there is, and how much of it a search may use."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.cli.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIXES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+LEAST = 2**26  # bytes to work in where the process alone takes what was asked for
+
+
+def parse_memory(text: str | None) -> int | None:
+    """Bytes: `parse_memory("4G") == 4 * 2**30`, `parse_memory("500M") == 500 * 2**20`."""
+    if text is None:
+        return None
+    match = re.fullmatch(
+        r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(?:i?B)?\s*", str(text), re.IGNORECASE
+    )
+    size = int(float(match[1]) * SUFFIXES[match[2].upper()]) if match else 0
+    if not 2**20 <= size < 2**63:
+        raise UserError("--memory", text, "give a size of 1M or more, as 4G or 500M")
+    return size
+
+
+def to_work_in(asked: int | None, device: torch.device) -> int:
+    """Bytes that blocks and embeddings may take: half of what is free, or what is asked for.
+
+    On a CPU `asked` bounds the whole process: what it holds already is taken off."""
+    if asked is None:
+        return free_memory(device) // 2
+    if device.type == "cuda":
+        return min(asked, free_memory(device))
+    return max(asked - resident_memory(), LEAST)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free: on a CUDA device its own memory, else the machine's."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    try:  # what Linux would give, its file cache included
+        text = Path("/proc/meminfo").read_text()
+        return int(re.search(r"MemAvailable:\s+(\d+) kB", text)[1]) * 1024
+    except (OSError, TypeError):  # other systems do not tell: half of all
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def resident_memory() -> int:
+    """Bytes of memory that this process holds now; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def as_size(count: float) -> str:
+    """A size for people: `as_size(3 * 2**30) == "3.0G"`, `as_size(2**20) == "1M"`."""
+    return f"{count / 2**30:.1f}G" if count >= 2**29 else f"{count / 2**20:.0f}M"

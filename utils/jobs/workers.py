@@ -1,0 +1,91 @@
+"""Processes side by side, each with its share of the processors; the first to fail stops them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from utils.cli.errors import Interrupted, UserError
+from utils.cli.progress import QUIET
+from utils.cli.signals import stop_at_once
+
+POLL_SECONDS = 0.5
+
+
+def run_side_by_side(
+    tasks: list[tuple[Callable, Any]], jobs: int, told: Callable[[], object] = lambda: None
+) -> None:
+    """Call each function with its argument, `jobs` processes at a time, with their share of the
+    processors. Raises what the first of them to fail raised; the others save and stop."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    waiting, running = list(tasks), []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(Worker(*waiting.pop(0), threads))
+            running = [worker for worker in running if not worker.has_ended()]
+            told()
+            time.sleep(POLL_SECONDS)
+    finally:
+        for worker in running:
+            worker.stop()
+
+
+class Worker:
+    """A process that works on one task."""
+
+    def __init__(self, function: Callable, argument: Any, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._inbox, outbox = context.Pipe(duplex=False)
+        self._process = context.Process(target=work, args=(function, argument, threads, outbox))
+        self._process.start()
+        outbox.close()
+
+    def has_ended(self) -> bool:
+        """Whether the work is done. Raises what the process raised, in this one."""
+        if self._process.is_alive():
+            return False
+        self._process.join()
+        try:
+            raise self._inbox.recv()
+        except EOFError:  # it had nothing to say
+            code = self._process.exitcode
+            if code:
+                found = f"a worker that ended with code {code}"
+                remedy = "see above; if nothing is there, memory ran out: choose fewer --jobs"
+                raise UserError("--jobs", found, remedy) from None
+            return True
+
+    def stop(self) -> None:
+        """Let it save and stop."""
+        if self._process.is_alive():
+            self._process.terminate()
+        self._process.join()
+
+
+def work(function: Callable, argument: Any, threads: int, outbox: Connection) -> None:
+    """What a worker does; the user's errors and interrupts go to the parent process."""
+    stop_at_once()
+    threading.Thread(target=stop_when_orphaned, daemon=True).start()
+    os.environ[QUIET] = "1"
+    torch.set_num_threads(threads)
+    try:
+        function(argument)
+    except (UserError, Interrupted) as error:
+        outbox.send(error)
+    finally:
+        outbox.close()
+
+
+def stop_when_orphaned() -> None:
+    """A parent that was killed cannot tell its workers: they save and stop by themselves."""
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,281 @@
+"""Embeddings on disk: each image passes through a network once, for every K and every job.
+
+A block is one memory-mapped file with the digests of some images, their embeddings and a checksum.
+Images are found by their digest, wherever they come from: the nested subsets of a sweep share
+theirs, and a killed job goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.cli.errors import UserError
+from utils.files.atomic import make_folder, map_npy, save_npy
+from utils.jobs.claims import clear_up, take_turns
+
+BLOCK_BYTES = 2**26  # of embeddings in a block: what a killed job loses, and what is read at once
+DIGEST_BYTES = 16
+ROW_BITS = 32
+ATTEMPTS = 3  # to read what was just written
+
+Progress = Callable[[int], object]  # told how many images were embedded just now
+
+
+class EmbeddingCache:
+    """phi [D] of images, in the blocks of one folder, which belong to one network and image shape.
+
+    Several processes may fill it: the images that one is embedding are claimed, and the others
+    wait for them. A block whose checksum is wrong is deleted, with one line, and made again.
+    Rows are float32: from float16 ones near-duplicates could not be told apart.
+
+    embed: images [n, C, H, W] -> phi [n, dim] float32. `embedded` counts the images that it was
+    called for. Raises UserError where the folder cannot be written."""
+
+    def __init__(self, folder: Path, dim: int, embed: Callable[[Tensor], Tensor]) -> None:
+        self.folder, self.dim, self.embedded = Path(folder), dim, 0
+        self.version = 0  # changes with what `locate` answers
+        self._embed = embed
+        self._blocks: list[Path] = []
+        self._place: dict[bytes, int] = {}  # digest -> position in _blocks, and row
+        self._sound: set[Path] = set()  # blocks whose checksum was right
+        make_folder(self.folder)
+        clear_up(self.folder)
+        self._look()
+
+    @property
+    def rows(self) -> int:
+        """Images of one block."""
+        return max(1, BLOCK_BYTES // (4 * self.dim))
+
+    def size(self) -> int:
+        """Bytes that the embeddings take."""
+        return len(self._place) * self.dim * 4
+
+    def locate(self, digests: Sequence[bytes]) -> np.ndarray:
+        """Where the embeddings are, int64 [n], to be given to `read`; -1 where they are missing."""
+        return np.fromiter((self._place.get(d, -1) for d in digests), np.int64, len(digests))
+
+    def fill(
+        self,
+        images: Tensor,
+        digests: Sequence[bytes],
+        span: range,
+        batch: int,
+        told: Progress = lambda _: None,
+    ) -> None:
+        """Embed what is missing of the images at the positions of span, `batch` at once.
+
+        digests: of all images, so that jobs with other spans of the same set share its grid of
+        blocks, and what they both need is embedded by one of them."""
+
+        def absent(cell: range) -> dict[bytes, int]:
+            """What no block holds, each once, with its position."""
+            found: dict[bytes, int] = {}
+            for position in cell:
+                if digests[position] not in self._place:
+                    found.setdefault(digests[position], position)
+            return found
+
+        def done(cell: range) -> bool:
+            if absent(cell):
+                self._look()
+            return not absent(cell)
+
+        def target(cell: range) -> Path:
+            return self.folder / digests[cell.start // self.rows * self.rows].hex()
+
+        for (cell,) in take_turns(_cells(span, self.rows), target, done):
+            wanted = absent(cell)
+            self._write(images[list(wanted.values())], list(wanted), batch, told)
+
+    def read(self, places: np.ndarray) -> Tensor | None:
+        """phi [n, D] float32 on the CPU of what `locate` found: not to be written to.
+
+        None where some have gone since, or were found corrupt."""
+        if (places < 0).any():
+            return None
+        owners, rows = places >> ROW_BITS, places & (2**ROW_BITS - 1)
+        if len(places) and (owners == owners[0]).all() and (np.diff(rows) == 1).all():
+            block = self._open(self._blocks[owners[0]])  # neighbours in one block: no copy
+            return None if block is None else torch.from_numpy(block["phi"][rows[0] : rows[-1] + 1])
+        found, whole = np.empty((len(places), self.dim), np.float32), True
+        for owner in np.unique(owners):
+            block = self._open(self._blocks[owner])
+            if block is None:  # look at the others too: all that is lost is made again at once
+                whole = False
+                continue
+            mine = np.flatnonzero(owners == owner)
+            found[_as_slice(mine)] = block["phi"][_as_slice(rows[mine])]
+        return torch.from_numpy(found) if whole else None
+
+    def _write(self, images: Tensor, digests: list[bytes], batch: int, told: Progress) -> None:
+        block = np.zeros(1, _block_type(len(digests), self.dim))
+        block["images"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+        phi, done = torch.from_numpy(block["phi"][0]), 0  # filled in place
+        for part in images.split(batch):
+            phi[done : done + len(part)] = self._embed(part).cpu()
+            done += len(part)
+            told(len(part))
+        block["checksum"] = _checksum(block[0])
+        # Named by its content: two blocks never compete for a name.
+        path = self.folder / f"{hashlib.sha256(b''.join(digests)).hexdigest()[:32]}.npy"
+        save_npy(path, block, lasting=False)  # it has a checksum, and can be made again
+        self.embedded += len(digests)
+        self._add(path)
+
+    def _look(self) -> None:
+        """Take note of the blocks that other jobs have written since."""
+        for path in sorted(set(self.folder.glob("*.npy")) - set(self._blocks)):
+            self._add(path)
+
+    def _add(self, path: Path) -> None:
+        block = self._open(path, check=False)
+        if block is None:
+            return
+        digests, first = block["images"].tobytes(), len(self._blocks) << ROW_BITS
+        for row in range(len(block["images"])):
+            key = digests[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES]
+            self._place.setdefault(key, first + row)
+        self._blocks.append(path)
+        self.version += 1
+
+    def _open(self, path: Path, check: bool = True) -> np.void | None:
+        """The block, mapped; None where it has gone, or was corrupt and is deleted."""
+        try:
+            array = map_npy(path)
+            rows = array.dtype["images"].shape[0] if array.dtype.names else 0
+            if array.dtype != _block_type(rows, self.dim) or array.shape != (1,):
+                raise ValueError("another shape")
+            if check and path not in self._sound:
+                if int(array["checksum"][0]) != _checksum(array[0]):
+                    raise ValueError("a wrong checksum")
+                self._sound.add(path)
+            return array[0]
+        except FileNotFoundError:
+            self._forget(path)
+        except (ValueError, KeyError, IndexError) as error:
+            line = f"{path}: a corrupt block ({error}); it is deleted and made again"
+            print(line, file=sys.stderr, flush=True)
+            with suppress(OSError):
+                path.unlink()
+            self._forget(path)
+        return None
+
+    def _forget(self, path: Path) -> None:
+        """What a block held is missing; its position stays taken, so that places stay valid."""
+        for position, known in enumerate(self._blocks):
+            if known == path:
+                self._blocks[position] = Path()
+                self._place = {
+                    key: place
+                    for key, place in self._place.items()
+                    if place >> ROW_BITS != position
+                }
+        self._sound.discard(path)
+        self.version += 1
+
+
+class Embedded:
+    """phi of a set of images by position, from the cache where there is one, else afresh.
+
+    embed: images [n, C, H, W] -> phi [n, dim], on `device`. batch: images embedded at once."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        embed: Callable[[Tensor], Tensor],
+        dim: int,
+        device: torch.device,
+        batch: int = 256,
+        cache: EmbeddingCache | None = None,
+        told: Progress = lambda _: None,
+    ) -> None:
+        self.dim, self.device = dim, device
+        self._images, self._embed, self._batch = images, embed, batch
+        self._cache, self._told = cache, told
+        self._digests = image_digests(images) if cache else []
+        self._places, self._version = np.empty(0, np.int64), -1
+        self._held, self._first = torch.empty(0, dim, device=device), 0
+
+    def fill(self, span: range) -> None:
+        """Bring the images at the positions of span into the cache, where there is one."""
+        if self._cache and (self._located(span) < 0).any():
+            self._cache.fill(self._images, self._digests, span, self._batch, self._told)
+
+    def read(self, span: range) -> Tensor:
+        """phi [n, D] of the positions of span; not to be written to."""
+        first = span.start - self._first
+        if first >= 0 and first + len(span) <= len(self._held):
+            return self._held[first : first + len(span)]
+        if self._cache is None:
+            return self._afresh(span)
+        for _ in range(ATTEMPTS):
+            self.fill(span)
+            found = self._cache.read(self._located(span))
+            if found is not None:
+                return found.to(self.device)
+        remedy = "check the disk, or choose another --cache-path, or --no-cache"
+        raise UserError(self._cache.folder, "embeddings that do not stay as written", remedy)
+
+    def _located(self, span: range) -> np.ndarray:
+        if self._version != self._cache.version:
+            self._places, self._version = self._cache.locate(self._digests), self._cache.version
+        return self._places[span.start : span.stop]
+
+    def hold(self, span: range) -> Tensor:
+        """`read`, kept in memory until the next `hold`."""
+        self._held = torch.empty(0, self.dim, device=self.device)  # free the last ones first
+        self._held, self._first = self.read(span), span.start
+        return self._held
+
+    def _afresh(self, span: range) -> Tensor:
+        found = torch.empty(len(span), self.dim, device=self.device)  # filled in place: held once
+        done = 0
+        for part in self._images[span.start : span.stop].split(self._batch):
+            found[done : done + len(part)] = self._embed(part)
+            done += len(part)
+            self._told(len(part))
+        return found
+
+
+def image_digests(images: Tensor) -> list[bytes]:
+    """What stands for each image [C, H, W]: 16 bytes of the sha256 of its numbers."""
+    kind = f"{images.dtype} {list(images.shape[1:])}".encode()
+    digests = []
+    for image in images.contiguous().cpu().numpy():
+        digests.append(hashlib.sha256(kind + image.tobytes()).digest()[:DIGEST_BYTES])
+    return digests
+
+
+def _block_type(rows: int, dim: int) -> np.dtype:
+    digest = ("images", np.uint8, (rows, DIGEST_BYTES))
+    return np.dtype([digest, ("checksum", np.uint64), ("phi", np.float32, (rows, dim))])
+
+
+def _checksum(block: np.void) -> int:
+    """CRC-32 of digests and embeddings: it finds any accidental change but one in 2^32."""
+    return zlib.crc32(np.ascontiguousarray(block["phi"]), zlib.crc32(block["images"].tobytes()))
+
+
+def _cells(span: range, rows: int) -> Iterator[range]:
+    """span cut at the multiples of rows."""
+    start = span.start
+    while start < span.stop:
+        stop = min(span.stop, (start // rows + 1) * rows)
+        yield range(start, stop)
+        start = stop
+
+
+def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
+    """Neighbouring rows as a slice, which is copied without a detour."""
+    first, last = int(positions[0]), int(positions[-1])
+    neighbours = last - first == len(positions) - 1 and (np.diff(positions) == 1).all()
+    return slice(first, last + 1) if neighbours else positions

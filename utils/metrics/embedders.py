@@ -1,0 +1,103 @@
+"""Images as vectors between which a metric is a plain distance: pixels, or features of LPIPS."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from utils.cli.errors import UserError
+from utils.cli.options.sections import CacheOptions
+from utils.data.datasets import to_float
+from utils.files.atomic import free_space
+from utils.files.provenance import digest
+from utils.jobs.memory import as_size
+from utils.metrics.cache import EmbeddingCache
+from utils.metrics.lpips_weights import load_embedding
+
+CODE = 2  # raise it when the same weights give other embeddings: old caches are then left alone
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A metric as an embedding: phi [B, D] float32 on device, of images [B, C, H, W] in [-1, 1].
+
+    Raises UserError where a network gives NaN or infinite features.
+    The metric is |phi(x) - phi(y)|^2 where `squared` (LPIPS), else |phi(x) - phi(y)| (L2)."""
+
+    name: str  # in METRIC_NAMES
+    squared: bool
+    device: torch.device
+    phi: Callable[[Tensor], Tensor]
+    fingerprint: str  # of the network's weights; empty where there is no network
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        # An image must give the same bits whatever is embedded with it: a cache mixes them. Alone
+        # it takes other kernels, and what threads cannot share evenly they cut through an image.
+        even = max(2, torch.get_num_threads())
+        filling = images[:1].expand(-len(images) % even, -1, -1, -1)
+        batch = torch.cat([images, filling]).to(self.device)
+        batch = to_float(batch) if batch.dtype == torch.uint8 else batch.float()
+        phi = self.phi(batch)[: len(images)]
+        # Only a network makes numbers that its images have not; and a cache would keep them.
+        if self.fingerprint and not phi.isfinite().all():
+            remedy = "use images in [-1, 1], and torchvision's weights of the network"
+            raise UserError(f"LPIPS {self.name}", "NaN or infinite features", remedy)
+        return phi
+
+    def dim(self, images: Tensor) -> int:
+        """D for images like these."""
+        return self(images[:1]).shape[1]
+
+
+def l2(images: Tensor) -> Tensor:
+    """The pixels themselves."""
+    return images.flatten(1)
+
+
+WITHOUT_NETWORK = {  # metrics |phi(x) - phi(y)| by their phi
+    "l2": l2,
+}
+
+
+def load_metric(metric: str, weights_dir: Path | None, device: torch.device | str) -> Embedder:
+    """The embedder of a metric without a network, or of LPIPS with alex, vgg or squeeze.
+
+    Raises UserError where the network's weights are not to be had."""
+    device = torch.device(device)
+    if metric in WITHOUT_NETWORK:
+        return Embedder(metric, False, device, WITHOUT_NETWORK[metric], "")
+    network = load_embedding(metric, weights_dir, device)
+    fingerprint = digest(*(tensor.cpu().numpy() for tensor in network.state_dict().values()))
+    return Embedder(metric, True, device, network, fingerprint)
+
+
+def open_cache(
+    embedder: Embedder, given: CacheOptions, beside: Path, images: Tensor, count: int
+) -> EmbeddingCache | None:
+    """The cache of embeddings for images like these; None where it is not wanted, or does not pay.
+
+    beside: the stage's result folder. count: how many images will be embedded at most. Says what
+    they take on the disk; where that is not free, one line says so and there is no cache."""
+    if given.no_cache or not embedder.fingerprint:  # pixels are at hand faster than a file of them
+        return None
+    dim = embedder.dim(images)
+    shape = "x".join(map(str, images.shape[1:]))
+    root = given.cache_path or Path(beside).parent / "embeddings"
+    folder = Path(root) / f"{embedder.name}-{shape}-{embedder.fingerprint}-{CODE}"
+    cache = EmbeddingCache(folder, dim, embedder)
+    needed, free = max(0, count * dim * 4 - cache.size()), free_space(folder)
+    told = f"embeddings in {folder}"
+    if needed:
+        told += f": up to {as_size(needed)} more, {as_size(free)} free"
+    if needed > free:
+        remedy = "none are kept; free space or choose another --cache-path to embed only once"
+        print(f"{told}: {remedy}", file=sys.stderr, flush=True)
+        return None
+    print(told, flush=True)
+    return cache

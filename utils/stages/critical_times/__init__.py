@@ -1,0 +1,1 @@
+"""Critical times: basins of attraction."""

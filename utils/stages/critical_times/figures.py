@@ -1,0 +1,300 @@
+"""Pictures of basins of attraction and energies, from plain arrays to a matplotlib Figure.
+
+No path, no state. What `groups` are, and how they look: utils/figures/groups.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from utils.figures.groups import (
+    CAPTION,
+    SIZE_LABEL,
+    Values,
+    draw_legend,
+    draw_quartiles,
+    every_value,
+    filled,
+    legend_of_groups,
+    looks_of,
+    point_style,
+    shown_name,
+    sizes_of,
+)
+from utils.figures.save import GAP, TILE, draw_tile
+from utils.figures.style import (
+    FAINT,
+    INK,
+    PALE,
+    Look,
+    blank_figure,
+    distance_label,
+    k_looks,
+    new_figure,
+    styled,
+    three_digits,
+)
+
+if TYPE_CHECKING:  # matplotlib is loaded by the first picture
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+FEW = 30  # points that are each seen
+TOO_SMALL = 0.01  # of an axis: bars nearer to 0 cannot be read on it
+
+
+class RecoveryRow(NamedTuple):
+    """One image in [-1, 1], its copies at m times (steps), and what was recovered from these."""
+
+    image: np.ndarray  # [C, H, W]
+    times: np.ndarray  # int [m]
+    noised: np.ndarray  # [m, C, H, W], any range
+    recovered: np.ndarray  # [m, C, H, W]
+    distances: np.ndarray  # [m], of the recovered images from the image
+    critical_time: int  # steps; 0: never recovered
+    censored: bool  # still recovering at the end of the scan
+
+
+@styled
+def critical_time_figure(
+    groups: Mapping[str, Mapping[int, tuple[np.ndarray, np.ndarray]]], last: int
+) -> Figure:
+    """The critical time of each image, in steps, with the median of each K and group.
+
+    groups: for each K critical times int [n] (0: never recovered) and censored bool [n]: images
+    that still recovered at `last`, the end of the scan. These are open triangles there, and so is
+    a median that is among them. Raises ValueError where there is no image."""
+    # Censored times are infinite from here on: the median then knows by itself where it is.
+    times = {
+        name: {k: np.where(censored, np.inf, t_c) for k, (t_c, censored) in sweep.items()}
+        for name, sweep in groups.items()
+    }
+    held = filled(times)
+    sizes, looks, slot = sizes_of(held), looks_of(held), 0.84 / len(held)
+    names, ticks, width, turned = _counted(held, sizes)
+    fig = new_figure(width, 4.1)
+    ax = fig.subplots()
+    for g, (name, sweep) in enumerate(held.items()):
+        for k, t_c in sweep.items():
+            x = sizes.index(k) + (g - (len(held) - 1) / 2) * slot
+            _strip(ax, x, 0.76 * slot, t_c, last, looks[name])
+    every = every_value(held)
+    ends = bool(np.isinf(every).any())
+    top = last if ends else max(1, every.max())
+    ax.set(xlim=(-0.6, len(sizes) - 0.4), ylim=(-0.04 * top, 1.08 * top))
+    ax.set(xlabel=SIZE_LABEL, ylabel="Critical time $t_c$ (steps)")
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.set_xticks(range(len(sizes)), ticks, rotation=90 * turned, fontsize=7.5)
+    ax.grid(axis="x", visible=False)
+    styles = [point_style(look) | {"linestyle": "none"} for look in looks.values()]
+    styles.append({"color": INK, "linewidth": 2.2})
+    if ends:
+        _end_of_scan(ax, last)
+        styles.append({"color": INK, "linestyle": "none", "marker": "^", "markerfacecolor": "none"})
+    draw_legend(fig, styles, [*names, "median", "still recovering"][: len(styles)])
+    return fig
+
+
+def _counted(held: Values, sizes: list[int]) -> tuple[list[str], list[str], float, bool]:
+    """Names of groups and of ticks, with numbers of images; inches of the figure; ticks turned?
+
+    n stands beside the group's name where it is the same at every K, else below each K."""
+    n = np.array([[len(sweep.get(k, ())) for k in sizes] for sweep in held.values()])  # [G, K]
+    names = [shown_name(name) for name in held]
+    if (n == n[:, :1]).all():
+        names = [f"{name} (n = {count})" for name, count in zip(names, n[:, 0], strict=True)]
+        below = [""] * len(sizes)
+    else:
+        below = [f"n = {' / '.join(map(str, column))}" for column in n.T]
+    letters = max(len(text) for text in (*map(str, sizes), *below))
+    pitch = max(0.3 * len(held), 0.062 * letters + 0.14, 0.5)
+    turned = len(sizes) * pitch > 9
+    if turned:
+        pitch = max(6.2 / len(sizes), 0.16, 0.085 * len(held))
+    # A turned label ends at the axis: there K comes last.
+    pairs = zip(sizes, below, strict=True)
+    ticks = [f"{text}   {k}" if turned else f"{k}\n{text}" for k, text in pairs]
+    ticks = [text.strip() for text in ticks]
+    return names, ticks, max(5.4, 1 + len(sizes) * pitch), turned
+
+
+def _strip(ax: Axes, x: float, width: float, t_c: np.ndarray, last: int, look: Look) -> None:
+    """Images of one group at one K, spread sideways around x, and their median."""
+    from matplotlib.patheffects import withStroke
+
+    n, ends = len(t_c), np.isinf(t_c)
+    # Multiples of the golden ratio spread evenly, and are the same each time.
+    sideways = x + width * ((np.arange(n) * GOLDEN) % 1 - 0.5)
+    style = {"s": float(np.clip(80 / math.sqrt(n), 4, 14))}
+    style["alpha"] = float(np.clip(9 / math.sqrt(n), 0.3, 0.9))
+    if not ends.all():
+        edge = {"edgecolors": INK if n <= 200 else "none", "linewidths": 0.3}
+        points = sideways[~ends], t_c[~ends]
+        ax.scatter(*points, marker=look.marker, color=look.colour, zorder=2.5, **edge, **style)
+    if ends.any():
+        edge = {"facecolors": "none", "edgecolors": look.colour, "linewidths": 0.8}
+        points = sideways[ends], np.full(ends.sum(), last)
+        ax.scatter(*points, marker="^", zorder=2.6, **edge, **style)
+    median = float(np.median(t_c))
+    if math.isinf(median):
+        open_mark = {"markerfacecolor": "white", "markeredgecolor": INK, "markeredgewidth": 1.4}
+        ax.plot([x], [last], "^", markersize=7, zorder=4, **open_mark)
+    else:
+        halo = [withStroke(linewidth=3.6, foreground="white")]
+        bar = [x - width * 0.6, x + width * 0.6]
+        style = {"color": INK, "linewidth": 2.2, "solid_capstyle": "butt"}
+        # Few points would vanish behind their median, among many it would vanish itself.
+        front = {"zorder": 4, "path_effects": halo} if n > FEW else {"zorder": 2.4}
+        ax.plot(bar, [median, median], **style, **front)
+
+
+def _end_of_scan(ax: Axes, last: int) -> None:
+    ax.axhline(last, color=PALE, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1)
+    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    style = {"ha": "right", "va": "bottom", "fontsize": 7.5, "color": PALE}
+    ax.annotate("end of the scan", (1, last), xytext=(0, 5), **place, **style)
+
+
+@styled
+def recovery_figure(groups: Values, times: np.ndarray, followed: bool) -> Figure:
+    """How many recover, in percent, over the time t; one panel for each group, one line for each K.
+
+    groups: shares [T'], 0 to 1, at the scanned times int [T'], ascending. followed: of trials that
+    recovered at every time up to t; else of images that did. The axis ends where nothing
+    recovers any more. Raises ValueError where there is no share."""
+    held, times = filled(groups), np.asarray(times)
+    sizes = sizes_of(held)
+    dot = {"marker": "o" if len(times) == 1 else None}  # a line of one point cannot be seen
+    styles = {k: look | dot for k, look in k_looks(sizes).items()}
+    fig = new_figure(max(4.2, 1.6 + 2.3 * len(held)), 3.5)
+    axes = fig.subplots(1, len(held), sharex=True, sharey=True, squeeze=False)[0]
+    for ax, (name, sweep) in zip(axes, held.items(), strict=True):
+        ax.set(title=shown_name(name), xlabel="Time t (steps)")
+        for k, share in sweep.items():
+            ax.plot(times, 100 * share, label=f"K = {k}", **styles[k])
+    alive = np.any([share > 0 for sweep in held.values() for share in sweep.values()], axis=0)
+    ends = min(int(np.flatnonzero(alive)[-1]) + 1 if alive.any() else len(times), len(times) - 1)
+    axes[0].set(xlim=(0, 1.02 * max(1, times[ends])), ylim=(0, 103))
+    subject = "Trials" if followed else "Images"
+    axes[0].set_ylabel(f"{subject} recovered at every time up to t (%)")
+    options = {"loc": "outside right upper", "ncols": 1 + (len(sizes) - 1) // 20}
+    options["fontsize"] = 7 if len(sizes) > 18 else 9
+    draw_legend(fig, styles.values(), [f"K = {k}" for k in sizes], **options)
+    return fig
+
+
+@styled
+def volume_figure(groups: Values, dim: int) -> Figure:
+    """The log-volume of the basins over K: medians and quartiles of ln V [n].
+
+    ln V is -inf for images that never recovered, thus have no basin: the caption counts them, the
+    quartiles are those of the others. dim: d of the balls. Raises ValueError without images."""
+    held = filled(groups)
+    every = every_value(held)
+    basins = {n: {k: v[v != -np.inf] for k, v in sweep.items()} for n, sweep in held.items()}
+    caption = f"bars: quartiles; without a basin: {np.sum(every == -np.inf)} of {len(every)}"
+    return _quartile_figure(basins, f"Log-volume of the basin, ln V (d = {dim})", caption)[0]
+
+
+@styled
+def energy_figure(groups: Values, t: int, references: int) -> Figure:
+    """The relative energy u(r) - u(x) of samples x at time t over K: medians and quartiles of [n].
+
+    Each value is the mean over `references` references r; above 0, x lies deeper than these. The
+    axis is linear unless some bars could not be told from 0 on it; then it is logarithmic on both
+    sides of 0, and the caption says so. Raises ValueError without samples."""
+    subject = "one reference" if references == 1 else f"mean over {references} references"
+    caption = f"{subject}; higher: the sample lies deeper; bars: quartiles"
+    label = f"Relative energy u(r) - u(x) at t = {t}"
+    fig, reaches = _quartile_figure(filled(groups), label, caption)
+    (ax,) = fig.axes
+    ax.axhline(0, color=PALE, linewidth=0.8, zorder=1)
+    reaches = reaches[reaches > 0]
+    if len(reaches) and reaches.min() < TOO_SMALL * reaches.max():
+        # More than six decades have no room.
+        least = math.floor(math.log10(max(reaches.min(), 1e-6 * reaches.max())))
+        most = math.ceil(math.log10(reaches.max()))
+        edge = 10.0**least
+        ax.set_yscale("symlog", linthresh=edge)
+        ax.autoscale_view(scalex=False)  # the margins were those of the linear axis
+        told = f"{ax.get_title(loc='left')}\nlog axis, linear from {-edge:g} to {edge:g}"
+        ax.set_title(told, **CAPTION)
+        # matplotlib's own ticks stand between 0 and the edge too, on each other.
+        ticks = 10.0 ** np.arange(least, most + 1, math.ceil((most - least) / 5))
+        low, high = ax.get_ylim()
+        ax.set_yticks([t for t in (*-ticks[::-1], 0, *ticks) if low <= t <= high])
+    return fig
+
+
+def _quartile_figure(held: Values, label: str, caption: str) -> tuple[Figure, np.ndarray]:
+    """Median and quartiles of each group over K; also how far from 0 each bar reaches, [bars].
+
+    Values that are not finite are left out, and counted in the caption if there are any."""
+    fig = new_figure(6.4, 3.9)
+    ax = fig.subplots()
+    reaches, every = draw_quartiles(ax, held, width=5.5), every_value(held)
+    if lost := np.sum(~np.isfinite(every)):
+        caption += f"; not finite: {lost} of {len(every)}"
+    ax.set(xlabel=SIZE_LABEL, ylabel=label)
+    ax.set_title(caption, **CAPTION)
+    legend_of_groups(fig, held)
+    return fig, reaches
+
+
+@styled
+def recovery_panel(
+    k: int, group: str, rows: Sequence[RecoveryRow], metric: str, delta: float
+) -> Figure:
+    """Images, their noised copies at times around the critical one, and what was recovered.
+
+    A thick frame in the group's colour: recovered, to within delta in the unit of the metric; the
+    distance stands below. Raises ValueError without rows."""
+    if not rows:
+        raise ValueError("rows: found none; give one image at least")
+    (look,) = looks_of([group]).values()
+    title, told = (
+        f"K = {k}: {shown_name(group)}",
+        f"{distance_label(metric)}, $\\delta$ = {delta:.4g}",
+    )
+    step, head, left = TILE + 2 * GAP, 0.72, TILE + 0.52
+    block = 2 * TILE + 0.62
+    columns = max(len(row.times) for row in rows)
+    width = max(left + columns * step + GAP, 0.7 + 0.11 * len(title) + 0.062 * len(told))
+    fig, ax = blank_figure(width, head + len(rows) * block - 0.06)
+    ax.plot(0.2, 0.18, look.marker, color=look.colour, markeredgecolor=INK, markersize=8)
+    ax.text(0.33, 0.22, title, size=11, weight="bold")
+    ax.text(width - 2 * GAP, 0.22, told, ha="right", size=8, color=PALE)
+    for i, row in enumerate(rows):
+        y = head + i * block
+        if i:
+            ax.plot([2 * GAP, width - 2 * GAP], [y - 0.27] * 2, color=FAINT, linewidth=0.8)
+        draw_tile(ax, row.image, 2 * GAP, y, TILE)
+        ax.text(2 * GAP + TILE / 2, y + TILE + 0.13, _reached(row), ha="center", size=7.5)
+        for part, name in enumerate(("noised", "recovered")):
+            middle = y + part * (TILE + GAP) + TILE / 2
+            place = {"rotation": 90, "ha": "right", "va": "center"}
+            ax.text(left - 0.06, middle, name, size=7, color=PALE, **place)
+        for j in range(len(row.times)):
+            edge = look.colour if row.distances[j] <= delta else None
+            _copy(ax, row, j, left + j * step, y, edge)
+    return fig
+
+
+def _copy(ax: Axes, row: RecoveryRow, j: int, x: float, y: float, edge: str | None) -> None:
+    """Copy j of an image at (x, y): its time, noised, recovered with frame, its distance."""
+    below = y + TILE + GAP
+    ax.text(x + TILE / 2, y - 0.05, f"t = {row.times[j]}", ha="center", size=7.5)
+    draw_tile(ax, np.clip(row.noised[j], -1, 1), x, y, TILE)
+    draw_tile(ax, row.recovered[j], x, below, TILE, edge=edge)
+    style = {"ha": "center", "size": 7, "weight": "bold" if edge else "normal"}
+    ax.text(x + TILE / 2, below + TILE + 0.13, three_digits(row.distances[j]), **style)
+
+
+def _reached(row: RecoveryRow) -> str:
+    if row.censored:
+        return f"$t_c \\geq$ {row.critical_time}"
+    return f"$t_c$ = {row.critical_time}" if row.critical_time else "never"

@@ -1,0 +1,1 @@
+"""Curvature of the energy around samples."""

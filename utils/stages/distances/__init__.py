@@ -1,0 +1,1 @@
+"""Nearest training and synthetic neighbours of each sample."""

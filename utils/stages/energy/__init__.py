@@ -1,0 +1,1 @@
+"""Relative energies by the path integral."""

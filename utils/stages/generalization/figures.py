@@ -1,0 +1,356 @@
+"""Pictures of the tests of generalization: findings and plain arrays to a matplotlib Figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from utils.figures.groups import (
+    CAPTION,
+    SIZE_LABEL,
+    draw_legend,
+    draw_quartiles,
+    filled,
+    looks_of,
+    point_style,
+    sizes_of,
+)
+from utils.figures.save import GAP, LOOKS, TILE, draw_tile
+from utils.figures.style import (
+    CLASS_LOOKS,
+    FAINT,
+    INK,
+    PALE,
+    Look,
+    blank_figure,
+    log_ticks,
+    new_figure,
+    styled,
+    three_digits,
+)
+from utils.stages.generalization.findings import GENERALIZATION, MEMORY, TESTS, UNDECIDED, Finding
+
+if TYPE_CHECKING:  # matplotlib is loaded by the first picture
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+VERDICT_LOOKS = {
+    MEMORY: CLASS_LOOKS[0],
+    GENERALIZATION: CLASS_LOOKS[2],
+    UNDECIDED: Look("white", "D", ":", ""),
+}
+PANELS = 9  # of K, at most, in a figure that has one for each
+COLUMNS = 12  # pairs of images that are shown
+DATA_TIMES = {
+    "collapse": {"color": INK, "marker": "D", "linestyle": "-"},
+    "speciation": {"color": PALE, "marker": "P", "linestyle": ":"},
+}
+
+
+class CoursePoint(NamedTuple):
+    """What is known at one step of a training; loss: mean over held-out images and times, each
+    time in units of its least."""
+
+    memorized: Finding | None
+    gap: Finding
+    agreement: Finding | None
+    memorizer: Finding
+    loss: float
+
+
+@styled
+def evidence_figure(
+    findings: Mapping[int, Mapping[str, Finding]], rows: Sequence[Mapping[str, Any]] = ()
+) -> Figure:
+    """Every test over K: value, 95 % interval, verdict; above them the verdicts side by side.
+
+    findings: by K and test. rows: of summary.csv, whose shares of classes are drawn beside the
+    verdicts where there are some. Raises ValueError where there is no K."""
+    if not findings:
+        raise ValueError("findings: found none; give those of one K at least")
+    sizes = np.array(sorted(findings))
+    names = [name for name in TESTS if any(name in found for found in findings.values())]
+    lines = math.ceil(len(names) / 3)
+    fig = new_figure(10.2, 3.0 + 2.35 * lines)
+    grid = fig.add_gridspec(1 + lines, 6, height_ratios=[1.25, *[1] * lines])
+    top = grid[0, :3] if rows else grid[0, :]
+    _verdicts(fig.add_subplot(top), findings, sizes, names)
+    if rows:
+        _shares(fig.add_subplot(grid[0, 3:]), rows)
+    for i, name in enumerate(names):
+        line, column = divmod(i, 3)
+        ax = fig.add_subplot(grid[1 + line, 2 * column : 2 * column + 2])
+        _values(ax, name, {k: f[name] for k, f in findings.items() if name in f}, sizes)
+    _verdict_legend(fig)
+    return fig
+
+
+def _verdicts(
+    ax: Axes, findings: Mapping[int, Mapping[str, Finding]], sizes: np.ndarray, names: list[str]
+) -> None:
+    """A mark for each test and K, by its verdict."""
+    for row, name in enumerate(names):
+        for column, k in enumerate(sizes):
+            found = findings[int(k)].get(name)
+            if found is None:
+                ax.text(column, row, "–", ha="center", va="center", color=PALE)
+                continue
+            look = VERDICT_LOOKS[found.verdict]
+            ax.plot(column, row, look.marker, color=look.colour, markeredgecolor=INK, markersize=9)
+    ax.set(xlim=(-0.6, len(sizes) - 0.4), ylim=(len(names) - 0.4, -0.6))
+    turned = len(sizes) * len(str(sizes[-1])) > 48
+    ax.set_xticks(range(len(sizes)), map(str, sizes), rotation=90 * turned)
+    ax.set_yticks(range(len(names)), [TESTS[name].title for name in names])
+    ax.set_xlabel(SIZE_LABEL)
+    ax.grid(visible=False)
+    ax.set_title("What each test says", **CAPTION)
+
+
+def _shares(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    rows = sorted(rows, key=lambda row: row["K"])
+    sizes = np.array([row["K"] for row in rows])
+    for name, look in LOOKS.items():
+        share = [100 * row[f"{name}_share"] for row in rows]
+        edge = {"markeredgecolor": INK, "markeredgewidth": 0.6}
+        style = {"color": look.colour, "marker": look.marker, "linestyle": look.line}
+        ax.plot(sizes, share, label=name, **style, **edge)
+    log_ticks(ax, sizes, width=3.8)
+    ax.set(ylim=(0, 103), xlabel=SIZE_LABEL, ylabel="Samples (%)")
+    ax.legend(fontsize=7.5, loc="center left")
+    ax.set_title(f"By distance ({rows[0]['criterion']}, {rows[0]['metric']})", **CAPTION)
+
+
+def _values(ax: Axes, name: str, found: Mapping[int, Finding], sizes: np.ndarray) -> None:
+    """One test over K, with the value where its verdict turns and the side of memory shaded."""
+    test = TESTS[name]
+    log_ticks(ax, sizes, width=2.5)
+    ks = sorted(found)
+    values, low, high = (
+        np.array([getattr(found[k], part) for k in ks]) for part in ("value", "low", "high")
+    )
+    ax.errorbar(ks, values, [values - low, high - values], color=PALE, capsize=2, linewidth=1.0)
+    for k, value in zip(ks, values, strict=True):
+        look = VERDICT_LOOKS[found[k].verdict]
+        edge = {"markeredgecolor": INK, "markeredgewidth": 0.6, "zorder": 3}
+        ax.plot(k, value, look.marker, color=look.colour, markersize=6, **edge)
+    ax.axhline(test.neutral, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+    bottom, top = (-0.03, 1.03) if test.neutral else ax.get_ylim()
+    ends = (bottom, test.neutral) if test.memory_below else (test.neutral, top)
+    if ends[0] < ends[1]:
+        ax.axhspan(*ends, color=CLASS_LOOKS[0].colour, alpha=0.07, linewidth=0, zorder=0)
+    ax.set_ylim(bottom, top)
+    ax.set_title(test.title, fontsize=9, loc="left")
+    ax.set_ylabel(test.unit, fontsize=7.5)
+    ax.tick_params(labelsize=7.5)
+
+
+def _verdict_legend(fig: Figure) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles = [
+        Line2D([], [], color=x.colour, marker=x.marker, linestyle="", markeredgecolor=INK)
+        for x in VERDICT_LOOKS.values()
+    ]
+    handles += [
+        Line2D([], [], color=INK, linewidth=0.9, linestyle=(0, (4, 2))),
+        Patch(color=CLASS_LOOKS[0].colour, alpha=0.07),
+    ]
+    names = [*VERDICT_LOOKS, "neutral value", "side of memory"]
+    fig.legend(handles, names, loc="outside upper center", ncols=len(names))
+
+
+@styled
+def denoising_figure(arrays: Mapping[int, Mapping[str, np.ndarray]]) -> Figure:
+    """Denoising loss on training and held-out images over the time, one panel for each K.
+
+    arrays: of K.npz, by K; bands: 1.96 standard errors over images. Up to PANELS of K, evenly."""
+    fig, panels = _k_panels(arrays)
+    lines = (
+        ("train-loss", "training", CLASS_LOOKS[0]),
+        ("held-out-loss", "held out", CLASS_LOOKS[2]),
+    )
+    for ax, k in panels:
+        for key, name, look in lines:
+            _curve(ax, arrays[k]["t"], arrays[k][key], look, name)
+    _finish(fig, panels, "Denoising loss (squared error a value)")
+    return fig
+
+
+@styled
+def memorizer_figure(arrays: Mapping[int, Mapping[str, np.ndarray]]) -> Figure:
+    """Squared distance to the exact memorizer over the time, one panel for each K: of the model on
+    training and held-out images, and of those that know nothing on held-out ones as a scale."""
+    fig, panels = _k_panels(arrays)
+    lines = (
+        ("train-memorizer", "model, training", CLASS_LOOKS[0]),
+        ("held-out-memorizer", "model, held out", CLASS_LOOKS[2]),
+        ("held-out-identity", "identity, held out", Look(INK, "", ":", "")),
+        ("held-out-mean", "mean image, held out", Look(PALE, "", "--", "")),
+    )
+    for ax, k in panels:
+        for key, name, look in lines:
+            _curve(ax, arrays[k]["t"], arrays[k][key], look, name)
+    _finish(fig, panels, "Distance to the memorizer (squared, a value)")
+    return fig
+
+
+def _k_panels(arrays: Mapping[int, Any]) -> tuple[Figure, list[tuple[Axes, int]]]:
+    if not arrays:
+        raise ValueError("arrays: found none; give those of one K at least")
+    sizes = sorted(arrays)
+    if len(sizes) > PANELS:
+        sizes = [sizes[i] for i in np.linspace(0, len(sizes) - 1, PANELS).round().astype(int)]
+    columns = min(4, len(sizes))
+    lines = math.ceil(len(sizes) / columns)
+    fig = new_figure(max(4.6, 2.3 * columns + 0.6), 2.0 * lines + 0.9)
+    axes = fig.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    for ax in axes.flat[len(sizes) :]:
+        ax.set_axis_off()
+    return fig, list(zip(axes.flat, sizes, strict=False))
+
+
+def _curve(ax: Axes, t: np.ndarray, values: np.ndarray, look: Look, name: str) -> None:
+    """The mean over images [T', n] with its band."""
+    order = np.argsort(t)
+    t, values = t[order], values[order]
+    mean, n = values.mean(1), values.shape[1]
+    style = {"color": look.colour, "linestyle": look.line, "linewidth": 1.4}
+    ax.plot(t, mean, label=name, marker="o" if len(t) == 1 else None, **style)
+    if n > 1:
+        half = 1.96 * values.std(1, ddof=1) / math.sqrt(n)
+        low = np.maximum(mean - half, mean / 10)  # a log axis has no zero
+        ax.fill_between(t, low, mean + half, color=look.colour, alpha=0.18, linewidth=0)
+
+
+def _finish(fig: Figure, panels: list[tuple[Axes, int]], label: str) -> None:
+    for ax, k in panels:
+        ax.set_title(f"K = {k}", fontsize=9, loc="left")
+        ax.set(yscale="log")
+        ax.tick_params(labelsize=7.5)
+    fig.supxlabel("Time t (steps)", fontsize=9)
+    fig.supylabel(label, fontsize=8.5)
+    lines, names = panels[0][0].get_legend_handles_labels()
+    columns = min(len(names), max(1, int(fig.get_figwidth() / 1.9)))
+    fig.legend(lines, names, loc="outside upper center", ncols=columns, fontsize=8)
+
+
+@styled
+def collapse_figure(
+    times: Mapping[int, Mapping[str, tuple[float, float, float]]],
+    critical: Mapping[str, Mapping[int, np.ndarray]],
+) -> Figure:
+    """Collapse and speciation times of the training images over K, and critical times of samples.
+
+    times: `collapse` and `speciation` with their intervals, by K. critical: times int [n] by class
+    and K, drawn as medians and quartiles. Raises ValueError where there is no K."""
+    if not times:
+        raise ValueError("times: found none; give those of one K at least")
+    fig = new_figure(6.6, 4.0)
+    ax = fig.subplots()
+    held = filled(critical) if any(map(len, critical.values())) else {}
+    if held:
+        draw_quartiles(ax, held, width=5.7)
+    log_ticks(ax, np.array(sorted({*times, *sizes_of(held)})), width=5.7)
+    own = sorted(times)
+    for name, style in DATA_TIMES.items():
+        value, low, high = np.array([times[k][name] for k in own]).T
+        ax.plot(own, value, markersize=5, **style)
+        ax.fill_between(own, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    ax.set(xlabel=SIZE_LABEL, ylabel="Time t (steps)")
+    ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+    ax.set_title("bands: 95 % intervals; bars: quartiles over samples", **CAPTION)
+    styles = [*DATA_TIMES.values(), *(point_style(look) for look in looks_of(held).values())]
+    names = [f"{name} time of the data" for name in DATA_TIMES]
+    draw_legend(
+        fig, styles, [*names, *(f"critical time, {name}" for name in held)], ncols=3, fontsize=8
+    )
+    return fig
+
+
+@styled
+def pairs_figure(
+    k: int,
+    first: np.ndarray,
+    second: np.ndarray,
+    near: np.ndarray,
+    arrays: Mapping[str, np.ndarray],
+) -> Figure:
+    """Images of two models from the same seeds, each beside its own nearest training image.
+
+    first, second [N, C, H, W]; near [2, N, C, H, W]: the training image nearest to each; arrays:
+    `pair-distances` [N] and `own-distances` [2, N]."""
+    first, second = np.asarray(first), np.asarray(second)
+    columns, step, margin, head = min(COLUMNS, len(first)), TILE + GAP, 1.55, 0.42
+    lines = (
+        ("nearest training\nimage of A", near[0], arrays["own-distances"][0]),
+        ("model A", first, arrays["pair-distances"]),
+        ("model B", second, None),
+        ("nearest training\nimage of B", near[1], arrays["own-distances"][1]),
+    )
+    pitch = TILE + 0.2
+    fig, ax = blank_figure(margin + columns * step + GAP, head + len(lines) * pitch + GAP)
+    ax.text(2 * GAP, 0.22, f"K = {k}: one seed, two models", size=11, weight="bold")
+    agree = arrays["pair-distances"] < arrays["own-distances"].min(0)
+    for row, (name, images, distances) in enumerate(lines):
+        y = head + row * pitch
+        ax.text(margin - 0.1, y + TILE / 2, name, ha="right", va="center", size=8)
+        for j in range(columns):
+            x = margin + j * step
+            pair = row in (1, 2) and agree[j]
+            edge = LOOKS["generalized"].colour if pair else None
+            draw_tile(ax, images[j], x, y, TILE, edge=edge)
+            if distances is not None:
+                below = (x + TILE / 2, y + TILE + 0.12)
+                ax.text(*below, three_digits(distances[j]), ha="center", size=7)
+    return fig
+
+
+@styled
+def course_figure(points: Mapping[int, CoursePoint], gen: int, mem: int | None) -> Figure:
+    """One training over its steps: share memorized, denoising gap, agreement of two models and
+    distance from the memorizer, the held-out loss; lines at tau_gen and tau_mem."""
+    steps = sorted(points)
+    with_twin = any(point.agreement for point in points.values())
+    fig = new_figure(7.4, 5.4)
+    axes = fig.subplots(2, 2)
+    panels = (
+        ("Samples that are memorized (ratio test, %)", "memorized", 100.0, CLASS_LOOKS[0]),
+        ("Denoising gap (part of the held-out loss)", "gap", 1.0, CLASS_LOOKS[1]),
+        ("Seeds on which two models agree (%)", "agreement", 100.0, CLASS_LOOKS[2])
+        if with_twin
+        else ("Away from the memorizer (0 to 1)", "memorizer", 1.0, CLASS_LOOKS[2]),
+    )
+    for ax, (title, name, scale, look) in zip(axes.flat, panels, strict=False):
+        found = {step: getattr(points[step], name) for step in steps if getattr(points[step], name)}
+        if found:
+            _course_line(ax, found, scale, look)
+        ax.set_title(title, fontsize=9, loc="left")
+    axes[1, 1].plot(steps, [points[step].loss for step in steps], color=INK, marker=".")
+    axes[1, 1].set_title("Loss on held-out images (1: least of each time)", fontsize=9, loc="left")
+    for ax in axes.flat:
+        ax.axvline(gen, color=CLASS_LOOKS[2].colour, linestyle="--", linewidth=1.1)
+        if mem is not None:
+            ax.axvline(mem, color=CLASS_LOOKS[0].colour, linestyle=":", linewidth=1.4)
+        log_ticks(ax, np.array(steps), width=2.9)
+        ax.tick_params(labelsize=7.5)
+    for ax in axes[1]:
+        ax.set_xlabel("Training steps")
+    told = f"dashed: $\\tau_{{gen}}$ = {gen}; dotted: $\\tau_{{mem}}$ = "
+    told += f"{mem}" if mem is not None else f"beyond {steps[-1]}"
+    fig.suptitle(told, fontsize=9, color=PALE, x=0.01, ha="left")
+    return fig
+
+
+def _course_line(ax: Axes, found: Mapping[int, Finding], scale: float, look: Look) -> None:
+    steps = sorted(found)
+    value, low, high = (
+        scale * np.array([getattr(found[s], part) for s in steps])
+        for part in ("value", "low", "high")
+    )
+    ax.axhline(scale * TESTS[found[steps[0]].test].neutral, color=FAINT, linewidth=1.2)
+    ax.plot(steps, value, color=look.colour, marker=".")
+    ax.fill_between(steps, low, high, color=look.colour, alpha=0.18, linewidth=0)

@@ -1,0 +1,119 @@
+"""generalization/K.json and K.npz: findings with what they mean, and the numbers behind them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.cli.errors import UserError
+from utils.files.atomic import read_json, read_npz, save_npz, write_json
+from utils.files.provenance import read_args, resolve_args
+from utils.stages.generalization.findings import TESTS, TOLD, Finding
+from utils.stages.generalization.measures import Measured
+
+REMEDY = "run run_generalization.py again with --overwrite"
+NUMBERS = ("value", "low", "high")
+TIMES = ("collapse", "speciation")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What K.json tells: findings by test, collapse and speciation times, args; the step of a
+    training where it is one of its checkpoints."""
+
+    findings: dict[str, Finding]
+    times: dict[str, tuple[float, float, float]]
+    args: dict[str, Any]
+    step: int | None = None
+
+
+def save_measured(
+    path: Path, measured: Measured, args: Mapping[str, Any], step: int | None = None
+) -> None:
+    """K.npz, then K.json, which marks it as done. path: of K.json."""
+    save_npz(arrays_file(path), **measured.arrays, args=json.dumps(args))
+    findings = [
+        {
+            "test": found.test,
+            "verdict": found.verdict,
+            **{name: getattr(found, name) for name in (*NUMBERS, "n")},
+            "neutral": TESTS[found.test].neutral,
+            "details": dict(found.details),
+            **{name: getattr(TESTS[found.test], name) for name in TOLD},
+        }
+        for found in measured.findings
+    ]
+    times = {name: list(measured.times[name]) for name in TIMES}
+    write_json(path, {"findings": findings, "times": times, "step": step, "args": args})
+
+
+def arrays_file(path: Path) -> Path:
+    """K.npz beside K.json."""
+    return Path(path).with_suffix(".npz")
+
+
+def load_measured(path: Path) -> Stored:
+    """K.json, checked. Raises UserError naming what is wrong with it."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("findings"), list):
+        raise UserError(path, "no findings", REMEDY)
+    args = resolve_args(content.get("args"), path)
+    findings = [_finding(one, path) for one in content["findings"]]
+    times = content.get("times")
+    if not isinstance(times, dict) or not all(_numbers(times.get(name), 3) for name in TIMES):
+        raise UserError(path, "no collapse and speciation times", REMEDY)
+    step = content.get("step")
+    if step is not None and (type(step) is not int or step < 1):
+        raise UserError(f"{path}: step", step, REMEDY)
+    named = step if step is not None else args["train"]["train_size"]
+    if path.stem != str(named):
+        raise UserError(path, f"findings of {named}", f"name it {named}.json")
+    own = {name: tuple(map(float, times[name])) for name in TIMES}
+    return Stored({found.test: found for found in findings}, own, args, step)
+
+
+def _finding(one: Any, path: Path) -> Finding:
+    """A finding as it was stored. Raises UserError where it is none of ours."""
+    if not isinstance(one, dict) or one.get("test") not in TESTS:
+        raise UserError(f"{path}: findings", "one of an unknown test", REMEDY)
+    values = [one.get(name) for name in NUMBERS]
+    details = one.get("details")
+    named = isinstance(details, dict) and all(isinstance(x, (int, float)) for x in details.values())
+    n = one.get("n")
+    if not _numbers(values, 3) or not named or type(n) is not int or n < 1:
+        raise UserError(f"{path}: findings", f"{one['test']} without its numbers", REMEDY)
+    value, low, high = map(float, values)
+    if not low <= value <= high:
+        raise UserError(f"{path}: findings", f"{one['test']} outside its interval", REMEDY)
+    return Finding(one["test"], value, low, high, n, details)
+
+
+def _numbers(values: Any, count: int) -> bool:
+    whole = isinstance(values, list) and len(values) == count
+    return whole and all(type(x) in (int, float) and math.isfinite(x) for x in values)
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """K.npz (or the one beside K.json): its arrays, checked as far as figures need them."""
+    where = arrays_file(path)
+    arrays = read_npz(where)
+    if "args" not in arrays or "t" not in arrays:
+        raise UserError(where, "no 'args' or 't'", REMEDY)
+    resolve_args(read_args(arrays, where), where)
+    times = arrays["t"]
+    if times.ndim != 1 or times.dtype.kind != "i" or not len(times):
+        raise UserError(where, f"t {times.dtype} {list(times.shape)}", REMEDY)
+    for name in ("train", "held-out"):
+        for kind in ("loss", "memorizer", "identity", "mean"):
+            values = arrays.get(f"{name}-{kind}")
+            shaped = values is not None and values.ndim == 2 and len(values) == len(times)
+            shaped = shaped and values.size > 0
+            if not shaped or values.dtype.kind != "f" or not np.isfinite(values).all():
+                raise UserError(where, f"{name}-{kind} that is absent or of a wrong shape", REMEDY)
+    return arrays

@@ -1,0 +1,246 @@
+"""What the tests of generalization measure of one model and its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.denoiser import Denoiser
+from models.exact import ExactDenoiser
+from models.noise import SeededNoise, mix
+from models.schedule import Schedule
+from utils.cli.options.sections import GeneralizationOptions
+from utils.metrics.embedders import Embedder
+from utils.metrics.nearest import Means, nearest
+from utils.metrics.pairs import squared_distances
+from utils.stages.critical_times.follow import image_key
+from utils.stages.generalization.findings import (
+    Finding,
+    Z,
+    authenticity,
+    copying,
+    denoising_gap,
+    median_interval,
+    memorizer_distance,
+    ratio,
+    two_models,
+)
+from utils.stages.generalization.memorizer import (
+    DenoisingErrors,
+    collapse_times,
+    denoising_errors,
+    largest_variance,
+    speciation_time,
+)
+
+Interval = tuple[float, float, float]  # value, low and high
+DRAWS = 256  # of noise, at least, that a collapse time is the median of
+CLUSTERED = 5000  # training images, at most, that cells are made of
+
+
+@dataclass(frozen=True)
+class Images:
+    """Real images float32 [n, C, H, W] in [-1, 1]: those that a model has learnt, and others."""
+
+    train: Tensor
+    held_out: Tensor
+
+    def probes(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first of both, `count` of each at most."""
+        return self.train[:count], self.held_out[:count]
+
+
+@dataclass
+class Measured:
+    """What is known of one K, or one step: findings, arrays by their key in K.npz, and the times
+    that the data set (`collapse`, `speciation`), with 95 % intervals."""
+
+    findings: list[Finding] = field(default_factory=list)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    times: dict[str, Interval] = field(default_factory=dict)
+
+    def add(self, other: Measured) -> None:
+        self.findings += other.findings
+        self.arrays |= other.arrays
+        self.times |= other.times
+
+
+def measure_model(
+    denoiser: Denoiser,
+    images: Images,
+    given: GeneralizationOptions,
+    told: Callable[[int], object] = lambda _: None,
+) -> Measured:
+    """Denoising gap and distance to the memorizer, by the errors on noised real images.
+
+    told: how many rows were done just now, of `rows_of`. Raises ValueError where the model gives
+    NaN or infinite values."""
+    memorizer = memorizer_of(images, denoiser.device, denoiser.schedule)
+    times, mean = list(given.t), images.train.mean(0)
+    data = data_times(memorizer, images, given)
+    errors = {}
+    for name, probes in zip(("train", "held-out"), images.probes(given.probe_size), strict=True):
+
+        def noise(t: int, probes: Tensor = probes) -> Tensor:
+            return probe_noise(probes, given.seed, given.noises, "probe", t)
+
+        errors[name] = denoising_errors(
+            denoiser, memorizer, mean, probes, times, noise, given.batch_size, told
+        )
+    early = before_collapse(times, data.times["collapse"][0])
+    new = errors["held-out"]
+    findings = [
+        memorizer_distance(new.memorizer[early].sum(0), new.loss[early].sum(0)),
+        denoising_gap(errors["train"].loss, new.loss),
+    ]
+    arrays = {"t": np.array(times), **dict(named_errors(errors))}
+    return Measured(findings, {**arrays, **data.arrays}, data.times)
+
+
+def rows_of(images: Images, given: GeneralizationOptions) -> int:
+    """Rows of network calls that `measure_model` will make."""
+    return sum(map(len, images.probes(given.probe_size))) * given.noises * len(given.t)
+
+
+def before_collapse(times: list[int], collapse: float) -> list[int]:
+    """Positions of the times up to the collapse, or of the earliest alone: beyond it the memorizer
+    itself is undecided, and any good denoiser is near it."""
+    early = [i for i, t in enumerate(times) if t <= collapse]
+    return early or [int(np.argmin(times))]
+
+
+def named_errors(errors: dict[str, DenoisingErrors]) -> Iterator[tuple[str, np.ndarray]]:
+    """`train-loss`, `held-out-memorizer`, ...: float64 [T', n]."""
+    for name, found in errors.items():
+        for kind, values in vars(found).items():
+            yield f"{name}-{kind}", values
+
+
+def memorizer_of(images: Images, device: torch.device, schedule: Schedule) -> ExactDenoiser:
+    return ExactDenoiser(images.train.to(device), schedule)
+
+
+def probe_noise(images: Tensor, seed: int, copies: int, *place: object) -> Tensor:
+    """eps [n, copies, C, H, W]: of each image from the seed, its content and the place alone."""
+    seeds = [mix(seed, *place, image_key(image)) for image in images]
+    return SeededNoise(seeds, (copies, *images.shape[1:])).draw()
+
+
+def data_times(memorizer: ExactDenoiser, images: Images, given: GeneralizationOptions) -> Measured:
+    """Collapse and speciation times of the training images alone: steps, -1 where there is none.
+
+    Collapse: the median over images and noises, DRAWS of them or more, by order statistics.
+    Speciation: of the largest variance, and of it plus and minus 1.96 standard errors."""
+    probes, _ = images.probes(given.probe_size)
+    copies = -(-DRAWS // len(probes))  # a few images alone would say little
+    eps = probe_noise(probes, given.seed, copies, "collapse").flatten(0, 1)
+    device = memorizer.device
+    own = torch.arange(len(probes)).repeat_interleave(copies)
+    noised = probes.repeat_interleave(copies, 0).to(device), own, eps.to(device)
+    collapse = collapse_times(memorizer, *noised).numpy()
+    variance, error = largest_variance(images.train)
+    reach = (variance, max(0.0, variance - Z * error), variance + Z * error)
+    speciation = [float(speciation_time(v, memorizer.schedule)) for v in reach]
+    return Measured(
+        arrays={"collapse": collapse},
+        times={"collapse": median_interval(collapse), "speciation": tuple(speciation)},
+    )
+
+
+def measure_samples(
+    embedder: Embedder,
+    samples: Tensor,
+    images: Images,
+    given: GeneralizationOptions,
+    means: Means | None = None,
+) -> Measured:
+    """C_T, authenticity and the ratio test of samples [N, C, H, W], against held-out images.
+
+    With one training image C_T alone is defined."""
+    train, known = images.train, images.held_out
+    near, index = nearest(embedder, samples, train, 2, means=means)
+    near_known, index_known = nearest(embedder, known, train, 2, means=means)
+    cells = partition(train, given.cells, given.seed, samples, known)
+    findings = [copying(near[:, 0], near_known[:, 0], *cells)]
+    if len(train) > 1:
+        gaps = nearest_within(embedder, train, (index[:, 0], index_known[:, 0]), means)
+        findings.append(authenticity(near[:, 0], near_known[:, 0], *gaps))
+        # d_1 / d_2 is one of Euclidean distances
+        plain = [np.sqrt(d) if embedder.squared else d for d in (near, near_known)]
+        findings.append(ratio(*plain))
+    return Measured(findings, {"sample-distances": near, "held-out-distances": near_known})
+
+
+def nearest_within(
+    embedder: Embedder, train: Tensor, indices: tuple[np.ndarray, ...], means: Means | None
+) -> list[np.ndarray]:
+    """How far the training images of these indices are from their nearest other one."""
+    wanted, back = np.unique(np.concatenate(indices), return_inverse=True)
+    # The image finds itself too, at 0; the second distance is that of another, even of a copy.
+    gaps = nearest(embedder, train[wanted], train, 2, means=means)[0][:, 1][back]
+    return np.split(gaps, np.cumsum([len(i) for i in indices])[:-1])
+
+
+def partition(train: Tensor, cells: int, seed: int, *others: Tensor) -> list[np.ndarray]:
+    """The cell of each of the other images: the nearest of so many centres of training images.
+
+    k-means of pixels (scikit-learn), on the first CLUSTERED images; deterministic by seed."""
+    from sklearn.cluster import KMeans
+
+    known = train[:CLUSTERED].flatten(1).double().numpy()
+    count = min(cells, len(np.unique(known, axis=0)))
+    centres = KMeans(count, n_init=4, random_state=seed % 2**32).fit(known)
+    return [centres.predict(images.flatten(1).double().numpy()) for images in others]
+
+
+def measure_pairs(
+    embedder: Embedder,
+    sets: tuple[Tensor, Tensor],
+    learnt: tuple[Tensor, Tensor],
+    means: Means | None = None,
+) -> tuple[Measured, np.ndarray]:
+    """What two models agree on, and the nearest training image of each sample [2, N, C, H, W].
+
+    Two sets [N, C, H, W] drawn from the same seeds, and the training images of their models.
+
+    Cosines are those of images less the mean of all training images."""
+    own, nearest_own = [], []
+    for samples, train in zip(sets, learnt, strict=True):
+        distances, index = nearest(embedder, samples, train, 1, means=means)
+        own.append(distances[:, 0])
+        nearest_own.append(train[index[:, 0]])
+    pair = pair_distances(embedder, *sets)
+    mean = torch.cat(learnt).mean(0)
+    measured = Measured(
+        [two_models(pair, *own)],
+        {
+            "pair-distances": pair,
+            "own-distances": np.stack(own),
+            "pair-cosines": cosines(*sets, mean),
+            "own-cosines": np.stack(
+                [cosines(a, b, mean) for a, b in zip(sets, nearest_own, strict=True)]
+            ),
+        },
+    )
+    return measured, torch.stack(nearest_own).numpy()
+
+
+def pair_distances(
+    embedder: Embedder, first: Tensor, second: Tensor, batch: int = 256
+) -> np.ndarray:
+    """The distance of image i of one set to image i of the other, in the metric: float32 [N]."""
+    found = []
+    for a, b in zip(first.split(batch), second.split(batch), strict=True):
+        squares = squared_distances(embedder(a), embedder(b))
+        found.append(squares if embedder.squared else squares.sqrt())
+    return torch.cat(found).cpu().numpy()
+
+
+def cosines(first: Tensor, second: Tensor, mean: Tensor) -> np.ndarray:
+    """cos of the angle between images i, each less the mean: [N], -1 to 1, 0 where one is 0."""
+    a, b = ((x - mean).flatten(1).double() for x in (first, second))
+    return torch.nn.functional.cosine_similarity(a, b, dim=1).numpy()

@@ -1,0 +1,1 @@
+"""All stages for every K (run_pipeline.py)."""

@@ -1,0 +1,306 @@
+"""The work of run_pipeline.py: every stage for every K, through the functions of the scripts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.cli.errors import UserError
+from utils.cli.launcher import refuse_several_ranks
+from utils.cli.options.sections import (
+    GenerateStage,
+    PipelineStage,
+    ReportOptions,
+    ReportStage,
+    TrainStage,
+)
+from utils.cli.parse import required
+from utils.cli.progress import progress
+from utils.data.datasets import to_float
+from utils.figures.save import figure_files, loss_figure, sample_sheet_figure, save_figure
+from utils.files.atomic import check_writable, read_npz, save_npz
+from utils.inputs.denoisers import trained_model
+from utils.inputs.samples import load_synthetics
+from utils.inputs.unchanged import check_unchanged
+from utils.jobs.k_jobs import k_files
+from utils.jobs.workers import run_side_by_side
+from utils.metrics.embedders import load_metric
+from utils.stages.classify import stage as classify
+from utils.stages.classify.summary import table
+from utils.stages.classify.thresholds import split_pool, unseen_images
+from utils.stages.classify.verdicts import CLASSES
+from utils.stages.critical_times import stage as critical_times
+from utils.stages.critical_times.overview import show_energies, show_times
+from utils.stages.curvature import stage as curvature
+from utils.stages.curvature.overview import show_curvature
+from utils.stages.distances import stage as distances
+from utils.stages.energy import stage as energy
+from utils.stages.generalization import stage as generalization
+from utils.stages.generate import stage as generate
+from utils.stages.generate.sampling import sampling_steps
+from utils.stages.pipeline.settings import (
+    classify_stage,
+    critical_times_stage,
+    curvature_stage,
+    distances_stage,
+    energy_stage,
+    generalization_stage,
+    generate_stage,
+    models_folder,
+    train_stage,
+    weights_folder,
+)
+from utils.stages.report import page as report
+from utils.stages.train import stage as train
+from utils.stages.train.log import read_stats
+
+REFERENCES = 4  # real images that energies are taken against
+Task = tuple[Callable, Any]  # a stage's run, and its options
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages that one K goes through alone; args: the resolved options of its model.
+
+    training is None where the model is there already (--models)."""
+
+    k: int
+    args: dict[str, Any]
+    training: TrainStage | None
+    sampling: GenerateStage
+
+    def is_finished(self) -> bool:
+        trained = self.training is None or train.is_finished_run(self.training)
+        return trained and generate.is_finished_run(self.sampling)
+
+    @property
+    def synthetic(self) -> Path:
+        """synthetics/K.npz."""
+        return Path(self.sampling.generate.synth_path) / f"{self.k}.npz"
+
+    @property
+    def steps(self) -> int:
+        """Training steps, or 1 where there is nothing to train."""
+        return self.training.train.iterations if self.training else 1
+
+
+def run(options: PipelineStage) -> None:
+    """Train and generate for each K (--jobs of them side by side), then judge them together.
+
+    With --models the training is left out: the models of that folder are examined."""
+    refuse_several_ranks("start one process: --jobs of them work side by side")
+    root = Path(options.pipeline.root)
+    plans = plan_all(options)
+    twins = plan_twins(options, plans)
+    sizes = [plan.k for plan in plans]
+    check(options, plans)
+    if options.run.dry_run:
+        for training in (plan.training for plan in (*plans, *twins) if plan.training):
+            train.run(training)
+        print(f"would draw {options.pipeline.samples} images of each, and judge them, in {root}")
+        return
+    check_writable(root)
+    train_and_generate_all([*twins, *plans], options.pipeline.jobs)
+    distances.run(distances_stage(options))
+    rows = classify.run(classify_stage(options), judge_again=True)
+    draw_overview(root, sizes)
+    names = [name for name in CLASSES if any(row[name] for row in rows)]
+    forget_empty(root, rows)
+    if options.pipeline.basins or options.pipeline.curvature or options.pipeline.generalization:
+        check_models(options, sizes)
+    if options.pipeline.basins:
+        measure_classes(options, rows, names, plans[-1].args)
+    if options.pipeline.curvature:
+        measure_curvature(options, names)
+    if options.pipeline.generalization:
+        generalization.run(generalization_stage(options, bool(twins)), again=True)
+    print(f"\n{table(rows)}\n")
+    figures = root / "identified" / "figures"
+    print(figures / "transition.png")
+    print(f"{figures}: also samples, losses, distances-K, CLASS-K for each K; .png and .pdf")
+    report.run(ReportStage(ReportOptions(root)))
+
+
+def plan_all(options: PipelineStage) -> list[Plan]:
+    """One plan for each K, by K: of --sizes, or of the models in --models, or of both.
+
+    Raises UserError where a model is not there or cannot be read."""
+    if options.pipeline.models is None:
+        sizes = sorted(required(options.pipeline, "sizes"))
+        stages = {k: train_stage(options, k) for k in sizes}
+        args = {k: train.training_args(stage) for k, stage in stages.items()}
+    else:
+        remedy = "give a folder of trained models"
+        there = k_files(options.pipeline.models, ".pt", "--models", remedy)
+        sizes = sorted(options.pipeline.sizes or there)
+        missing = [k for k in sizes if k not in there]
+        if missing:
+            found = f"no {missing[0]}.pt"
+            remedy = "leave its K out of --sizes"
+            raise UserError(f"--models {options.pipeline.models}", found, remedy)
+        stages = {}
+        args = {k: trained_model(there[k], options.data.data_path).args for k in sizes}
+    return [Plan(k, args[k], stages.get(k), generate_stage(options, k)) for k in sizes]
+
+
+def plan_twins(options: PipelineStage, plans: list[Plan]) -> list[Plan]:
+    """With --generalization: for each K, where there are images, a model of the other subset."""
+    if not options.pipeline.generalization:
+        return []
+    if options.pipeline.models is not None:
+        print("--models: no second models are trained, so the test of two models is passed over")
+        return []
+    twins = []
+    for plan in plans:
+        stage = train_stage(options, plan.k, twin=True)
+        if train.has_subset(stage):
+            sampling = generate_stage(options, plan.k, twin=True)
+            twins.append(Plan(plan.k, train.training_args(stage), stage, sampling))
+    return twins
+
+
+def check(options: PipelineStage, plans: list[Plan]) -> None:
+    """Raises UserError now for whatever a later stage would refuse, hours on."""
+    for plan in plans:
+        if plan.training:
+            train.check_sizes(plan.training)
+        sampling_steps(options.generate, plan.args["train"]["timesteps"])
+    load_metric(options.pipeline.metric, weights_folder(options), torch.device("cpu"))
+    if options.pipeline.criterion == "calibrated":
+        pool = options.classify.pool_size or plans[-1].k
+        rate = options.classify.false_positive_rate
+        split_pool(plans[-1].args, rate, pool, options.pipeline.samples)
+    if options.pipeline.criterion == "ratio" and plans[0].k == 1:
+        remedy = "leave K = 1 out, or choose another --criterion"
+        raise UserError("--criterion ratio", "K = 1, which has no second training image", remedy)
+    if options.pipeline.criterion == "ratio" and options.pipeline.metric != "l2":
+        remedy = "choose --metric l2, or another --criterion"
+        raise UserError("--criterion ratio", f"--metric {options.pipeline.metric}", remedy)
+
+
+def check_models(options: PipelineStage, sizes: list[int]) -> None:
+    """Raises UserError where a model is not the one that its samples were drawn from: who goes on
+    training in --models meanwhile would get basins of other weights than classes."""
+    for k in sizes:
+        path = models_folder(options) / f"{k}.pt"
+        drawn = load_synthetics(Path(options.pipeline.root) / "synthetics" / f"{k}.npz")
+        before = drawn.args["generate"]["checkpoint"]
+        check_unchanged(path, before, trained_model(path).fingerprint, "weights")
+
+
+def measure_classes(
+    options: PipelineStage, rows: list[dict[str, Any]], names: list[str], args: dict[str, Any]
+) -> None:
+    """Critical times and energies of each of the classes.
+
+    args: of the largest K, whose model has seen the most images."""
+    root = Path(options.pipeline.root)
+    write_references(args, root / "energies" / "reference.npz")
+    times = [critical_times_stage(options, name, rows) for name in names]
+    energies = [energy_stage(options, name) for name in names]
+    # The longest first, so that nothing waits for one of them at the end.
+    tasks: list[Task] = [(critical_times.run, stage) for stage in times]
+    tasks += [(energy.run, stage) for stage in energies]
+    if options.pipeline.jobs == 1:
+        for measure, stage in tasks:
+            measure(stage, again=True)
+    else:
+        print("critical times and energies of each class", flush=True)
+        run_side_by_side([(measure_quietly, task) for task in tasks], options.pipeline.jobs)
+        show_times(times[0].critical_times.result_path)
+        show_energies(energies[0].energy.result_path)
+
+
+def measure_curvature(options: PipelineStage, names: list[str]) -> None:
+    """The curvature of the energy around each of the classes, after their critical times."""
+    stages = [curvature_stage(options, name) for name in names]
+    if options.pipeline.jobs == 1:
+        for stage in stages:
+            curvature.run(stage, again=True)
+        return
+    print("curvature of the energy around each class", flush=True)
+    tasks = [(measure_quietly, (curvature.run, stage)) for stage in stages]
+    run_side_by_side(tasks, options.pipeline.jobs)
+    show_curvature(stages[0].curvature.result_path)
+
+
+def forget_empty(root: Path, rows: list[dict[str, Any]]) -> None:
+    """Remove what was measured of classes that have no samples any more: one more K, or another
+    criterion, may move the thresholds."""
+    for row in rows:
+        for name in (name for name in CLASSES if not row[name]):
+            k, figures = row["K"], root / "times" / "figures"
+            for path in (
+                *(root / stage / name / f"{k}.npz" for stage in ("times", "energies", "curvature")),
+                *figure_files(figures / f"recovered-{name}-{k}.png"),
+            ):
+                path.unlink(missing_ok=True)
+
+
+def measure_quietly(task: Task) -> None:
+    """What the tasks say side by side would be mixed up; the last word is the pipeline's."""
+    measure, stage = task
+    with redirect_stdout(io.StringIO()):
+        measure(stage, again=True)
+
+
+def write_references(args: dict[str, Any], path: Path) -> None:
+    """Real images that no model of the sweep has seen, where the data set has any left."""
+    images = to_float(unseen_images(args, REFERENCES)).numpy()
+    if not path.exists() or not np.array_equal(read_npz(path, ["samples"])["samples"], images):
+        save_npz(path, samples=images)
+
+
+def train_and_generate(plan: Plan) -> None:
+    """The stages that each K goes through alone."""
+    if plan.training:
+        train.run(plan.training)
+    generate.run(plan.sampling)
+
+
+def train_and_generate_all(plans: list[Plan], jobs: int) -> None:
+    """All K, `jobs` processes at a time, each with its share of the processors."""
+    todo = [plan for plan in plans if not plan.is_finished()]
+    if len(todo) < len(plans):
+        print(f"{len(plans) - len(todo)} of {len(plans)} models and their sets are finished")
+    if not todo:
+        return
+    if jobs == 1:
+        for plan in todo:
+            train_and_generate(plan)
+        return
+    # The largest K first: a sweep may give it more steps, and nothing should wait for it.
+    tasks = [(train_and_generate, plan) for plan in reversed(todo)]
+    total = sum(plan.steps for plan in todo)
+    with progress(total=total, unit="step", desc=f"{len(todo)} models") as bar:
+        run_side_by_side(tasks, jobs, lambda: bar.update(sum_of_steps(todo) - bar.n))
+
+
+def sum_of_steps(plans: list[Plan]) -> int:
+    """Training steps done so far; of a model that was there, 1 where its set is whole."""
+    return sum(
+        steps_done(plan.training) if plan.training else int(plan.synthetic.exists())
+        for plan in plans
+    )
+
+
+def steps_done(training: TrainStage) -> int:
+    rows = read_stats(Path(training.data.results_path))
+    return min(rows[-1]["step"], training.train.iterations) if rows else 0
+
+
+def draw_overview(root: Path, sizes: list[int]) -> None:
+    """Samples of each K, and the losses, side by side."""
+    folder = root / "identified" / "figures"
+    images = {k: load_synthetics(root / "synthetics" / f"{k}.npz").samples for k in sizes}
+    save_figure(sample_sheet_figure(images), folder / "samples.png")
+    stats = {k: read_stats(root / "training" / str(k)) for k in sizes}
+    if any(stats.values()):  # models of --models bring none
+        save_figure(loss_figure(stats), folder / "losses.png")

@@ -1,0 +1,1 @@
+"""The circle in the plane (toy_example.py)."""

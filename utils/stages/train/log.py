@@ -1,0 +1,77 @@
+"""The log of a training: a line for people and one for machines at each interval."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from utils.cli.errors import UserError
+from utils.files.atomic import reason, write_text
+
+MOST = 1e300  # of a number in a row: a picture's axis must hold it
+
+SHOWN = {
+    "step": "step {:>7}",
+    "loss": "loss {:.4f}",
+    "valid_loss": "validation {:.4f}",
+    "grad_norm": "gradient {:.3f}",
+    "images_per_second": "{:.0f} images/s",
+    "steps_per_second": "{:.0f} steps/s",
+    "minutes_left": "{:.1f} min left",
+}
+
+
+class TrainingLog:
+    """A line for people in logs/train.txt and one for machines in logs/stats.jsonl."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.people, self.machine = folder / "logs" / "train.txt", folder / "logs" / "stats.jsonl"
+        kept = [row for row in read_stats(folder) if row["step"] <= step]
+        write_text(self.machine, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write(self, **row: float | None) -> None:
+        """Add a row; the line for people has what SHOWN knows of it."""
+        with self.machine.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        known = {**row, "minutes_left": row.get("seconds_left", 0) / 60}
+        parts = [text.format(known[n]) for n, text in SHOWN.items() if known.get(n) is not None]
+        with self.people.open("a") as file:
+            file.write("  ".join(parts) + "\n")
+
+
+def read_stats(folder: Path) -> list[dict[str, Any]]:
+    """The rows of logs/stats.jsonl; a line that a kill cut short, or that is no row, is left out.
+
+    Each has a `step` and a `loss`; other values are numbers, None, or a list (`score_errors`).
+    Raises UserError where the file cannot be read."""
+    path = Path(folder) / "logs" / "stats.jsonl"
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(path, reason(error), "check the path") from error
+    rows = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if _is_row(row):
+                rows.append(row)
+    return rows
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not {"step", "loss"} <= row.keys():
+        return False
+    if type(row["step"]) is not int or not 0 <= row["step"] < 2**63 or row["loss"] is None:
+        return False
+    return all(_is_told(key, value) for key, value in row.items())
+
+
+def _is_told(key: str, value: Any) -> bool:
+    """Whether it is None or a number; the circle's errors are a list of some."""
+    if key == "score_errors" and isinstance(value, list):
+        return all(_is_told("", error) and error is not None for error in value)
+    return value is None or (type(value) in (int, float) and abs(value) < MOST)  # NaN is not
