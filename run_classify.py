@@ -8,8 +8,8 @@
 Reads dists/K.npz, synthetics/K.npz and the data set; writes memorized/, spurious/ and
 generalized/K.npz, summary.csv and figures/ into --result-path (docs/formats.md)."""
 
+from utils.cli.main import run_stage
 from utils.cli.options.sections import ClassifyStage
-from utils.cli.parse import run_stage
 
 
 def main(options: ClassifyStage) -> None:

@@ -12,8 +12,8 @@ to within --delta of it. Reads models K.pt and samples K.npz (without --sample-p
 images); writes K.npz into --result-path and figures beside it (docs/formats.md). Run it again to
 continue."""
 
+from utils.cli.main import run_stage
 from utils.cli.options.sections import CriticalTimesStage
-from utils.cli.parse import run_stage
 
 
 def main(options: CriticalTimesStage) -> None:

@@ -13,8 +13,8 @@ and two local intrinsic dimensions. Reads models K.pt and samples K.npz (without
 training images); writes K.npz into --result-path and figures beside it (docs/formats.md). Run it
 again to continue."""
 
+from utils.cli.main import run_stage
 from utils.cli.options.sections import CurvatureStage
-from utils.cli.parse import run_stage
 
 
 def main(options: CurvatureStage) -> None:

@@ -9,8 +9,8 @@ its args name; writes dists/K.npz (docs/formats.md) and, for LPIPS, the images' 
 all K, jobs and later stages share. Several workers: --part shares out the K, --shard each K
 (docs/cluster.md). Run it again to continue."""
 
+from utils.cli.main import run_stage
 from utils.cli.options.sections import DistancesStage
-from utils.cli.parse import run_stage
 
 
 def main(options: DistancesStage) -> None:

@@ -12,8 +12,8 @@ where the sample lies deeper. Reads models K.pt, samples K.npz (without --sample
 images) and references (a .npz with `samples`); writes K.npz into --result-path and a figure beside
 it (docs/formats.md). Run it again to continue."""
 
+from utils.cli.main import run_stage
 from utils.cli.options.sections import EnergyStage
-from utils.cli.parse import run_stage
 
 
 def main(options: EnergyStage) -> None:

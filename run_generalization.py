@@ -14,8 +14,8 @@ alone collapse and speciate. Reads models K.pt, sets K.npz and the data set; wri
 and figures into --result-path (docs/formats.md). With --checkpoints the same over one training's
 steps. Run it again to continue."""
 
+from utils.cli.main import run_stage
 from utils.cli.options.sections import GeneralizationStage
-from utils.cli.parse import run_stage
 
 
 def main(options: GeneralizationStage) -> None:

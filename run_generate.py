@@ -10,8 +10,8 @@
 Reads a checkpoint K.pt; writes shard-FIRSTSEED.npz and grid.png into --result-path, and the
 merged set K.npz into --synth-path (docs/formats.md). Run it again to continue."""
 
+from utils.cli.main import run_stage
 from utils.cli.options.sections import GenerateStage
-from utils.cli.parse import run_stage
 
 
 def main(options: GenerateStage) -> None:

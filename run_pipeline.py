@@ -11,8 +11,8 @@ folder, ours or the published ones, are examined. Writes models/, training/, gen
 synthetics/, dists/ and identified/ below --root, and ends with a table and the paths of the
 figures. Run it again to continue: finished work is found and skipped."""
 
+from utils.cli.main import run_stage
 from utils.cli.options.sections import PipelineStage
-from utils.cli.parse import run_stage
 
 
 def main(options: PipelineStage) -> None:

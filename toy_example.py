@@ -11,6 +11,7 @@ Everything lies below --results_path: data.npz, pictures of several K, and a fol
 its checkpoints, landscapes and basins (docs/formats.md). Each command finds what the one before it
 wrote; run it again to continue."""
 
+from utils.cli.main import run_commands
 from utils.cli.options.sections import (
     ToyAllStage,
     ToyBasinStage,
@@ -19,7 +20,6 @@ from utils.cli.options.sections import (
     ToyPlotsStage,
     ToyTrainStage,
 )
-from utils.cli.parse import run_commands
 
 
 def data(options: ToyDataStage) -> None:

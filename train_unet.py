@@ -8,8 +8,8 @@
 Reads the data set below --data-path; writes checkpoints/, samples/ and logs/ below
 --results-path, and K.pt into --model-path (docs/formats.md). Run it again to continue."""
 
+from utils.cli.main import run_stage
 from utils.cli.options.sections import TrainStage
-from utils.cli.parse import run_stage
 
 
 def main(options: TrainStage) -> None:

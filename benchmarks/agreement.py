@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from utils.stages.classify.verdicts import CLASSES
+from utils.cli.options.choices import CLASSES
 
 PRECISIONS, SIZES = ("float32", "bfloat16"), "2,64,112,256,1500"
 # By the first the models are trained and judged; the others draw from those models.

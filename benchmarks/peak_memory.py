@@ -20,9 +20,10 @@ import torch
 
 from benchmarks.digit_images import digit_images
 from benchmarks.ratio import tell
-from utils.cli.options.sections import CacheOptions
+from utils.cli.options.checks import parse_memory
+from utils.cli.options.run import CacheOptions
 from utils.data.datasets import to_float
-from utils.jobs.memory import parse_memory, to_work_in
+from utils.jobs.memory import to_work_in
 from utils.metrics.embedders import load_metric, open_cache
 from utils.metrics.nearest import Means, nearest_images
 

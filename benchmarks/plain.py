@@ -21,7 +21,8 @@ from benchmarks.ratio import seconds
 from models.layers import NIN, AttentionBlock, ResidualBlock
 from models.schedule import Schedule
 from models.unet import UNet
-from utils.cli.options.sections import TrainOptions, TrainStage
+from utils.cli.options.sections import TrainStage
+from utils.cli.options.training import TrainOptions
 from utils.cli.parse import parse
 from utils.inputs.checkpoints import build_network
 

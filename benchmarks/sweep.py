@@ -18,9 +18,11 @@ from torch import Tensor
 
 from benchmarks.digit_images import digit_images
 from benchmarks.ratio import seconds, tell
-from utils.cli.options.sections import DataOptions, DistancesStage, ModelOptions, TrainOptions
+from utils.cli.options.sections import DistancesStage
+from utils.cli.options.training import DataOptions, ModelOptions, TrainOptions
 from utils.cli.parse import parse
-from utils.data.datasets import to_float, training_subset
+from utils.data.datasets import to_float
+from utils.data.subsets import training_subset
 from utils.files.provenance import to_plain
 from utils.inputs.samples import save_synthetics
 from utils.metrics import cache as embedding_cache

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
+from models.noise import SeededNoise
 from models.schedule import (
     add_noise,
     factor,
@@ -160,3 +162,17 @@ def ddpm_step(
     c_t = alpha.sqrt() * (1 - alpha_bar_s) / (1 - alpha_bar_t)
     sigma = ((1 - alpha) * (1 - alpha_bar_s) / (1 - alpha_bar_t)).sqrt()
     return c_0.item() * x_0 + c_t.item() * x_t + sigma.item() * noise
+
+
+Seeds = range | np.ndarray
+
+
+def draw_images(
+    denoiser: Denoiser, seeds: Seeds, sampler: str, steps: int, batch_size: int
+) -> Iterator[Tensor]:
+    """Yield images [b, C, H, W] in [-1, 1] on the CPU, b <= batch_size, in the order of seeds.
+
+    An image depends on its seed alone, beyond rounding. sampler: a name in SAMPLERS."""
+    for start in range(0, len(seeds), batch_size):
+        noise = SeededNoise(seeds[start : start + batch_size], denoiser.shape)
+        yield SAMPLERS[sampler](denoiser, noise.draw, steps).cpu()

@@ -9,15 +9,15 @@ from matplotlib.colors import to_hex
 
 from tests.test_figures import assert_files_of_a_figure, assert_nothing_is_cut_off, texts
 from utils.figures.groups import OTHER_LOOKS
-from utils.figures.save import LOOKS
+from utils.figures.style import LOOKS
 from utils.stages.critical_times.figures import (
     RecoveryRow,
     critical_time_figure,
-    energy_figure,
     recovery_figure,
     recovery_panel,
     volume_figure,
 )
+from utils.stages.energy.figures import energy_figure
 
 LAST = 976
 SIZES = sorted({round(2 * 25_000 ** (i / 40)) for i in range(41)})[-38:]

@@ -7,7 +7,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import binom
 
 from utils.cli.errors import UserError
-from utils.data.datasets import load_image_set, permutation, to_float
+from utils.data.datasets import load_image_set, to_float
+from utils.data.subsets import permutation
 from utils.metrics.embedders import load_metric
 from utils.stages.classify.thresholds import calibrate
 
@@ -60,7 +61,7 @@ def test_the_error_rate_on_images_that_were_not_used_is_the_one_asked_for(digits
     """Half of the held-out images set the threshold; the other half must meet the rate.
 
     Over 40 splits the count is near binomial; the bounds leave one chance in a million."""
-    from utils.stages.classify.verdicts import calibrated_thresholds
+    from utils.stages.classify.thresholds import calibrated_thresholds
 
     rate, flagged, judged = 0.05, 0, 0
     generator = torch.Generator().manual_seed(0)

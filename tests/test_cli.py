@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from utils.cli.errors import UserError
-from utils.cli.options.checks import flag
+from utils.cli.options.checks import flag, required
 from utils.cli.options.sections import (
     ClassifyStage,
     CriticalTimesStage,
@@ -28,7 +28,7 @@ from utils.cli.options.sections import (
     ToyTrainStage,
     TrainStage,
 )
-from utils.cli.parse import parse, required
+from utils.cli.parse import parse
 
 ROOT = Path(__file__).parents[1]
 HELP = ROOT / "tests" / "help"

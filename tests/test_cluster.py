@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from tests.tiny import DIGITS, ROOT, SMALL, train_options
-from utils.data.datasets import training_subset
+from utils.data.subsets import training_subset
 from utils.files.provenance import to_plain
 from utils.inputs.samples import load_synthetics, save_synthetics
 from utils.jobs.claims import claim

@@ -8,18 +8,21 @@ import pytest
 import torch
 
 from models.exact import ExactDenoiser
+from models.noise import image_key
 from models.schedule import Schedule
 from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
 from utils.cli.errors import Interrupted
 from utils.cli.options.sections import CriticalTimesStage
 from utils.cli.parse import parse
-from utils.data.datasets import to_float, training_subset
+from utils.data.datasets import to_float
+from utils.data.subsets import training_subset
 from utils.files.provenance import digest
-from utils.inputs.samples import load_synthetics, load_times, save_synthetics
+from utils.inputs.samples import load_synthetics, save_synthetics
 from utils.metrics.embedders import load_metric
-from utils.stages.classify.intervals import log_ball_volume
 from utils.stages.critical_times import stage as critical_times
-from utils.stages.critical_times.follow import Judge, follow, image_key, noised_copy
+from utils.stages.critical_times.files import load_times
+from utils.stages.critical_times.follow import Judge, follow, noised_copy
+from utils.stages.critical_times.overview import log_ball_volume
 from utils.stages.critical_times.pool import RecoveryPool
 from utils.stages.critical_times.search import Rule, bisect, scan, scan_image
 from utils.stages.train import stage as train

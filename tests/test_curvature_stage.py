@@ -12,11 +12,12 @@ from models.schedule import Schedule
 from tests.test_figures import assert_nothing_is_cut_off, texts
 from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
 from utils.cli.options.sections import CurvatureOptions
-from utils.data.datasets import load_image_set, permutation, to_float
+from utils.data.datasets import load_image_set, to_float
+from utils.data.subsets import permutation
 from utils.figures.style import PALE
 from utils.files.provenance import digest
 from utils.inputs.checkpoints import load_checkpoint
-from utils.inputs.samples import Times, save_times
+from utils.stages.critical_times.files import Times, save_times
 from utils.stages.curvature import stage as stage
 from utils.stages.curvature.figures import (
     critical_curvature_figure,

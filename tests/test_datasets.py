@@ -16,17 +16,16 @@ from PIL import Image
 
 from utils.cli.errors import UserError
 from utils.data import image_files, lsun
-from utils.data.datasets import (
+from utils.data.datasets import load_image_set, to_float
+from utils.data.image_files import center_crop
+from utils.data.subsets import (
     fingerprint,
     held_out_images,
-    load_image_set,
     permutation,
     split_indices,
-    to_float,
     training_subset,
     validation_subset,
 )
-from utils.data.image_files import center_crop
 from utils.files.atomic import read_json
 
 OFFLINE = URLError("no internet")

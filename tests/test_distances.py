@@ -16,10 +16,11 @@ from tests.tiny import ROOT, assert_one_line, run_here, run_script, train_option
 from utils.cli.errors import UserError
 from utils.cli.options.sections import DistancesStage
 from utils.cli.parse import parse
-from utils.data.datasets import training_subset
+from utils.data.subsets import training_subset
 from utils.files.provenance import to_plain
-from utils.inputs.samples import load_dists, save_synthetics
+from utils.inputs.samples import save_synthetics
 from utils.jobs.shares import Share
+from utils.stages.distances.files import load_dists
 from utils.stages.distances.parts import part_file, part_of
 from utils.stages.distances.stage import cost, run
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tests.tiny import ROOT
 from utils.cli.errors import UserError
-from utils.cli.options.sections import CacheOptions
-from utils.files.atomic import map_npy, save_npy
+from utils.cli.options.run import CacheOptions
+from utils.files.arrays import map_npy, save_npy
 from utils.metrics import cache as embedding_cache
 from utils.metrics.cache import Embedded, EmbeddingCache, image_digests
 from utils.metrics.embedders import load_metric, open_cache

@@ -14,14 +14,12 @@ import numpy as np
 import pytest
 
 from tests.tiny import FAST, QUICK, ROOT, assert_one_line, ok, run_here
-from utils.inputs.samples import (
-    load_dists,
-    load_energies,
-    load_identified,
-    load_synthetics,
-    load_times,
-)
+from utils.inputs.samples import load_synthetics
+from utils.stages.classify.files import load_identified
+from utils.stages.critical_times.files import load_times
 from utils.stages.curvature.files import load_curvature
+from utils.stages.distances.files import load_dists
+from utils.stages.energy.files import load_energies
 
 
 def rows_of(path):
@@ -171,7 +169,8 @@ def test_every_file_says_where_it_comes_from(sweep):
 def test_distances_equal_brute_force(sweep):
     from scipy.spatial.distance import cdist
 
-    from utils.data.datasets import to_float, training_subset
+    from utils.data.datasets import to_float
+    from utils.data.subsets import training_subset
 
     root, _, _ = sweep
     found = load_dists(root / "dists" / "8.npz")
@@ -315,7 +314,7 @@ def test_a_class_lost_and_a_foreign_set(sweep, tmp_path):
 
 def test_what_was_measured_of_a_class_that_is_empty_now_goes(tmp_path):
     """One more K may move the thresholds of all; what is left has its class."""
-    from utils.stages.classify.verdicts import judge_row
+    from utils.stages.classify.summary import judge_row
     from utils.stages.pipeline.stage import forget_empty
 
     names = ("memorized", "generalized")

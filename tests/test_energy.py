@@ -14,8 +14,8 @@ from utils.cli.options.sections import EnergyStage
 from utils.cli.parse import parse
 from utils.data.datasets import load_image_set, to_float
 from utils.inputs.checkpoints import denoiser_of, load_checkpoint
-from utils.inputs.samples import load_energies
 from utils.stages.energy import stage as stage
+from utils.stages.energy.files import load_energies
 from utils.stages.energy.path_integral import (
     energy,
     energy_gradient,
@@ -243,7 +243,7 @@ def test_the_exact_model_gives_its_closed_form(made, tmp_path):
     assert done.returncode == 0, done.stderr
     found = load_energies(tmp_path / "5.npz")
     images = load_image_set("digits", ".", 8, 1)
-    from utils.data.datasets import permutation
+    from utils.data.subsets import permutation
 
     patterns = to_float(images.read(permutation(len(images), 3407)[:5])).double()
     refs = torch.from_numpy(np.load(made / "ref.npz")["samples"]).double()

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from utils.data.datasets import digit_values
+from utils.metrics.intervals import median_interval
 from utils.stages.generalization.findings import (
     GENERALIZATION,
     MEMORY,
@@ -18,7 +19,6 @@ from utils.stages.generalization.findings import (
     copying,
     denoising_gap,
     mann_whitney_z,
-    median_interval,
     memorizer_distance,
     ratio,
     two_models,

@@ -23,7 +23,8 @@ from models.samplers import SAMPLERS
 from tests.test_samplers import GaussianDenoiser
 from tests.tiny import ROOT, SMALL
 from utils.cli.options.choices import DATA_NAMES, METRIC_NAMES, SAMPLER_NAMES
-from utils.data.datasets import OPENERS, fingerprint, permutation, to_float, training_subset
+from utils.data.datasets import OPENERS, to_float
+from utils.data.subsets import fingerprint, permutation, training_subset
 from utils.metrics.embedders import WITHOUT_NETWORK
 from utils.metrics.lpips import TAPS
 

@@ -15,20 +15,14 @@ from PIL import Image
 
 from tests.tiny import ROOT
 from utils.cli.errors import UserError
+from utils.cli.options.choices import CLASSES
 from utils.figures import save as figures
-from utils.figures.save import (
-    LOOKS,
-    figure_files,
-    histogram_figure,
-    image_grid,
-    loss_figure,
-    neighbour_panel,
-    sample_sheet_figure,
-    save_figure,
-    transition_figure,
-)
-from utils.figures.style import distance_label, k_looks, three_digits
-from utils.stages.classify.verdicts import CLASSES, judge_row
+from utils.figures.images import image_grid, sample_sheet_figure
+from utils.figures.save import figure_files, save_figure
+from utils.figures.style import LOOKS, distance_label, k_looks, three_digits
+from utils.stages.classify.figures import histogram_figure, neighbour_panel, transition_figure
+from utils.stages.classify.summary import judge_row
+from utils.stages.train.figures import loss_figure
 
 
 @pytest.fixture(scope="module")

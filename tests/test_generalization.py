@@ -13,7 +13,8 @@ from models.exact import ExactDenoiser
 from models.schedule import Schedule
 from tests.tiny import DIGITS, FAST, QUICK, assert_one_line, ok, run_here, train_options
 from utils.cli.options.sections import GeneralizationOptions
-from utils.data.datasets import held_out_images, load_image_set, permutation, to_float
+from utils.data.datasets import load_image_set, to_float
+from utils.data.subsets import held_out_images, permutation
 from utils.inputs.denoisers import training_images
 from utils.inputs.samples import load_synthetics, save_synthetics
 from utils.metrics.embedders import load_metric

@@ -111,7 +111,8 @@ def test_the_exact_model_draws_its_patterns(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = load_synthetics(tmp_path / "s" / "5.npz")
-    from utils.data.datasets import to_float, training_subset
+    from utils.data.datasets import to_float
+    from utils.data.subsets import training_subset
 
     patterns = to_float(training_subset(found.args).images).numpy()
     nearest = np.abs(found.samples[:, None] - patterns[None]).max(axis=(2, 3, 4)).min(axis=1)

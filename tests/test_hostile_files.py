@@ -19,9 +19,10 @@ from tests.test_original_files import PARSE_UTILS, object_npz
 from tests.tiny import train_options
 from utils.cli.errors import UserError
 from utils.cli.progress import QUIET
-from utils.files.atomic import load_torch, read_npz
+from utils.files.arrays import read_npz
 from utils.files.pickles import plain
 from utils.files.provenance import to_plain
+from utils.files.tensors import load_torch
 from utils.inputs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from utils.inputs.denoisers import trained_model
 from utils.inputs.samples import load_synthetics, save_synthetics

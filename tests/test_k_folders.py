@@ -8,8 +8,9 @@ import pytest
 
 from tests.tiny import ROOT
 from utils.cli.errors import UserError
-from utils.cli.options.sections import SliceOptions
-from utils.jobs.k_jobs import Job, k_files, k_of, plan_jobs, work_through
+from utils.cli.options.run import SliceOptions
+from utils.files.k_files import k_files, k_of
+from utils.jobs.k_jobs import Job, plan_jobs, work_through
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from utils.cli.errors import UserError
-from utils.jobs.memory import LEAST, as_size, free_memory, parse_memory, resident_memory, to_work_in
+from utils.cli.options.checks import parse_memory
+from utils.jobs.memory import LEAST, as_size, free_memory, resident_memory, to_work_in
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from utils.cli.errors import UserError
 from utils.data.datasets import to_float
-from utils.files.atomic import read_npz
+from utils.files.arrays import read_npz
 from utils.metrics.embedders import load_metric
 from utils.metrics.nearest import Means, nearest, nearest_images
 

@@ -25,13 +25,16 @@ from utils.cli.options.sections import (
     GenerateStage,
 )
 from utils.cli.parse import parse
-from utils.files.atomic import read_npz
+from utils.files.arrays import read_npz
 from utils.inputs.checkpoints import load_checkpoint
-from utils.inputs.samples import load_dists, load_energies, load_synthetics, load_times
+from utils.inputs.samples import load_synthetics
 from utils.stages.classify import stage as classify
 from utils.stages.critical_times import stage as critical_times
+from utils.stages.critical_times.files import load_times
 from utils.stages.distances import stage as distances
+from utils.stages.distances.files import load_dists
 from utils.stages.energy import stage as energy
+from utils.stages.energy.files import load_energies
 from utils.stages.generate import stage as generate
 
 # The original's module of options; `fewer` lacks some, as older files do, `more` has others.

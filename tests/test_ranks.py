@@ -17,11 +17,11 @@ import torch
 
 from tests.tiny import DIGITS, ROOT, SMALL, ok, run_here, train_options
 from utils.cli.errors import ToldElsewhere, UserError
+from utils.files.training_log import read_stats
 from utils.inputs.checkpoints import load_checkpoint, save_checkpoint
 from utils.inputs.samples import load_synthetics
 from utils.jobs.ranks import joined
 from utils.stages.train import stage as train
-from utils.stages.train.log import read_stats
 
 ALONE = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
 ALONE |= {"OMP_NUM_THREADS": "1"}

@@ -13,29 +13,22 @@ import pytest
 
 from tests.tiny import ROOT, assert_one_line, run_script
 from utils.cli.errors import UserError
+from utils.cli.options.choices import CLASSES
 from utils.cli.options.sections import ReportOptions, ReportStage
-from utils.files.atomic import read_npz, save_npz, write_json
+from utils.files.arrays import read_npz, save_npz
+from utils.files.atomic import write_json
 from utils.files.provenance import to_plain
-from utils.inputs.samples import (
-    Distances,
-    Energies,
-    Identified,
-    Times,
-    load_dists,
-    load_synthetics,
-    save_dists,
-    save_energies,
-    save_identified,
-    save_synthetics,
-    save_times,
-)
-from utils.stages.classify.summary import read_summary
-from utils.stages.classify.verdicts import CLASSES, judge_row
+from utils.files.training_log import TrainingLog
+from utils.inputs.samples import load_synthetics, save_synthetics
+from utils.stages.classify.files import Identified, save_identified
+from utils.stages.classify.summary import judge_row, read_summary
+from utils.stages.critical_times.files import Times, save_times
+from utils.stages.distances.files import Distances, load_dists, save_dists
+from utils.stages.energy.files import Energies, save_energies
 from utils.stages.generalization.findings import TESTS
 from utils.stages.report import page as report
 from utils.stages.report.commands import Commands
 from utils.stages.report.what_if import shares_at
-from utils.stages.train.log import TrainingLog
 
 
 class Page(HTMLParser):

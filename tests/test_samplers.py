@@ -6,9 +6,8 @@ import torch
 from models.denoiser import Denoiser
 from models.exact import ExactDenoiser
 from models.noise import SeededNoise
-from models.samplers import ddim, ddim_step, ddpm, ddpm_step, dpmpp
+from models.samplers import ddim, ddim_step, ddpm, ddpm_step, dpmpp, draw_images
 from models.schedule import Schedule, predict_eps
-from utils.stages.generate.sampling import draw_images
 
 
 class GaussianDenoiser(Denoiser):

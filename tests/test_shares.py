@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.cli.errors import UserError
-from utils.cli.options.sections import SliceOptions
+from utils.cli.options.run import SliceOptions
 from utils.jobs.k_jobs import plan_jobs
-from utils.jobs.shares import WHOLE, Share, parse_share
+from utils.jobs.shares import WHOLE, Share
 
 
 @given(st.integers(0, 300), st.integers(1, 40))
@@ -76,7 +76,7 @@ def test_a_share_of_a_share():
 
 @pytest.mark.parametrize("text, share", [("0/1", WHOLE), ("2/8", Share(2, 8)), (None, WHOLE)])
 def test_parse_share(text, share):
-    assert parse_share(text, "--shard") == share
+    assert Share.parse(text, "--shard") == share
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_parse_share(text, share):
 @pytest.mark.parametrize("flag", ["--part", "--shard"])
 def test_parse_share_refuses(text, flag):
     with pytest.raises(UserError, match=f"{flag}: found .*; give i/n"):
-        parse_share(text, flag)
+        Share.parse(text, flag)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from utils.stages.classify import intervals as statistics
-from utils.stages.classify.intervals import quantile_threshold, smallest_share, wilson_interval
+from utils.metrics import intervals as statistics
+from utils.metrics.intervals import wilson_interval
+from utils.stages.classify.thresholds import quantile_threshold, smallest_share
 
 
 def test_examples():

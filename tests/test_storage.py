@@ -16,16 +16,10 @@ import torch
 
 from utils.cli.errors import UserError
 from utils.files import atomic as storage
-from utils.files.atomic import (
-    atomic_write,
-    check_writable,
-    load_torch,
-    read_npz,
-    remove_leftovers,
-    save_npz,
-    save_torch,
-)
+from utils.files.arrays import read_npz, save_npz
+from utils.files.atomic import atomic_write, check_writable, remove_leftovers
 from utils.files.pickles import load_numpy_pickle
+from utils.files.tensors import load_torch, save_torch
 
 
 class Bomb:

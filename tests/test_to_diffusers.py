@@ -12,7 +12,7 @@ from tests.tiny import assert_one_line, run_here, run_script, train_options, wit
 from utils import to_diffusers as converter
 from utils.cli.errors import UserError
 from utils.cli.options.sections import TrainStage
-from utils.files.atomic import read_npz
+from utils.files.arrays import read_npz
 from utils.inputs.checkpoints import (
     Checkpoint,
     build_network,

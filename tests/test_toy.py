@@ -31,6 +31,7 @@ from utils.cli.options.sections import (
     ToyTrainStage,
 )
 from utils.cli.parse import parse
+from utils.files.training_log import read_stats
 from utils.stages.toy import analysis as toy_analysis
 from utils.stages.toy import stage as toy
 from utils.stages.toy.analysis import CIRCLE_POINT, PATTERN, SPURIOUS_STATE, basins_of, landscape_of
@@ -48,7 +49,6 @@ from utils.stages.toy.files import (
 )
 from utils.stages.toy.stage import run_all, run_basin, run_data, run_exact, run_plots, run_train
 from utils.stages.toy.training import Draws, Trainer, recipe, score_errors
-from utils.stages.train.log import read_stats
 
 TRAIN = ("--n_iter", "60", "--sampling_freq", "20", "--global_batch_size", "16")
 

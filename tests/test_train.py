@@ -12,12 +12,12 @@ from functools import partial
 import pytest
 import torch
 
-from models.noise import batch_indices
 from tests.tiny import DIGITS, ROOT, SMALL, ok, run_here, train_options
 from utils.cli.errors import UserError
+from utils.files.training_log import read_stats
 from utils.inputs.checkpoints import load_checkpoint
 from utils.stages.train import stage as train
-from utils.stages.train.log import read_stats
+from utils.stages.train.batches import batch_indices
 from utils.stages.train.trainer import Plan, Trainer
 
 LONG = ("--timesteps", 1000)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from utils.stages.classify.summary import judge_row
 from utils.stages.classify.transition import (
     ESTIMATE_COLUMNS,
     HalfPoint,
@@ -11,7 +12,6 @@ from utils.stages.classify.transition import (
     in_words,
     transition,
 )
-from utils.stages.classify.verdicts import judge_row
 
 SIZES = np.array([2.0, 8.0, 32.0, 128.0, 512.0])
 

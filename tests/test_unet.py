@@ -5,7 +5,8 @@ import torch
 
 from models.layers import AttentionBlock, time_embedding
 from models.unet import UNet
-from utils.files.atomic import load_torch, read_npz
+from utils.files.arrays import read_npz
+from utils.files.tensors import load_torch
 from utils.inputs.diffusers_names import diffusers_config, to_diffusers
 
 

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from utils.cli.errors import UserError
+from utils.cli.options.choices import CLASSES
 from utils.stages.classify import verdicts
+from utils.stages.classify.summary import SUMMARY_COLUMNS, judge_row
+from utils.stages.classify.thresholds import calibrated_thresholds
 from utils.stages.classify.verdicts import (
-    CLASSES,
-    SUMMARY_COLUMNS,
-    calibrated_thresholds,
     classify_by_distance,
     classify_by_ratio,
-    judge_row,
     select,
     typicality_order,
 )

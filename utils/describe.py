@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from utils.cli.errors import UserError
+from utils.cli.main import run_stage
+from utils.cli.options.checks import required
 from utils.cli.options.sections import DescribeStage
-from utils.cli.parse import required, run_stage
 
 # The keys that tell a kind of .npz, the more telling first.
 NPZ_KINDS = {
@@ -45,7 +46,7 @@ def run(options: DescribeStage) -> None:
         return
     if samples is None:
         raise UserError("--grid", f"{path}, which has no images", "leave it out")
-    from utils.figures.save import image_grid
+    from utils.figures.images import image_grid
     from utils.files.atomic import save_png
 
     save_png(grid, image_grid(samples[:SHOWN_IMAGES]))
@@ -65,8 +66,8 @@ def describe(path: Path) -> tuple[list[str], np.ndarray | None]:
 
 def describe_checkpoint(path: Path) -> list[str]:
     """Kind, K, step, options, and the size and range of the weights."""
-    from utils.files.atomic import load_torch
     from utils.files.pickles import plain
+    from utils.files.tensors import load_torch
     from utils.inputs.checkpoints import load_checkpoint
 
     content = load_torch(path)
@@ -109,7 +110,7 @@ def told_weights(path: Path, name: str, state: Mapping[str, Any]) -> str:
 
 def describe_arrays(path: Path) -> tuple[list[str], np.ndarray | None]:
     """Kind, K, options, and each array's format, shape and range."""
-    from utils.files.atomic import read_npz
+    from utils.files.arrays import read_npz
     from utils.files.provenance import read_args, resolve_args
 
     arrays = read_npz(path)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
+from utils.cli.main import run_stage
+from utils.cli.options.checks import required
 from utils.cli.options.sections import ToDiffusersStage
-from utils.cli.parse import required, run_stage
 from utils.files.atomic import PART, atomic_write, check_writable, reason, remove_leftovers
 from utils.inputs.checkpoints import Checkpoint, denoiser_of, load_checkpoint
 from utils.inputs.diffusers_names import diffusers_config, scheduler_config, to_diffusers

@@ -19,7 +19,8 @@ from utils.cli.options.sections import (
     GenerateStage,
 )
 from utils.cli.parse import parse
-from utils.data.datasets import to_float, training_subset
+from utils.data.datasets import to_float
+from utils.data.subsets import training_subset
 from utils.files.provenance import to_plain
 from utils.inputs.samples import save_synthetics
 from utils.stages.classify import stage as classify

@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
+from models.noise import image_key
 from tests.faults.damage import spoilt
 from tests.faults.in_process import prepared, without_pictures, work
 from tests.faults.stages import FULL, TRIES
@@ -35,29 +36,23 @@ from utils.cli.parse import parse
 from utils.cli.progress import QUIET
 from utils.data.datasets import load_image_set
 from utils.describe import describe
-from utils.figures.save import image_grid, loss_figure
+from utils.figures.images import image_grid
+from utils.files.training_log import TrainingLog, read_stats
 from utils.inputs.checkpoints import denoiser_of, load_checkpoint
-from utils.inputs.samples import (
-    load_dists,
-    load_energies,
-    load_identified,
-    load_references,
-    load_samples,
-    load_shard,
-    load_synthetics,
-    load_times,
-    load_unfinished,
-    save_unfinished,
-)
+from utils.inputs.samples import load_references, load_samples, load_shard, load_synthetics
 from utils.metrics import cache as embedding_cache
 from utils.metrics.cache import Embedded, EmbeddingCache
 from utils.stages.classify import summary
-from utils.stages.critical_times.follow import image_key
-from utils.stages.critical_times.overview import show_energies, show_times
+from utils.stages.classify.files import load_identified
+from utils.stages.critical_times.files import load_times, load_unfinished, save_unfinished
+from utils.stages.critical_times.overview import show_times
 from utils.stages.critical_times.search import Answer
 from utils.stages.curvature.files import load_curvature
 from utils.stages.curvature.overview import show_curvature
+from utils.stages.distances.files import load_dists
 from utils.stages.distances.parts import load_part
+from utils.stages.energy.files import load_energies
+from utils.stages.energy.overview import show_energies
 from utils.stages.generalization.files import load_arrays, load_measured
 from utils.stages.generalization.overview import show_generalization
 from utils.stages.toy import analysis as toy_analysis
@@ -66,7 +61,7 @@ from utils.stages.toy.files import Basins, ExactEnergies, Landscape, load_points
 from utils.stages.toy.files import load_checkpoint as load_toy_checkpoint
 from utils.stages.toy.overview import scene_of, told
 from utils.stages.train import stage as train
-from utils.stages.train.log import TrainingLog, read_stats
+from utils.stages.train.figures import loss_figure
 from utils.to_diffusers import convert
 
 GIBIBYTE = 2**30

@@ -24,7 +24,7 @@ from tests.tiny import DIGITS, SMALL, train_options
 from utils.cli.errors import UserError
 from utils.cli.options.sections import PipelineStage
 from utils.cli.parse import parse
-from utils.data.datasets import training_subset
+from utils.data.subsets import training_subset
 from utils.stages.pipeline import stage as pipeline
 from utils.stages.train import stage as train
 

@@ -17,21 +17,20 @@ from utils.cli.options.sections import (
     ToyExactStage,
 )
 from utils.cli.parse import parse
-from utils.data.datasets import to_float, training_subset
+from utils.data.datasets import to_float
+from utils.data.subsets import training_subset
 from utils.files.provenance import to_plain
-from utils.inputs.samples import (
-    load_dists,
-    load_energies,
-    load_identified,
-    load_times,
-    save_synthetics,
-)
+from utils.inputs.samples import save_synthetics
 from utils.metrics.embedders import load_metric
 from utils.metrics.nearest import nearest_images
 from utils.stages.classify import stage as classify
+from utils.stages.classify.files import load_identified
 from utils.stages.critical_times import stage as critical_times
+from utils.stages.critical_times.files import load_times
 from utils.stages.distances import stage as distances
+from utils.stages.distances.files import load_dists
 from utils.stages.energy import stage as energy
+from utils.stages.energy.files import load_energies
 from utils.stages.generate import stage as generate
 from utils.stages.pipeline import stage as pipeline
 from utils.stages.toy import stage as toy

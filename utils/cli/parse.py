@@ -9,148 +9,20 @@ import dataclasses
 import io
 import os
 import re
-import sys
 import typing
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from utils.cli.errors import Interrupted, ToldElsewhere, UserError
-from utils.cli.launcher import let_first_rank_speak
-from utils.cli.options.checks import flag, parse_ints
+from utils.cli.errors import UserError
+from utils.cli.help import CONFIG_FLAG, _Formatter
+from utils.cli.options.checks import parse_ints
 from utils.cli.options.sections import SECTIONS
-from utils.cli.signals import GO_ON, ignore_for_good, stop_at_once, stopping, tell_stopped
 
-CONFIG_FLAG = "--config_path"
 MOST_VALUES, MOST_DEPTH = 10_000, 20  # of a YAML file: configs/ have about 40 and 2
 # Keys that one section may take from another when neither flag nor YAML gives them.
 INHERITED = {"data_path": ("data", "data_path")}
-
-
-def run_commands(
-    commands: dict[str, tuple[Callable[[Any], None], type]], doc: str, argv: list[str] | None = None
-) -> None:
-    """Run the command that argv begins with, as `run_stage` does: its main, its stage class.
-
-    A main's docstring is the command's help. Exits as `run_stage`."""
-    arguments = sys.argv[1:] if argv is None else argv
-    script, name = Path(sys.argv[0]).name, arguments[0] if arguments else "nothing"
-    if name in ("-h", "--help"):
-        print(f"usage: {script} COMMAND [flags]\n\n{doc.strip()}\n")
-        for command, (main, _) in commands.items():
-            print(f"  {command:8}{(main.__doc__ or '').splitlines()[0]}")
-        print(f"\n`{script} COMMAND --help` lists the flags of a command.")
-        return
-    if name not in commands:
-        remedy = f"begin with one of {', '.join(commands)}; --help tells what they do"
-        _stop(f"error: {UserError('command line', name, remedy)}", UserError.exit_code)
-    main, stage_class = commands[name]
-    run_stage(main, stage_class, main.__doc__ or "", arguments[1:], f"{script} {name}")
-
-
-def run_stage(
-    main: Callable[[Any], None],
-    stage_class: type,
-    doc: str,
-    argv: list[str] | None = None,
-    prog: str | None = None,
-) -> None:
-    """Parse argv into stage_class (a dataclass of option sections), print them, run main.
-
-    prog names the program in its help. Exits with 2 on a user's mistake (one line on stderr),
-    with 75 when stopped but resumable."""
-    arguments = sys.argv[1:] if argv is None else argv
-    stop_at_once()
-    try:
-        let_first_rank_speak()
-        options = parse(stage_class, arguments, doc, prog)
-        print_options(options)
-        main(options)
-        ignore_for_good()  # done: a signal now would only spoil the exit code
-    except UserError as error:
-        _stop(f"error: {error}", error.exit_code)
-    except Interrupted as stopped:
-        _stop_resumable(f"stopped: {stopped}")
-    except ToldElsewhere as failure:
-        ignore_for_good()
-        sys.exit(failure.exit_code)
-    except BrokenPipeError:  # the reader of our output left, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(UserError.exit_code)
-    except Exception as error:
-        if stopping():  # a signal in the middle of an import becomes an error of the library
-            _stop_resumable(f"stopped: {GO_ON}")
-        ours = isinstance(error, RuntimeError) and "out of memory" in str(error)
-        if not ours and not isinstance(error, MemoryError):
-            raise
-        remedy = "choose a smaller batch size or network, or another --device"
-        _stop(f"error: out of memory; {remedy}", UserError.exit_code)
-
-
-def _stop_resumable(line: str) -> None:
-    """Told by one of the ranks: a signal reaches all of them."""
-    ignore_for_good()
-    tell_stopped(line)
-    sys.exit(Interrupted.exit_code)
-
-
-def _stop(line: str, code: int) -> None:
-    ignore_for_good()
-    print(line, file=sys.stderr, flush=True)
-    sys.exit(code)
-
-
-class _Formatter(argparse.HelpFormatter):
-    """Help that fits a terminal, shows defaults, and names each flag once."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=100)
-
-    def start_section(self, heading: str | None) -> None:
-        """simple-parsing's "TrainOptions ['options.train']" becomes "train", as in YAML."""
-        super().start_section(re.sub(r"^.*\['options\.?(\w*)'\]$", r"\1", heading or ""))
-
-    def add_text(self, text: str | None) -> None:
-        if text and text.strip():
-            super().add_text(text)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n".join(indent + line for line in text.splitlines())
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings or action.nargs == 0:
-            return super()._format_action_invocation(action)
-        names = sorted({name.replace("_", "-") for name in action.option_strings})
-        if action.dest == "config_path":
-            names = [CONFIG_FLAG]
-        shown = [name for name in names if name.replace("--no", "--", 1) not in set(names) - {name}]
-        return f"{max(shown, key=len)} {_kind(action)}"  # --k rather than -k
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = (action.help or "").replace("(default: %(default)s)", "").strip()
-        default = action.default
-        if action.nargs == 0 or action.dest == "config_path" or default in (None, ()):
-            return text
-        if isinstance(default, (list, tuple)):
-            default = ",".join(map(str, default))
-        return f"{text} [{str(default).replace('%', '%%')}]"
-
-
-def _kind(action: argparse.Action) -> str:
-    if isinstance(action.default, bool):
-        return "BOOL"
-    kind = getattr(action.type, "__name__", "") or ""
-    for mark, name in (("ints", "N,N"), ("int", "N"), ("float", "X"), ("Path", "PATH")):
-        if mark in kind or isinstance(action.default, {"N": int, "X": float}.get(name, ())):
-            return name
-    return "PATH" if "path" in action.dest or "weights" in action.dest else _guess(action)
-
-
-def _guess(action: argparse.Action) -> str:
-    if isinstance(action.default, str):
-        return "NAME"
-    return {"shard": "I/N", "part": "I/N", "memory": "SIZE"}.get(action.dest.split(".")[-1], "N")
 
 
 def _exposed(stage_class: type) -> dict[str, type]:
@@ -347,21 +219,3 @@ def _converted(section: str, key: str, value: Any, where: str) -> Any:
     if type(value) is int and abs(value) > 10**100:
         value = "a number of too many digits"  # Python refuses to write it out
     raise UserError(where, value, f"give {names.get(kind, 'a word' if kind is str else 'numbers')}")
-
-
-def required(section: Any, name: str) -> Any:
-    """The value of an option that has no default. Raises UserError where it was not given."""
-    value = getattr(section, name)
-    if value in (None, ()):
-        raise UserError(flag(name), "nothing", "give it on the command line or in the YAML file")
-    return value
-
-
-def print_options(options: Any) -> None:
-    """The resolved options, one line a section."""
-    for field in dataclasses.fields(options):
-        if not field.metadata.get("flags", True):
-            continue
-        values = dataclasses.asdict(getattr(options, field.name))
-        shown = " ".join(f"{key}={value}" for key, value in values.items() if value is not None)
-        print(f"{field.name}: {shown}")

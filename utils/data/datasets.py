@@ -4,15 +4,9 @@ Small sets lie in memory; those in files are decoded when read (`utils/data/imag
 
 from __future__ import annotations
 
-import hashlib
-import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,18 +16,17 @@ from torch import Tensor
 from utils.cli.errors import UserError
 from utils.cli.options.choices import DATA_NAMES
 from utils.cli.options.sections import SECTIONS
+from utils.data.celeba import open_celeba, open_celebahq
 from utils.data.image_files import (
     Form,
     decode_all,
     no_test_split,
-    open_celeba,
-    open_celebahq,
     open_folder,
     positions,
     to_tensor,
 )
 from utils.data.lsun import open_lsun_church
-from utils.files.atomic import make_folder
+from utils.data.torchvision_sets import from_torchvision
 
 
 class ImageSet(Protocol):
@@ -62,91 +55,6 @@ def to_float(images: Tensor) -> Tensor:
 
 
 # The K-subset
-
-
-def permutation(size: int, seed: int) -> Tensor:
-    """perm of 0 .. size - 1, int64: the order in which a data set is used up."""
-    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-
-
-def split_indices(
-    size: int, k: int, valid_size: int, seed: int, subset: str = "first"
-) -> tuple[Tensor, Tensor]:
-    """Positions of the training and validation images, int64.
-
-    first:   perm[:K] and perm[K : K + V]; with K >= size all in natural order and perm[-V:]
-    second:  perm[K : 2K] and perm[2K : 2K + V], which shares no training image with the first
-
-    So subsets are nested, and V never changes the training images. Fewer than V are left where
-    the data set ends. Raises UserError where the second subset has no K images."""
-    perm = permutation(size, seed)
-    if subset == "second":
-        if 2 * k > size:
-            found = f"second, with K = {k} of {size} images"
-            raise UserError("--subset", found, f"choose --train-size {size // 2} or less")
-        return perm[k : 2 * k], perm[2 * k : 2 * k + valid_size]
-    if k >= size:
-        return torch.arange(size), perm[max(0, size - valid_size) :]
-    return perm[:k], perm[k : k + valid_size]
-
-
-@dataclass(frozen=True)
-class Subset:
-    """The K training images of a model, in the order that every stored index counts."""
-
-    images: Tensor  # uint8 [K, C, H, W]
-    indices: Tensor  # int64 [K], positions in the data set
-    fingerprint: str
-
-
-def training_subset(args: Mapping) -> Subset:
-    """The images that a model with these resolved options (`data`, `train`, `model`) learns.
-
-    A published checkpoint may tell of a larger K than there are images: then all are used, and a
-    line says so. Raises UserError where the data set is absent or misfits."""
-    images = open_images(args)
-    k, seed, subset = (setting(args, "train", n) for n in ("train_size", "global_seed", "subset"))
-    indices, _ = _split(args, len(images))
-    if k > len(images):
-        print(f"{images.name}: K = {k}, but there are {len(images)} images: all of them are used")
-    read = images.read(indices)
-    return Subset(read, indices, fingerprint(images.name, seed, len(indices), read, subset))
-
-
-def validation_subset(args: Mapping) -> Tensor:
-    """The held-out images of a model with these options: uint8 [V, C, H, W]."""
-    images = open_images(args)
-    return images.read(_split(args, len(images))[1])
-
-
-def held_out_images(args: Mapping, count: int, both: bool = False) -> Tensor:
-    """Real images that a model with these options has not learnt: uint8 [n, C, H, W], n <= count.
-
-    perm[K:], or perm[2K:], which its twin on the second subset has not learnt either (both, and
-    for such a twin); else of the official test part. Raises UserError where there is neither."""
-    images = open_images(args)
-    names = ("train_size", "global_seed", "subset")
-    k, seed, subset = (setting(args, "train", name) for name in names)
-    known = 2 * k if both or subset == "second" else k
-    if known < len(images):
-        return images.read(permutation(len(images), seed)[known : known + count])
-    try:
-        test = open_images(args, "test")
-    except UserError as error:
-        found = f"{k}, of {len(images)} images without a test part"
-        raise UserError("held-out images: K", found, "choose a smaller K") from error
-    return test.read(range(min(count, len(test))))
-
-
-def _split(args: Mapping, size: int) -> tuple[Tensor, Tensor]:
-    names = ("train_size", "valid_size", "global_seed", "subset")
-    return split_indices(size, *(setting(args, "train", name) for name in names))
-
-
-def fingerprint(name: str, seed: int, k: int, images: Tensor, subset: str = "first") -> str:
-    """A line that tells one subset from another: data set, seed, K and a hash of the pixels."""
-    digest = hashlib.sha256(images.cpu().contiguous().numpy().data).hexdigest()[:16]
-    return f"{name} seed={seed} K={k} {subset} sha256={digest}"
 
 
 def setting(args: Mapping, section: str, name: str) -> Any:
@@ -270,53 +178,3 @@ OPENERS: dict[str, Callable[[Path, Form, str], ImageSet]] = {
 
 
 # torchvision's sets
-
-
-def from_torchvision(name: str, folder: str, root: Path, split: str) -> Tensor:
-    """The pixels of a torchvision set that lies in root/folder, downloaded where it is absent."""
-    try:
-        return _pixels(name, root, split)
-    except RuntimeError as error:
-        if "not found" not in str(error):
-            raise _damaged(name, root / folder, error) from error
-    except (AssertionError, OSError, TypeError, ValueError, EOFError) as error:
-        raise _damaged(name, root / folder, error) from error
-    try:
-        download(name, folder, root)
-        return _pixels(name, root, split)
-    except (RuntimeError, OSError) as error:  # URLError is an OSError
-        found = f"no {name}, and no download ({error})"
-        remedy = f"download it on a machine with internet and copy {folder} there, or set "
-        raise UserError(root / folder, found, remedy + "--data-path") from error
-
-
-def _damaged(name: str, where: Path, error: Exception) -> UserError:
-    return UserError(where, f"no readable {name} ({error})", "delete it and run again, or copy it")
-
-
-def _pixels(name: str, root: Path, split: str, download: bool = False) -> Tensor:
-    from torchvision import datasets
-
-    with warnings.catch_warnings():
-        # CIFAR-10's files are of Python 2's day: NumPy 2.4 warns of how they spell a dtype.
-        warnings.filterwarnings("ignore", message=r"dtype\(\): align")
-        found = getattr(datasets, name)(root, train=split == "train", download=download)
-    return torch.as_tensor(found.data)
-
-
-def download(name: str, folder: str, root: Path) -> None:
-    """Download a torchvision set to root/folder, whole or not at all."""
-    if (root / folder).exists():
-        _pixels(name, root, "train", download=True)  # completes it, or unpacks what lies there
-        return
-    new = not root.exists()
-    make_folder(root)
-    try:
-        with TemporaryDirectory(dir=root, prefix=".download-") as part:
-            _pixels(name, Path(part), "train", download=True)
-            with suppress(OSError):  # another process was first: its copy serves
-                os.replace(Path(part) / folder, root / folder)
-    finally:
-        if new:
-            with suppress(OSError):  # empty where the download failed: leave nothing behind
-                root.rmdir()

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from utils.figures.save import LOOKS
-from utils.figures.style import INK, PALE, Look, log_ticks
+from utils.figures.style import INK, LOOKS, PALE, Look, log_ticks, new_figure
 
 if TYPE_CHECKING:  # matplotlib is loaded by the first picture
     from matplotlib.axes import Axes
@@ -120,3 +120,18 @@ def draw_legend(
     above = {"loc": "outside upper center", "ncols": min(len(names), max(1, columns))}
     handles = [Line2D([], [], **style) for style in styles]
     fig.legend(handles, names, handlelength=2.8, **above | options)
+
+
+def _quartile_figure(held: Values, label: str, caption: str) -> tuple[Figure, np.ndarray]:
+    """Median and quartiles of each group over K; also how far from 0 each bar reaches, [bars].
+
+    Values that are not finite are left out, and counted in the caption if there are any."""
+    fig = new_figure(6.4, 3.9)
+    ax = fig.subplots()
+    reaches, every = draw_quartiles(ax, held, width=5.5), every_value(held)
+    if lost := np.sum(~np.isfinite(every)):
+        caption += f"; not finite: {lost} of {len(every)}"
+    ax.set(xlabel=SIZE_LABEL, ylabel=label)
+    ax.set_title(caption, **CAPTION)
+    legend_of_groups(fig, held)
+    return fig, reaches

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from utils.cli.options.choices import CLASSES
+
 if TYPE_CHECKING:  # matplotlib is loaded by the first picture: training needs none for its grids
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -122,3 +124,6 @@ def log_ticks(ax: Axes, sizes: np.ndarray, width: float) -> None:
         last = at if fits else last
     ax.set_xticks(sizes, labels, rotation=45 if turned else 0)
     ax.set_xticks([], minor=True)
+
+
+LOOKS = dict(zip(CLASSES, CLASS_LOOKS, strict=True))

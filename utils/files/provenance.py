@@ -14,9 +14,9 @@ import numpy as np
 
 from utils.cli.errors import UserError
 from utils.cli.options.sections import SECTIONS, known_only
-from utils.files.atomic import read_npz
+from utils.files.arrays import read_npz
+from utils.files.k_files import k_of
 from utils.files.pickles import plain
-from utils.jobs.k_jobs import k_of
 
 # Options that change the speed, or where things lie, but not what a file holds.
 EXEMPT = {

@@ -14,10 +14,10 @@ from models.denoiser import NetworkDenoiser
 from models.schedule import Schedule
 from models.unet import UNet
 from utils.cli.errors import UserError
-from utils.files.atomic import load_torch, save_torch
+from utils.files.k_files import k_of
 from utils.files.provenance import check_same, digest, resolve_args
+from utils.files.tensors import load_torch, save_torch
 from utils.jobs.devices import pick_dtype
-from utils.jobs.k_jobs import k_of
 
 FORMAT_VERSION = 1
 NETWORK_OPTIONS = (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,11 @@ from models.denoiser import Denoiser
 from models.exact import ExactDenoiser
 from models.schedule import Schedule
 from utils.cli.errors import UserError
-from utils.data.datasets import to_float, training_subset
+from utils.cli.options.choices import SAMPLER_NAMES
+from utils.cli.options.samples import GenerateOptions
+from utils.cli.options.sections import GeneralizationOptions
+from utils.data.datasets import to_float
+from utils.data.subsets import training_subset
 from utils.files.provenance import digest, with_data_path
 from utils.inputs.checkpoints import Checkpoint, denoiser_of, load_checkpoint
 from utils.inputs.unchanged import check_unchanged, content_of, gone
@@ -97,3 +102,24 @@ def check_times(args: Mapping[str, Any], times: Iterable[int]) -> None:
 def data_set(args: Mapping[str, Any]) -> str:
     """The data set of a model with these args, for a message."""
     return f"{args['data']['data_name']} in {args['data']['data_path']}"
+
+
+def unsound(k: int, found: str) -> UserError:
+    """The complaint about a model whose numbers are of no use."""
+    return UserError(f"model of K = {k}", found, "use an earlier checkpoint, or train it again")
+
+
+def sampling_steps(given: GenerateOptions | GeneralizationOptions, timesteps: int) -> int:
+    """Network calls an image. Raises UserError where the model has fewer timesteps."""
+    steps = given.steps or min(SAMPLER_NAMES[given.sampler].calls or timesteps, timesteps)
+    if steps > timesteps:
+        raise UserError("--steps", steps, f"choose {timesteps} or less, the model's timesteps")
+    return steps
+
+
+def finite(images: Tensor, k: int) -> np.ndarray:
+    """Samples of the model of K. Raises UserError where they are not finite."""
+    if not images.isfinite().all():
+        remedy = "use an earlier checkpoint, or --precision float32"
+        raise UserError(f"model of K = {k}", "NaN in its samples", remedy)
+    return images.numpy()

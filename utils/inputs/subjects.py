@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from utils.cli.errors import UserError
+from utils.cli.options.checks import required
 from utils.cli.options.measures import SubjectOptions
-from utils.cli.options.sections import SliceOptions
-from utils.cli.parse import required
+from utils.cli.options.run import SliceOptions
+from utils.files.k_files import k_files
 from utils.files.provenance import digest, to_plain
 from utils.inputs.denoisers import Model, exact_model, trained_model, training_images
 from utils.inputs.samples import SampleSet, load_samples
 from utils.inputs.unchanged import Input, first_read
-from utils.jobs.k_jobs import Job, k_files, plan_jobs
+from utils.jobs.k_jobs import Job, plan_jobs
 
 Samples = tuple[SampleSet, tuple[int, int] | None]  # as `load_samples` gives them
 
@@ -165,11 +166,3 @@ def own_args(given: SubjectOptions, subject: Subject) -> dict[str, Any]:
     own["checkpoint"] = subject.model.fingerprint
     own["samples"] = subject.content
     return own
-
-
-def tell_plan(subjects: list[Subject], overwrite: bool) -> None:
-    """What a run would do, for --dry-run."""
-    for subject in subjects:
-        target = subject.job.target
-        state = "write" if not target.exists() else "redo" if overwrite else "skip"
-        print(f"K = {subject.k}: {state} {target}")

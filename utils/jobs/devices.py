@@ -12,7 +12,7 @@ from torch import nn
 
 from utils.cli.errors import UserError
 from utils.cli.launcher import launched
-from utils.cli.options.sections import RunOptions
+from utils.cli.options.run import RunOptions
 
 
 def pick_device(name: str) -> torch.device:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli.errors import UserError
-from utils.cli.options.sections import SliceOptions
+from utils.cli.options.run import SliceOptions
 from utils.jobs.claims import clear_up, take_turns
-from utils.jobs.shares import WHOLE, parse_share
+from utils.jobs.shares import WHOLE, Share
 
 
 @dataclass(frozen=True)
@@ -19,34 +18,6 @@ class Job:
     k: int
     source: Path
     target: Path
-
-
-def k_of(path: Path) -> int | None:
-    """The K of a K-named file: `k_of(Path("models/16.pt")) == 16`; None for other names."""
-    stem = path.stem
-    return int(stem) if stem.isascii() and stem.isdecimal() and int(stem) > 0 else None
-
-
-def k_named(folder: Path, suffix: str = ".npz") -> dict[int, Path]:
-    """The K-named files of a folder by K, ascending; none where there is no such folder."""
-    found = {k_of(path): path for path in sorted(Path(folder).glob(f"*{suffix}"))}
-    return {k: found[k] for k in sorted(k for k in found if k is not None)}
-
-
-def k_files(folder: Path, suffix: str, flag: str, remedy: str) -> dict[int, Path]:
-    """The K-named files of folder, by K. Raises UserError (naming flag) where there are none."""
-    folder = Path(folder)
-    where = f"{flag} {folder}"
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "no such folder"
-        raise UserError(where, found, remedy)
-    try:
-        files = k_named(folder, suffix)
-    except OSError as error:
-        raise UserError(where, str(error), "choose a folder that you may read") from error
-    if not files:
-        raise UserError(where, f"no K{suffix}", remedy)
-    return files
 
 
 def plan_jobs(
@@ -64,7 +35,7 @@ def plan_jobs(
     chosen = ks[part.start_idx : end]
     if not chosen:
         print(f"--start-idx {part.start_idx}: nothing to do, there are {len(ks)} files")
-    share = parse_share(part.part, "--part")
+    share = Share.parse(part.part, "--part")
     if chosen and share != WHOLE:
         chosen = share.weighed(chosen, [cost(k, files[k]) for k in chosen])
         names = ", ".join(map(str, chosen))
@@ -97,3 +68,10 @@ def work_in_groups(
         return True
 
     yield from take_turns(jobs, lambda job: job.target, finished, size)
+
+
+def tell_plan(jobs: Iterable[Job], overwrite: bool) -> None:
+    """What a run would do, for --dry-run."""
+    for job in jobs:
+        state = "write" if not job.target.exists() else "redo" if overwrite else "skip"
+        print(f"K = {job.k}: {state} {job.target}")

@@ -7,26 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.cli.errors import UserError
-
 if TYPE_CHECKING:
     import torch
 
-SUFFIXES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 LEAST = 2**26  # bytes to work in where the process alone takes what was asked for
-
-
-def parse_memory(text: str | None) -> int | None:
-    """Bytes: `parse_memory("4G") == 4 * 2**30`, `parse_memory("500M") == 500 * 2**20`."""
-    if text is None:
-        return None
-    match = re.fullmatch(
-        r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(?:i?B)?\s*", str(text), re.IGNORECASE
-    )
-    size = int(float(match[1]) * SUFFIXES[match[2].upper()]) if match else 0
-    if not 2**20 <= size < 2**63:
-        raise UserError("--memory", text, "give a size of 1M or more, as 4G or 500M")
-    return size
 
 
 def to_work_in(asked: int | None, device: torch.device) -> int:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from utils.cli.errors import UserError
+from utils.cli.options.checks import parse_share
 
 Item = TypeVar("Item")
-MOST = 100_000  # shares; SLURM's arrays have 1,001 tasks by default
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,11 @@ class Share:
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str | None, flag: str) -> Share:
+        """`Share.parse("2/8", "--shard") == Share(2, 8)`; None is the whole. Raises UserError."""
+        return cls(*parse_share(text, flag))
 
     def split(self, index: int, count: int) -> Share:
         """Part `index` of `count` of this share.
@@ -55,14 +58,3 @@ class Share:
 
 
 WHOLE = Share()
-
-
-def parse_share(text: str | None, flag: str) -> Share:
-    """`parse_share("2/8", "--shard") == Share(2, 8)`; None is the whole. Raises UserError."""
-    if text is None:
-        return WHOLE
-    match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", str(text))
-    index, count = map(int, match.groups()) if match else (0, 0)
-    if not index < count <= MOST:
-        raise UserError(flag, text, "give i/n with i = 0 to n - 1, as 0/8 for the first of eight")
-    return Share(index, count)

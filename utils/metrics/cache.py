@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
-from utils.files.atomic import make_folder, map_npy, save_npy
+from utils.files.arrays import map_npy, save_npy
+from utils.files.atomic import make_folder
 from utils.jobs.claims import clear_up, take_turns
 
 BLOCK_BYTES = 2**26  # of embeddings in a block: what a killed job loses, and what is read at once

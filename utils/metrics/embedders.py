@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
-from utils.cli.options.sections import CacheOptions
+from utils.cli.options.run import CacheOptions
 from utils.data.datasets import to_float
 from utils.files.atomic import free_space
 from utils.files.provenance import digest

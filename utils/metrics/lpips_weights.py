@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
-from utils.files.atomic import load_torch
 from utils.files.pickles import load_numpy_pickle
+from utils.files.tensors import load_torch
 from utils.metrics.lpips import ARCHITECTURES, TAPS, LpipsEmbedding
 
 VERSION = "v0.1"  # of the heads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentTypeError
 from collections.abc import Collection
 from dataclasses import field
@@ -56,3 +57,41 @@ def ints(*default: int) -> tuple[int, ...]:
 def told(default: Any, text: str) -> Any:
     """A field whose help is text."""
     return field(default=default, metadata={"help": text})
+
+
+def required(section: Any, name: str) -> Any:
+    """The value of an option that has no default. Raises UserError where it was not given."""
+    value = getattr(section, name)
+    if value in (None, ()):
+        raise UserError(flag(name), "nothing", "give it on the command line or in the YAML file")
+    return value
+
+
+SUFFIXES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_memory(text: str | None) -> int | None:
+    """Bytes: `parse_memory("4G") == 4 * 2**30`, `parse_memory("500M") == 500 * 2**20`."""
+    if text is None:
+        return None
+    match = re.fullmatch(
+        r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(?:i?B)?\s*", str(text), re.IGNORECASE
+    )
+    size = int(float(match[1]) * SUFFIXES[match[2].upper()]) if match else 0
+    if not 2**20 <= size < 2**63:
+        raise UserError("--memory", text, "give a size of 1M or more, as 4G or 500M")
+    return size
+
+
+MOST_SHARES = 100_000  # SLURM's arrays have 1,001 tasks by default
+
+
+def parse_share(text: str | None, flag: str) -> tuple[int, int]:
+    """`parse_share("2/8", "--shard") == (2, 8)`; None is the whole, (0, 1). Raises UserError."""
+    if text is None:
+        return 0, 1
+    match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", str(text))
+    index, count = map(int, match.groups()) if match else (0, 0)
+    if not index < count <= MOST_SHARES:
+        raise UserError(flag, text, "give i/n with i = 0 to n - 1, as 0/8 for the first of eight")
+    return index, count

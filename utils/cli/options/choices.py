@@ -44,3 +44,9 @@ def either(names: Collection[str]) -> str:
     """Names as a sentence lists them: `either(["l2", "alex", "vgg"]) == "l2, alex or vgg"`."""
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
+
+
+SECOND = "second"  # folder below the root for the models of the second subsets, and their sets
+
+
+MEMORIZED, SPURIOUS, GENERALIZED = CLASSES = ("memorized", "spurious", "generalized")

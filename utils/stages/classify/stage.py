@@ -7,44 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.errors import UserError
-from utils.cli.options.sections import ClassifyOptions, ClassifyStage
-from utils.cli.parse import required
+from utils.cli.options.checks import required
+from utils.cli.options.choices import CLASSES
+from utils.cli.options.samples import ClassifyOptions
+from utils.cli.options.sections import ClassifyStage
 from utils.cli.progress import progress
-from utils.data.datasets import open_images, to_float, training_subset
-from utils.figures.save import (
-    figure_files,
-    histogram_figure,
-    neighbour_panel,
-    save_figure,
-    transition_figure,
-)
+from utils.data.datasets import open_images, to_float
+from utils.data.subsets import training_subset
+from utils.figures.save import figure_files, save_figure
 from utils.files.atomic import check_writable, write_json
+from utils.files.k_files import k_files
 from utils.files.provenance import check_same, digest, with_data_path
-from utils.inputs.samples import (
-    Distances,
-    Identified,
-    SampleSet,
-    load_dists,
-    load_identified,
-    load_synthetics,
-    save_identified,
-)
+from utils.inputs.samples import SampleSet, load_synthetics
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.devices import pick_dtype, prepare
-from utils.jobs.k_jobs import Job, k_files, plan_jobs, work_through
+from utils.jobs.k_jobs import Job, plan_jobs, tell_plan, work_through
 from utils.metrics.embedders import load_metric, open_cache
 from utils.metrics.nearest import Means
-from utils.stages.classify.summary import read_summary, write_summary
+from utils.stages.classify.figures import histogram_figure, neighbour_panel, transition_figure
+from utils.stages.classify.files import Identified, load_identified, save_identified
+from utils.stages.classify.summary import judge_row, read_summary, write_summary
 from utils.stages.classify.thresholds import calibrate
 from utils.stages.classify.verdicts import (
-    CLASSES,
     classify_by_distance,
     classify_by_ratio,
-    judge_row,
     nearest_column,
     select,
     typicality_order,
 )
+from utils.stages.distances.files import Distances, load_dists
 
 STAGES = ("data", "train", "model", "generate", "distances", "classify")
 
@@ -79,9 +70,7 @@ def run(options: ClassifyStage, judge_again: bool = False) -> list[dict[str, Any
     the calibrated thresholds of all); without it such a K is refused."""
     plan = plan_classes(options)
     if options.run.dry_run or not plan.jobs:
-        for job in plan.jobs:
-            state = "redo" if options.run.overwrite else "skip"
-            print(f"K = {job.k}: {state if job.target.exists() else 'write'} {job.target}")
+        tell_plan(plan.jobs, options.run.overwrite)
         return []
     check_writable(plan.result)
 

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils.cli.errors import UserError
+from utils.cli.options.choices import CLASSES
 from utils.files.atomic import read_json, write_text
-from utils.jobs.k_jobs import k_of
+from utils.files.k_files import k_of
+from utils.metrics.intervals import CONFIDENCE, wilson_interval
 from utils.stages.classify.transition import ESTIMATE_COLUMNS, estimates, in_words, transition
-from utils.stages.classify.verdicts import CLASSES, SUMMARY_COLUMNS, is_row
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -74,3 +77,48 @@ def told_limits(row: Mapping[str, Any]) -> str:
     known = [name for name in ("delta_m", "delta_s") if row[name] is not None]
     limits = ", ".join(f"{name} {row[name]:.4g}" for name in known)
     return f"{row['criterion']}, {row['metric']}: {limits}"
+
+
+SUMMARY_COLUMNS = (
+    *("K", "N", *CLASSES),
+    *(f"{name}_{part}" for name in CLASSES for part in ("share", "low", "high")),
+    *("delta_m", "delta_s", "criterion", "metric"),
+)
+
+
+def is_row(row: Mapping[str, Any]) -> bool:
+    """Whether a row has the columns of `judge_row`, and values that they may have."""
+    if set(row) != set(SUMMARY_COLUMNS):
+        return False
+    counts = [row[name] for name in ("K", "N", *CLASSES)]
+    shares = [row[f"{name}_{part}"] for name in CLASSES for part in ("share", "low", "high")]
+    whole = all(type(n) is int and n >= 0 for n in counts) and min(row["K"], row["N"]) > 0
+    whole = whole and sum(row[name] for name in CLASSES) == row["N"]
+    whole = whole and all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares)
+    limits = [x for x in (row["delta_m"], row["delta_s"]) if x is not None]
+    whole = whole and all(isinstance(x, (int, float)) and 0 <= x < np.inf for x in limits)
+    return whole and all(isinstance(row[name], str) for name in ("criterion", "metric"))
+
+
+def judge_row(
+    k: int,
+    labels: np.ndarray,
+    delta_m: float | None,
+    delta_s: float,
+    criterion: str,
+    metric: str,
+) -> dict[str, int | float | str | None]:
+    """The row of one K in summary.csv, its keys in the order of SUMMARY_COLUMNS.
+
+    labels: [N], N >= 1; shares lie in 0 to 1, with their 95 % Wilson intervals. delta_m is None
+    where the criterion has none (ratio). Raises ValueError where there are no labels."""
+    total = len(labels)
+    if not total:
+        raise ValueError("labels: found none; judge at least one sample")
+    counts = {name: int(np.sum(labels == i)) for i, name in enumerate(CLASSES)}
+    row: dict[str, int | float | str | None] = {"K": int(k), "N": total, **counts}
+    for name, count in counts.items():
+        low, high = wilson_interval(count, total, CONFIDENCE)
+        row |= {f"{name}_share": count / total, f"{name}_low": low, f"{name}_high": high}
+    row["delta_m"] = None if delta_m is None else float(delta_m)
+    return row | {"delta_s": float(delta_s), "criterion": criterion, "metric": metric}

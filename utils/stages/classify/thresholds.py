@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from utils.cli.errors import UserError
-from utils.data.datasets import ImageSet, held_out_images, open_images, permutation
+from utils.data.datasets import ImageSet, open_images
+from utils.data.subsets import held_out_images, permutation
 from utils.metrics.embedders import Embedder
 from utils.metrics.nearest import Means, nearest
-from utils.stages.classify.verdicts import calibrated_thresholds
 
 DRAWS_OF = 4096  # real images that delta_s is taken from, where the data set has as many
 
@@ -108,3 +109,80 @@ def split_pool(
         remedy = f"leave {math.ceil(1 / rate)} or more out of the pool, or raise the rate"
         raise UserError(f"--pool-size {pool}", found, remedy)
     return pool, held_out
+
+
+def calibrated_thresholds(
+    held_out_to_pool: ArrayLike, real_nearest: ArrayLike, q: float
+) -> tuple[float, float]:
+    """(delta_m, delta_s): each calls at most a share q of really new images wrongly.
+
+        delta_m  q-quantile of the distance from held-out real images to the pool of P
+        delta_s  q-quantile of the nearest-neighbour distance within n real images
+
+    n is the number of samples that are judged: that distance shrinks as n grows. Distances from
+    several draws of n images may be given together. Any shapes, 0 < q < 1. Raises UserError where
+    they are too few (below 1 / q) to tell a share q. Source: `quantile_threshold`."""
+    _refuse_too_few(held_out_to_pool, q, "held-out images", "choose a smaller --pool-size")
+    _refuse_too_few(real_nearest, q, "real images as neighbours", "use a larger data set")
+    return quantile_threshold(held_out_to_pool, q), quantile_threshold(real_nearest, q)
+
+
+def _refuse_too_few(distances: ArrayLike, q: float, what: str, remedy: str) -> None:
+    needed = smallest_share(distances)
+    if q < needed * (1 - 1e-9):
+        # Rounded up: who types the number that is named must not be refused again.
+        offered = math.ceil(needed * 1e4) / 1e4
+        remedy += f", or {offered:g} or more" if offered < 1 else ""
+        found = f"{q:g} with {np.size(distances)} {what}"
+        raise UserError("--false-positive-rate", found, remedy)
+
+
+ROUNDING = 1e-9  # 0.29 * 100 is 28.999...96: such a product counts as the whole number
+
+
+def smallest_share(distances: ArrayLike) -> float:
+    """The smallest q for which `quantile_threshold` has an answer: the share of the minimum.
+
+    >>> smallest_share([1.0, 2.0, 3.0, 4.0])
+    0.25
+    """
+    values = _checked(distances)
+    return float(np.mean(values == values[0]))
+
+
+def quantile_threshold(distances: ArrayLike, q: float) -> float:
+    """The largest of the distances that at most a share q of them is less than or equal to.
+
+        max { d in distances : #(distances <= d) <= q n }
+
+    Without ties that is the floor(q n)-th smallest. A further distance from the same source
+    then lies at or below it with probability floor(q n) / (n + 1) <= q (they are exchangeable);
+    numpy's quantile methods promise neither (`lower` takes a share 1 / n from n < 1 / q).
+
+    distances: any shape, n >= 0 values, finite; 0 < q < 1. Raises ValueError where they are not,
+    or where even the smallest distance makes up more than q: too few distances (n < 1 / q), or
+    ties; `smallest_share` tells the q from which it works.
+
+    >>> quantile_threshold([4.0, 3.0, 2.0, 1.0], 0.5)
+    2.0
+    >>> quantile_threshold([1.0, 2.0, 2.0, 3.0], 0.5)
+    1.0
+    """
+    if not 0 < q < 1:
+        raise ValueError(f"q: found {q}; give a share between 0 and 1")
+    values = _checked(distances)
+    n = len(values)
+    below = min(math.floor(q * n + ROUNDING), n - 1)  # how many may lie at or below the threshold
+    # Every value from this one on is out of reach; so are its ties that come before it.
+    allowed = values[: np.searchsorted(values, values[below], side="left")]
+    if not len(allowed):
+        raise ValueError(f"q: found {q} with {n} distances; give {smallest_share(values)} or more")
+    return float(allowed[-1])
+
+
+def _checked(distances: ArrayLike) -> np.ndarray:
+    """Distances [n], ascending; refused where there are none, or not finite, or negative."""
+    values = np.sort(np.asarray(distances), axis=None)
+    if not len(values) or not np.isfinite(values).all() or values[0] < 0:
+        raise ValueError("distances: found none, negative or infinite ones; give finite ones >= 0")
+    return values

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.stages.classify.verdicts import CLASSES, CONFIDENCE, GENERALIZED, MEMORIZED, SPURIOUS
+from utils.cli.options.choices import CLASSES, GENERALIZED, MEMORIZED, SPURIOUS
+from utils.metrics.intervals import CONFIDENCE
 
 DRAWS = 2000  # of the bootstrap
 SPURIOUS_SHARE = 0.01  # as many real images would be called so by a calibrated threshold

@@ -6,23 +6,10 @@ none). Distances are >= 0, in the unit of their metric."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from utils.cli.errors import UserError
-from utils.stages.classify.intervals import quantile_threshold, smallest_share, wilson_interval
-
-MEMORIZED, SPURIOUS, GENERALIZED = CLASSES = ("memorized", "spurious", "generalized")
-CONFIDENCE = 0.95  # of the intervals in the summary
-SUMMARY_COLUMNS = (
-    *("K", "N", *CLASSES),
-    *(f"{name}_{part}" for name in CLASSES for part in ("share", "low", "high")),
-    *("delta_m", "delta_s", "criterion", "metric"),
-)
+from utils.cli.options.choices import CLASSES, GENERALIZED, MEMORIZED, SPURIOUS
 
 
 def classify_by_distance(
@@ -130,67 +117,3 @@ def select(order: np.ndarray, top: int, least: int) -> tuple[np.ndarray, tuple[i
     first, rest = order[:top], order[top:]
     last = rest[::-1][:least]
     return np.concatenate([first, last]), (len(first), len(last))
-
-
-def calibrated_thresholds(
-    held_out_to_pool: ArrayLike, real_nearest: ArrayLike, q: float
-) -> tuple[float, float]:
-    """(delta_m, delta_s): each calls at most a share q of really new images wrongly.
-
-        delta_m  q-quantile of the distance from held-out real images to the pool of P
-        delta_s  q-quantile of the nearest-neighbour distance within n real images
-
-    n is the number of samples that are judged: that distance shrinks as n grows. Distances from
-    several draws of n images may be given together. Any shapes, 0 < q < 1. Raises UserError where
-    they are too few (below 1 / q) to tell a share q. Source: `quantile_threshold`."""
-    _refuse_too_few(held_out_to_pool, q, "held-out images", "choose a smaller --pool-size")
-    _refuse_too_few(real_nearest, q, "real images as neighbours", "use a larger data set")
-    return quantile_threshold(held_out_to_pool, q), quantile_threshold(real_nearest, q)
-
-
-def _refuse_too_few(distances: ArrayLike, q: float, what: str, remedy: str) -> None:
-    needed = smallest_share(distances)
-    if q < needed * (1 - 1e-9):
-        # Rounded up: who types the number that is named must not be refused again.
-        offered = math.ceil(needed * 1e4) / 1e4
-        remedy += f", or {offered:g} or more" if offered < 1 else ""
-        found = f"{q:g} with {np.size(distances)} {what}"
-        raise UserError("--false-positive-rate", found, remedy)
-
-
-def is_row(row: Mapping[str, Any]) -> bool:
-    """Whether a row has the columns of `judge_row`, and values that they may have."""
-    if set(row) != set(SUMMARY_COLUMNS):
-        return False
-    counts = [row[name] for name in ("K", "N", *CLASSES)]
-    shares = [row[f"{name}_{part}"] for name in CLASSES for part in ("share", "low", "high")]
-    whole = all(type(n) is int and n >= 0 for n in counts) and min(row["K"], row["N"]) > 0
-    whole = whole and sum(row[name] for name in CLASSES) == row["N"]
-    whole = whole and all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares)
-    limits = [x for x in (row["delta_m"], row["delta_s"]) if x is not None]
-    whole = whole and all(isinstance(x, (int, float)) and 0 <= x < np.inf for x in limits)
-    return whole and all(isinstance(row[name], str) for name in ("criterion", "metric"))
-
-
-def judge_row(
-    k: int,
-    labels: np.ndarray,
-    delta_m: float | None,
-    delta_s: float,
-    criterion: str,
-    metric: str,
-) -> dict[str, int | float | str | None]:
-    """The row of one K in summary.csv, its keys in the order of SUMMARY_COLUMNS.
-
-    labels: [N], N >= 1; shares lie in 0 to 1, with their 95 % Wilson intervals. delta_m is None
-    where the criterion has none (ratio). Raises ValueError where there are no labels."""
-    total = len(labels)
-    if not total:
-        raise ValueError("labels: found none; judge at least one sample")
-    counts = {name: int(np.sum(labels == i)) for i, name in enumerate(CLASSES)}
-    row: dict[str, int | float | str | None] = {"K": int(k), "N": total, **counts}
-    for name, count in counts.items():
-        low, high = wilson_interval(count, total, CONFIDENCE)
-        row |= {f"{name}_share": count / total, f"{name}_low": low, f"{name}_high": high}
-    row["delta_m"] = None if delta_m is None else float(delta_m)
-    return row | {"delta_s": float(delta_s), "criterion": criterion, "metric": metric}

@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from utils.figures.groups import (
-    CAPTION,
     SIZE_LABEL,
     Values,
+    _quartile_figure,
     draw_legend,
-    draw_quartiles,
     every_value,
     filled,
-    legend_of_groups,
     looks_of,
     point_style,
     shown_name,
     sizes_of,
 )
-from utils.figures.save import GAP, TILE, draw_tile
+from utils.figures.images import GAP, TILE, draw_tile
 from utils.figures.style import (
     FAINT,
     INK,
@@ -44,7 +42,6 @@ if TYPE_CHECKING:  # matplotlib is loaded by the first picture
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 FEW = 30  # points that are each seen
-TOO_SMALL = 0.01  # of an axis: bars nearer to 0 cannot be read on it
 
 
 class RecoveryRow(NamedTuple):
@@ -198,51 +195,6 @@ def volume_figure(groups: Values, dim: int) -> Figure:
     basins = {n: {k: v[v != -np.inf] for k, v in sweep.items()} for n, sweep in held.items()}
     caption = f"bars: quartiles; without a basin: {np.sum(every == -np.inf)} of {len(every)}"
     return _quartile_figure(basins, f"Log-volume of the basin, ln V (d = {dim})", caption)[0]
-
-
-@styled
-def energy_figure(groups: Values, t: int, references: int) -> Figure:
-    """The relative energy u(r) - u(x) of samples x at time t over K: medians and quartiles of [n].
-
-    Each value is the mean over `references` references r; above 0, x lies deeper than these. The
-    axis is linear unless some bars could not be told from 0 on it; then it is logarithmic on both
-    sides of 0, and the caption says so. Raises ValueError without samples."""
-    subject = "one reference" if references == 1 else f"mean over {references} references"
-    caption = f"{subject}; higher: the sample lies deeper; bars: quartiles"
-    label = f"Relative energy u(r) - u(x) at t = {t}"
-    fig, reaches = _quartile_figure(filled(groups), label, caption)
-    (ax,) = fig.axes
-    ax.axhline(0, color=PALE, linewidth=0.8, zorder=1)
-    reaches = reaches[reaches > 0]
-    if len(reaches) and reaches.min() < TOO_SMALL * reaches.max():
-        # More than six decades have no room.
-        least = math.floor(math.log10(max(reaches.min(), 1e-6 * reaches.max())))
-        most = math.ceil(math.log10(reaches.max()))
-        edge = 10.0**least
-        ax.set_yscale("symlog", linthresh=edge)
-        ax.autoscale_view(scalex=False)  # the margins were those of the linear axis
-        told = f"{ax.get_title(loc='left')}\nlog axis, linear from {-edge:g} to {edge:g}"
-        ax.set_title(told, **CAPTION)
-        # matplotlib's own ticks stand between 0 and the edge too, on each other.
-        ticks = 10.0 ** np.arange(least, most + 1, math.ceil((most - least) / 5))
-        low, high = ax.get_ylim()
-        ax.set_yticks([t for t in (*-ticks[::-1], 0, *ticks) if low <= t <= high])
-    return fig
-
-
-def _quartile_figure(held: Values, label: str, caption: str) -> tuple[Figure, np.ndarray]:
-    """Median and quartiles of each group over K; also how far from 0 each bar reaches, [bars].
-
-    Values that are not finite are left out, and counted in the caption if there are any."""
-    fig = new_figure(6.4, 3.9)
-    ax = fig.subplots()
-    reaches, every = draw_quartiles(ax, held, width=5.5), every_value(held)
-    if lost := np.sum(~np.isfinite(every)):
-        caption += f"; not finite: {lost} of {len(every)}"
-    ax.set(xlabel=SIZE_LABEL, ylabel=label)
-    ax.set_title(caption, **CAPTION)
-    legend_of_groups(fig, held)
-    return fig, reaches
 
 
 @styled

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from models.noise import mix
+from models.noise import image_key, mix
 from utils.metrics.embedders import Embedder
 from utils.metrics.pairs import squared_distances
 from utils.stages.critical_times.pool import Copy, RecoveryPool
@@ -17,13 +16,6 @@ from utils.stages.critical_times.search import Answer, Rule, Search
 Pair = tuple[int, int]  # time and trial
 Recovered = tuple[Tensor, float]  # an image [C, H, W], and its distance to the original
 JUDGED_AT_ONCE = 64  # images of an LPIPS call: always as many, whatever the pool's batch
-
-
-def image_key(image: Tensor) -> str:
-    """What an image's noise depends on: its content, so that its place in a file does not count.
-
-    image: [C, H, W] float32 on the CPU. 16 hex digits of its sha256."""
-    return hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16]
 
 
 def noised_copy(index: int, image: Tensor, key: str, seed: int, t: int, trial: int) -> Copy:

@@ -13,21 +13,30 @@ import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
+from models.noise import image_key
 from utils.cli.errors import Interrupted, UserError
 from utils.cli.options.choices import METRIC_NAMES
-from utils.cli.options.sections import CriticalTimesOptions, CriticalTimesStage, metric_name
+from utils.cli.options.samples import metric_name
+from utils.cli.options.sections import CriticalTimesOptions, CriticalTimesStage
 from utils.cli.progress import progress
 from utils.figures.save import save_figure
 from utils.files.atomic import check_writable
+from utils.files.class_folders import figures_folder
 from utils.files.provenance import is_finished
-from utils.inputs.samples import TIMES_KEYS, Times, load_unfinished, save_times, save_unfinished
-from utils.inputs.subjects import Subject, own_args, plan_subjects, tell_plan
+from utils.inputs.subjects import Subject, own_args, plan_subjects
 from utils.jobs.devices import prepare
-from utils.jobs.k_jobs import Job, work_through
+from utils.jobs.k_jobs import Job, tell_plan, work_through
 from utils.metrics.embedders import load_metric
 from utils.stages.critical_times.figures import RecoveryRow, recovery_panel
-from utils.stages.critical_times.follow import Judge, follow, image_key, noised_copy, recover
-from utils.stages.critical_times.overview import figures_folder, show_times
+from utils.stages.critical_times.files import (
+    TIMES_KEYS,
+    Times,
+    load_unfinished,
+    save_times,
+    save_unfinished,
+)
+from utils.stages.critical_times.follow import Judge, follow, noised_copy, recover
+from utils.stages.critical_times.overview import show_times
 from utils.stages.critical_times.pool import Copy, RecoveryPool
 from utils.stages.critical_times.search import NOT_FOLLOWED, Answer, Rule, bisect, scan, scan_image
 
@@ -45,7 +54,7 @@ def run(options: CriticalTimesStage, again: bool = False) -> None:
     subjects = plan_subjects(given, options.slice, options)
     basins = {subject.job: Basins(given, subject) for subject in subjects}
     if options.run.dry_run or not subjects:
-        tell_plan(subjects, options.run.overwrite)
+        tell_plan(basins, options.run.overwrite)
         return
     check_writable(Path(given.result_path))
     judge = Judge(load_metric(metric_name(given), given.lpips_weights, device))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from utils.cli.errors import UserError
-from utils.files.atomic import read_npz, save_npz
+from utils.files.arrays import read_npz, save_npz
 from utils.files.provenance import parse_args
 
 KEYS = {  # and the kind of their numbers

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.figures.save import save_figure
-from utils.stages.critical_times.overview import by_k, each, figures_folder, load_groups
+from utils.files.class_folders import by_k, each, figures_folder, load_groups
 from utils.stages.curvature.figures import (
     critical_curvature_figure,
     dimension_figure,

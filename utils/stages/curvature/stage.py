@@ -14,20 +14,20 @@ from torch import Tensor
 
 from models.denoiser import Denoiser
 from models.exact import ExactDenoiser
-from models.noise import SeededNoise, mix
+from models.noise import SeededNoise, image_key, mix
 from utils.cli.errors import UserError
+from utils.cli.options.checks import required
 from utils.cli.options.sections import CurvatureOptions, CurvatureStage
-from utils.cli.parse import required
 from utils.cli.progress import progress
 from utils.files.atomic import check_writable
+from utils.files.k_files import k_files
 from utils.files.provenance import digest, is_finished
 from utils.inputs.denoisers import check_times
-from utils.inputs.samples import Times, load_times
-from utils.inputs.subjects import Subject, own_args, plan_subjects, tell_plan
+from utils.inputs.subjects import Subject, own_args, plan_subjects
 from utils.inputs.unchanged import first_read
 from utils.jobs.devices import prepare
-from utils.jobs.k_jobs import Job, k_files, work_through
-from utils.stages.critical_times.follow import image_key
+from utils.jobs.k_jobs import Job, tell_plan, work_through
+from utils.stages.critical_times.files import Times, load_times
 from utils.stages.curvature.files import KEYS, UNKNOWN, Curvature, dim_of, save_curvature
 from utils.stages.curvature.hessian import (
     Curvatures,
@@ -102,7 +102,7 @@ def run(options: CurvatureStage, again: bool = False) -> None:
     files = times_files(given)
     plans = {s.job: plan(given, s, files.get(s.k)) for s in subjects}
     if options.run.dry_run or not plans:
-        tell_plan(subjects, options.run.overwrite)
+        tell_plan(plans, options.run.overwrite)
         return
     check_writable(Path(required(given, "result_path")))
     if options.run.precision == "bfloat16":

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from utils.cli.errors import UserError
-from utils.files.atomic import read_npz, save_npz
+from utils.files.arrays import read_npz, save_npz
 from utils.files.provenance import check_same, parse_args
 from utils.jobs.shares import Share
 from utils.metrics.exact_search import merge_nearest

@@ -11,22 +11,26 @@ import numpy as np
 import torch
 
 from utils.cli.launcher import launched
+from utils.cli.options.checks import parse_memory, required
 from utils.cli.options.choices import METRIC_NAMES
-from utils.cli.options.sections import DistancesOptions, DistancesStage, metric_name
-from utils.cli.parse import required
+from utils.cli.options.samples import DistancesOptions, metric_name
+from utils.cli.options.sections import DistancesStage
 from utils.cli.progress import progress
-from utils.data.datasets import training_subset
-from utils.files.atomic import check_writable, read_shape
+from utils.data.subsets import training_subset
+from utils.files.arrays import read_shape
+from utils.files.atomic import check_writable
+from utils.files.k_files import k_files
 from utils.files.provenance import digest, is_finished, with_data_path
-from utils.inputs.samples import DISTANCE_KEYS, Distances, SampleSet, load_synthetics, save_dists
+from utils.inputs.samples import SampleSet, load_synthetics
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.claims import take_turns
 from utils.jobs.devices import pick_dtype, prepare
-from utils.jobs.k_jobs import Job, k_files, plan_jobs, work_through
-from utils.jobs.memory import parse_memory, to_work_in
-from utils.jobs.shares import WHOLE, Share, parse_share
+from utils.jobs.k_jobs import Job, plan_jobs, tell_plan, work_through
+from utils.jobs.memory import to_work_in
+from utils.jobs.shares import WHOLE, Share
 from utils.metrics.embedders import Embedder, load_metric, open_cache
 from utils.metrics.nearest import Means, as_distances, nearest_in
+from utils.stages.distances.files import DISTANCE_KEYS, Distances, save_dists
 from utils.stages.distances.parts import (
     Part,
     forget_parts,
@@ -56,6 +60,12 @@ class Plan:
     def result(self) -> Path:
         return Path(self.given.result_path)
 
+    def own_job(self, job: Job) -> Job:
+        """What is left of a job for this worker: all of it, or its part while there is no whole."""
+        if self.share == WHOLE or job.target.exists():
+            return job
+        return replace(job, target=part_file(self.result, job.k, self.share))
+
     def is_done(self, job: Job) -> bool:
         """Whether dists/K.npz is there, made with these options. Raises UserError otherwise."""
         return is_finished(job.target, self.args[job.k], STAGES, DISTANCE_KEYS)
@@ -66,11 +76,7 @@ def run(options: DistancesStage) -> None:
     device = prepare(options.run)
     plan = plan_distances(options)
     if options.run.dry_run:
-        for job in plan.jobs:
-            whole = plan.share == WHOLE or job.target.exists()
-            target = job.target if whole else part_file(plan.result, job.k, plan.share)
-            state = "redo" if plan.overwrite else "skip"
-            print(f"K = {job.k}: {state if target.exists() else 'write'} {target}")
+        tell_plan(map(plan.own_job, plan.jobs), plan.overwrite)
         return
     if not plan.jobs:
         return
@@ -109,7 +115,7 @@ def plan_distances(options: DistancesStage) -> Plan:
         args[job.k] = {**with_data_path(found.args, given.data_path), "distances": own}
         counts[job.k] = len(found.samples)
     launch = launched()
-    share = parse_share(given.shard, "--shard").split(launch.rank, launch.world)
+    share = Share.parse(given.shard, "--shard").split(launch.rank, launch.world)
     return Plan(jobs, args, sets, counts, share, given, options.run.overwrite)
 
 

@@ -12,18 +12,18 @@ from torch import Tensor
 
 from models.denoiser import Denoiser
 from models.exact import ExactDenoiser
-from utils.cli.errors import UserError
+from utils.cli.options.checks import required
 from utils.cli.options.sections import EnergyOptions, EnergyStage
-from utils.cli.parse import required
 from utils.cli.progress import progress
 from utils.files.atomic import check_writable
 from utils.files.provenance import digest, is_finished
-from utils.inputs.denoisers import check_times
-from utils.inputs.samples import Energies, load_references, save_energies
-from utils.inputs.subjects import Subject, own_args, plan_subjects, tell_plan
+from utils.inputs.denoisers import check_times, unsound
+from utils.inputs.samples import load_references
+from utils.inputs.subjects import Subject, own_args, plan_subjects
 from utils.jobs.devices import float32_unless, prepare
-from utils.jobs.k_jobs import Job, work_through
-from utils.stages.critical_times.overview import show_energies
+from utils.jobs.k_jobs import Job, tell_plan, work_through
+from utils.stages.energy.files import Energies, save_energies
+from utils.stages.energy.overview import show_energies
 from utils.stages.energy.path_integral import (
     energy,
     energy_gradient,
@@ -51,7 +51,7 @@ def run(options: EnergyStage, again: bool = False) -> None:
     references = {shape: load_references(ref_path, shape) for shape in shapes}
     args = {job: wanted_args(given, s, references[s.shape]) for job, s in subjects.items()}
     if options.run.dry_run or not subjects:
-        tell_plan(list(subjects.values()), options.run.overwrite)
+        tell_plan(subjects, options.run.overwrite)
         return
     check_writable(Path(given.result_path))
 
@@ -117,11 +117,6 @@ def relative_energies(
     if not all(np.isfinite(values).all() for values in found):
         raise unsound(k, "energies beyond the range of float32")
     return found
-
-
-def unsound(k: int, found: str) -> UserError:
-    """The complaint about a model whose numbers are of no use."""
-    return UserError(f"model of K = {k}", found, "use an earlier checkpoint, or train it again")
 
 
 def exact_energies(denoiser: ExactDenoiser, x: Tensor, given: EnergyOptions) -> np.ndarray:

@@ -11,23 +11,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.samplers import draw_images
 from utils.cli.errors import UserError
-from utils.cli.options.sections import GeneralizationOptions, GeneralizationStage, metric_name
-from utils.cli.parse import required
+from utils.cli.options.checks import required
+from utils.cli.options.samples import metric_name
+from utils.cli.options.sections import GeneralizationOptions, GeneralizationStage
 from utils.cli.progress import progress
-from utils.data.datasets import held_out_images, to_float
+from utils.data.datasets import to_float
+from utils.data.subsets import held_out_images
 from utils.figures.save import save_figure
 from utils.files.atomic import check_writable
+from utils.files.k_files import k_files
 from utils.files.provenance import difference, to_plain
-from utils.inputs.denoisers import Model, check_times, trained_model, training_images
+from utils.inputs.denoisers import (
+    Model,
+    check_times,
+    finite,
+    sampling_steps,
+    trained_model,
+    training_images,
+)
 from utils.jobs.claims import clear_up, take_turns
 from utils.jobs.devices import float32_unless, prepare
-from utils.jobs.k_jobs import k_files
 from utils.metrics.embedders import Embedder, load_metric, open_cache
+from utils.metrics.intervals import Z
 from utils.metrics.nearest import Means
 from utils.stages.generalization.figures import CoursePoint, course_figure
 from utils.stages.generalization.files import REMEDY, Stored, load_arrays, save_measured
-from utils.stages.generalization.findings import MEMORY, Z
+from utils.stages.generalization.findings import MEMORY
 from utils.stages.generalization.measures import (
     Images,
     measure_model,
@@ -36,7 +47,6 @@ from utils.stages.generalization.measures import (
     rows_of,
 )
 from utils.stages.generalization.overview import stored_alike
-from utils.stages.generate.sampling import draw_images, finite, sampling_steps
 
 SWEEP_ONLY = ("ckpt_path", "synth_path", "second_synth_path", "times_path", "identified_path")
 

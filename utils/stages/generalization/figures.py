@@ -18,11 +18,12 @@ from utils.figures.groups import (
     point_style,
     sizes_of,
 )
-from utils.figures.save import GAP, LOOKS, TILE, draw_tile
+from utils.figures.images import GAP, TILE, draw_tile
 from utils.figures.style import (
     CLASS_LOOKS,
     FAINT,
     INK,
+    LOOKS,
     PALE,
     Look,
     blank_figure,

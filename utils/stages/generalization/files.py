@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from utils.cli.errors import UserError
-from utils.files.atomic import read_json, read_npz, save_npz, write_json
+from utils.files.arrays import read_npz, save_npz
+from utils.files.atomic import read_json, write_json
 from utils.files.provenance import read_args, resolve_args
 from utils.stages.generalization.findings import TESTS, TOLD, Finding
 from utils.stages.generalization.measures import Measured

@@ -9,17 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from utils.stages.classify.intervals import wilson_interval
+from utils.metrics.intervals import Z, _mean_interval, _welch_interval, _wilson
 
-CONFIDENCE = 0.95
-ERROR_RATE = (1 - CONFIDENCE) / 2  # of calling memory what is new
-Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 MEMORY, GENERALIZATION, UNDECIDED = "memory", "generalization", "undecided"
 RATIO = 1 / 3
 LEAST = 1e-6  # of the mean loss: a known image may have none at all
@@ -261,45 +257,6 @@ def _difference(test: str, own: np.ndarray, known: np.ndarray) -> Finding:
     low, high = max(-1.0, middle - half), min(1.0, middle + half)
     details = {"samples": own.mean(), "held out": known.mean(), "held-out images": len(known)}
     return _finding(test, own.mean() - known.mean(), low, high, len(own), details)
-
-
-def median_interval(values: ArrayLike) -> tuple[float, float, float]:
-    """The median [n >= 1] and its 95 % interval by order statistics, free of any distribution.
-
-    The whole range for n < 6, which are too few for 95 %."""
-    from scipy.stats import binom
-
-    ordered = np.sort(np.asarray(values, np.float64))
-    n = len(ordered)
-    below = int(binom.ppf(ERROR_RATE, n, 0.5))  # so many may lie below the lower end
-    low, high = ordered[max(0, below - 1)], ordered[min(n - 1, n - below)]
-    return float(np.median(ordered)), float(low), float(high)
-
-
-def _mean_interval(values: np.ndarray) -> tuple[float, float]:
-    from scipy.stats import t
-
-    half = t.ppf(1 - ERROR_RATE, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return values.mean() - half, values.mean() + half
-
-
-def _welch_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """Of mean b - mean a; by hand, since scipy warns where all of a are equal.
-
-    A single a counts as one more of b."""
-    from scipy.stats import t
-
-    var_b = b.var(ddof=1)
-    own, other = (a.var(ddof=1) if len(a) > 1 else var_b) / len(a), var_b / len(b)
-    freedom = len(b) - 1.0
-    if len(a) > 1 and own + other > 0:
-        freedom = (own + other) ** 2 / (own**2 / (len(a) - 1) + other**2 / (len(b) - 1))
-    middle, half = b.mean() - a.mean(), t.ppf(1 - ERROR_RATE, freedom) * math.sqrt(own + other)
-    return middle - half, middle + half
-
-
-def _wilson(successes: int, total: int) -> tuple[float, float]:
-    return wilson_interval(successes, total, CONFIDENCE)
 
 
 def _distances(values: ArrayLike) -> np.ndarray:

@@ -11,20 +11,18 @@ from torch import Tensor
 
 from models.denoiser import Denoiser
 from models.exact import ExactDenoiser
-from models.noise import SeededNoise, mix
+from models.noise import SeededNoise, image_key, mix
 from models.schedule import Schedule
 from utils.cli.options.sections import GeneralizationOptions
 from utils.metrics.embedders import Embedder
+from utils.metrics.intervals import Z, median_interval
 from utils.metrics.nearest import Means, nearest
 from utils.metrics.pairs import squared_distances
-from utils.stages.critical_times.follow import image_key
 from utils.stages.generalization.findings import (
     Finding,
-    Z,
     authenticity,
     copying,
     denoising_gap,
-    median_interval,
     memorizer_distance,
     ratio,
     two_models,

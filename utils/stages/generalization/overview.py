@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.cli.options.choices import CLASSES
 from utils.figures.save import save_figure
+from utils.files.k_files import k_named
 from utils.files.provenance import EXEMPT
-from utils.inputs.samples import Times, load_times
-from utils.jobs.k_jobs import k_named
 from utils.stages.classify.summary import read_summary, summaries
-from utils.stages.classify.verdicts import CLASSES
+from utils.stages.critical_times.files import Times, load_times
 from utils.stages.generalization.figures import (
     collapse_figure,
     denoising_figure,

@@ -10,18 +10,21 @@ from typing import Any
 import torch
 
 from utils.cli.errors import UserError
-from utils.cli.options.sections import GeneralizationOptions, GeneralizationStage, metric_name
-from utils.cli.parse import required
+from utils.cli.options.checks import required
+from utils.cli.options.samples import metric_name
+from utils.cli.options.sections import GeneralizationOptions, GeneralizationStage
 from utils.cli.progress import progress
-from utils.data.datasets import held_out_images, to_float
+from utils.data.datasets import to_float
+from utils.data.subsets import held_out_images
 from utils.figures.save import save_figure
 from utils.files.atomic import check_writable
+from utils.files.k_files import k_files
 from utils.files.provenance import check_same, difference, digest, to_plain
 from utils.inputs.denoisers import Model, check_times, exact_model, trained_model, training_images
 from utils.inputs.samples import SampleSet, load_synthetics
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.devices import float32_unless, prepare
-from utils.jobs.k_jobs import Job, k_files, plan_jobs, work_through
+from utils.jobs.k_jobs import Job, plan_jobs, tell_plan, work_through
 from utils.metrics.embedders import Embedder, load_metric, open_cache
 from utils.metrics.nearest import Means
 from utils.stages.generalization.course import follow_training
@@ -65,9 +68,7 @@ def run(options: GeneralizationStage, again: bool = False) -> None:
     result = Path(required(given, "result_path"))
     cases = {case.job: case for case in plan_cases(options)}
     if options.run.dry_run or not cases:
-        for job in cases:
-            state = "redo" if options.run.overwrite else "skip"
-            print(f"K = {job.k}: {state if job.target.exists() else 'write'} {job.target}")
+        tell_plan(cases, options.run.overwrite)
         return
     check_writable(result)
     embedder = load_metric(metric_name(given), given.lpips_weights, device)

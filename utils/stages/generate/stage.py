@@ -12,19 +12,19 @@ import numpy as np
 import torch
 
 from models.denoiser import Denoiser
+from models.samplers import Seeds, draw_images
 from utils.cli.errors import UserError
+from utils.cli.options.checks import required
 from utils.cli.options.sections import GenerateStage
-from utils.cli.parse import required
 from utils.cli.progress import progress
-from utils.figures.save import image_grid
+from utils.figures.images import image_grid
 from utils.files.atomic import check_writable, save_png
 from utils.files.provenance import check_same, is_finished, to_plain
-from utils.inputs.denoisers import Model, exact_model, trained_model
+from utils.inputs.denoisers import Model, exact_model, finite, sampling_steps, trained_model
 from utils.inputs.samples import load_shard, save_shard, save_synthetics
 from utils.jobs.devices import prepare
 from utils.jobs.k_jobs import Job, work_through
 from utils.jobs.ranks import joined
-from utils.stages.generate.sampling import Seeds, draw_images, finite, sampling_steps
 
 GRID_IMAGES = 64
 

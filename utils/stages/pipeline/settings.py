@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from utils.cli.options.choices import SECOND
+from utils.cli.options.run import SliceOptions
 from utils.cli.options.sections import (
     ClassifyStage,
     CriticalTimesStage,
@@ -15,11 +17,8 @@ from utils.cli.options.sections import (
     GeneralizationStage,
     GenerateStage,
     PipelineStage,
-    SliceOptions,
     TrainStage,
 )
-
-SECOND = "second"  # folder below the root for the models of the second subsets, and their sets
 
 
 def models_folder(options: PipelineStage) -> Path:

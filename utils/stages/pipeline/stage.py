@@ -14,6 +14,8 @@ import torch
 
 from utils.cli.errors import UserError
 from utils.cli.launcher import refuse_several_ranks
+from utils.cli.options.checks import required
+from utils.cli.options.choices import CLASSES
 from utils.cli.options.sections import (
     GenerateStage,
     PipelineStage,
@@ -21,30 +23,31 @@ from utils.cli.options.sections import (
     ReportStage,
     TrainStage,
 )
-from utils.cli.parse import required
 from utils.cli.progress import progress
 from utils.data.datasets import to_float
-from utils.figures.save import figure_files, loss_figure, sample_sheet_figure, save_figure
-from utils.files.atomic import check_writable, read_npz, save_npz
-from utils.inputs.denoisers import trained_model
+from utils.figures.images import sample_sheet_figure
+from utils.figures.save import figure_files, save_figure
+from utils.files.arrays import read_npz, save_npz
+from utils.files.atomic import check_writable
+from utils.files.k_files import k_files
+from utils.files.training_log import read_stats
+from utils.inputs.denoisers import sampling_steps, trained_model
 from utils.inputs.samples import load_synthetics
 from utils.inputs.unchanged import check_unchanged
-from utils.jobs.k_jobs import k_files
 from utils.jobs.workers import run_side_by_side
 from utils.metrics.embedders import load_metric
 from utils.stages.classify import stage as classify
 from utils.stages.classify.summary import table
 from utils.stages.classify.thresholds import split_pool, unseen_images
-from utils.stages.classify.verdicts import CLASSES
 from utils.stages.critical_times import stage as critical_times
-from utils.stages.critical_times.overview import show_energies, show_times
+from utils.stages.critical_times.overview import show_times
 from utils.stages.curvature import stage as curvature
 from utils.stages.curvature.overview import show_curvature
 from utils.stages.distances import stage as distances
 from utils.stages.energy import stage as energy
+from utils.stages.energy.overview import show_energies
 from utils.stages.generalization import stage as generalization
 from utils.stages.generate import stage as generate
-from utils.stages.generate.sampling import sampling_steps
 from utils.stages.pipeline.settings import (
     classify_stage,
     critical_times_stage,
@@ -59,7 +62,7 @@ from utils.stages.pipeline.settings import (
 )
 from utils.stages.report import page as report
 from utils.stages.train import stage as train
-from utils.stages.train.log import read_stats
+from utils.stages.train.figures import loss_figure
 
 REFERENCES = 4  # real images that energies are taken against
 Task = tuple[Callable, Any]  # a stage's run, and its options

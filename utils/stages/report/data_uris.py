@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.figures.save import styled, to_rgb
+from utils.figures.images import to_rgb
+from utils.figures.save import styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

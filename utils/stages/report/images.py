@@ -12,16 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from utils.figures.save import loss_figure, sample_sheet_figure, transition_figure
+from utils.cli.options.choices import CLASSES
+from utils.figures.images import sample_sheet_figure
 from utils.figures.style import distance_label, three_digits
-from utils.inputs.samples import Distances, Identified, load_identified, load_synthetics
-from utils.jobs.k_jobs import k_named
+from utils.files.k_files import k_named
+from utils.files.training_log import read_stats
+from utils.inputs.samples import load_synthetics
+from utils.stages.classify.figures import transition_figure
+from utils.stages.classify.files import Identified, load_identified
 from utils.stages.classify.summary import read_summary, summaries
 from utils.stages.classify.transition import in_words, transition
-from utils.stages.classify.verdicts import CLASSES, nearest_column
+from utils.stages.classify.verdicts import nearest_column
+from utils.stages.distances.files import Distances
 from utils.stages.report.data_uris import figure_uri, tile_uri
 from utils.stages.report.what_if import Axis, cells, make_axis
-from utils.stages.train.log import read_stats
+from utils.stages.train.figures import loss_figure
 
 MARKUP = 160  # bytes of a page around each tile
 # Samples of a class, and neighbours of either kind beside each: the first pair that fits.

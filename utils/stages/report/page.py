@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.errors import UserError
+from utils.cli.main import run_stage
+from utils.cli.options.choices import SECOND
 from utils.cli.options.sections import ReportStage
-from utils.cli.parse import run_stage
-from utils.figures.save import LOOKS
-from utils.files.atomic import load_torch, write_text
+from utils.figures.style import LOOKS
+from utils.files.atomic import write_text
+from utils.files.k_files import k_named
 from utils.files.provenance import differing
-from utils.inputs.samples import load_dists
-from utils.jobs.k_jobs import k_named
+from utils.files.tensors import load_torch
 from utils.stages.classify.summary import told_limits
-from utils.stages.pipeline.settings import SECOND
+from utils.stages.distances.files import load_dists
 from utils.stages.report import images as parts
 from utils.stages.report import measures as measures
 from utils.stages.report.commands import Commands

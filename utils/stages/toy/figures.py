@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from utils.cli.options.choices import CLASSES
 from utils.figures.style import CLASS_LOOKS, FAINT, INK, PALE, Look, k_looks, new_figure, styled
-from utils.stages.classify.verdicts import CLASSES
 from utils.stages.toy.files import Basins, Landscape
 from utils.stages.toy.landscapes import BARRIER, GENERALIZED, nearest_cells
 

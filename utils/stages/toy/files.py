@@ -18,10 +18,11 @@ from models.circle.exact import circle_points
 from models.circle.score_net import ScoreNets
 from utils.cli.errors import UserError
 from utils.cli.options.toy import CIRCLE_POINTS, ToyDataOptions, ToyExactOptions
-from utils.files.atomic import load_torch, read_npz, save_npz, save_torch
+from utils.files.arrays import read_npz, save_npz
+from utils.files.k_files import k_of
 from utils.files.provenance import check_same, digest, read_args
+from utils.files.tensors import load_torch, save_torch
 from utils.inputs.checkpoints import checkpoints_in
-from utils.jobs.k_jobs import k_of
 
 FORMAT_VERSION = 1
 ON_CIRCLE = 1e-6  # how far from radius 1 rounding may take a point

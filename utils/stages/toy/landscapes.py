@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.stages.classify.verdicts import CLASSES
+from utils.cli.options.choices import CLASSES
 
 BARRIER = 0.5  # nats
 MEMORIZED, SPURIOUS, GENERALIZED = range(len(CLASSES))

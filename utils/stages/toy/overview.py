@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.cli.options.choices import CLASSES
 from utils.cli.options.toy import ToyExactOptions
 from utils.figures.save import save_figure
-from utils.stages.classify.verdicts import CLASSES
+from utils.files.training_log import read_stats
 from utils.stages.toy.figures import (
     GROUPS,
     Scene,
@@ -32,7 +33,6 @@ from utils.stages.toy.files import (
 )
 from utils.stages.toy.landscapes import GENERALIZED, along_the_circle
 from utils.stages.toy.training import ERROR_TIMES
-from utils.stages.train.log import read_stats
 
 FEW = (2, 9, 1000)  # subsets that are drawn beside the whole circle
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from models.circle.exact import PatternMixture, circle_energy
 from utils.cli.errors import UserError
+from utils.cli.options.run import RunOptions
 from utils.cli.options.sections import (
-    RunOptions,
     ToyAllStage,
     ToyBasinStage,
     ToyDataStage,

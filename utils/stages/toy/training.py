@@ -22,9 +22,9 @@ from utils.cli.options.toy import ToyTrainOptions
 from utils.cli.progress import progress
 from utils.cli.signals import GO_ON, stop_request
 from utils.figures.save import save_figure
+from utils.files.training_log import TrainingLog
 from utils.stages.toy.figures import samples_figure
 from utils.stages.toy.files import Circle, ToyCheckpoint, k_folder, save_checkpoint
-from utils.stages.train.log import TrainingLog
 
 FIRST_TIME = 1e-3  # the earliest time that is trained on, and where generation ends
 LAST_LEVEL = 1.05  # noise level sqrt(t) up to which is trained: so t = 1 is not at the edge

@@ -15,16 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.denoiser import NetworkDenoiser, predict
-from models.noise import SeededNoise, batch_indices, mix
+from models.noise import SeededNoise, mix
 from models.samplers import ddim
 from models.schedule import Schedule
 from utils.cli.errors import Interrupted, UserError
 from utils.cli.options.sections import TrainStage
 from utils.cli.progress import progress
 from utils.cli.signals import GO_ON, stop_request
-from utils.data.datasets import to_float, training_subset, validation_subset
-from utils.figures.save import image_grid
+from utils.data.datasets import to_float
+from utils.data.subsets import training_subset, validation_subset
+from utils.figures.images import image_grid
 from utils.files.atomic import copy_file, save_png
+from utils.files.training_log import TrainingLog
 from utils.inputs.checkpoints import (
     Checkpoint,
     build_network,
@@ -34,7 +36,7 @@ from utils.inputs.checkpoints import (
 )
 from utils.jobs.devices import compiled, processor_name
 from utils.jobs.ranks import ALONE, Ranks
-from utils.stages.train.log import TrainingLog
+from utils.stages.train.batches import batch_indices
 
 GRID_IMAGES, GRID_STEPS = 64, 50
 VALID_IMAGES = 512  # of the held-out images, at most, for each validation loss

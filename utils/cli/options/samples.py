@@ -1,0 +1,105 @@
+"""Options of the stages that draw, compare and classify samples.
+
+Nothing heavy is imported here. `__post_init__` only checks: simple-parsing calls it twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.cli.errors import UserError
+from utils.cli.options.checks import one_of, parse_memory, parse_share, told, within
+from utils.cli.options.choices import NOT_L2, SAMPLER_NAMES
+from utils.cli.options.measures import CriticalTimesOptions, GeneralizationOptions
+
+
+@dataclass
+class GenerateOptions:
+    """Sampling: image i is drawn from seed + i."""
+
+    result_path: Path | None = None  # folder for the shards
+    ckpt_path: Path | None = None  # trained model, K.pt
+    synth_path: Path | None = None  # folder for the merged set, K.npz
+    batch_size: int = 512  # images at once and in a file; changes images by rounding only
+    num_files: int = 10_000  # files to write, of --batch-size images
+    num_samples: int | None = None  # images to draw, instead of --num-files
+    seed: int = 3407  # image i is drawn from seed + i
+    sampler: str = told("ddpm", ", ".join(f"{n} ({s.told})" for n, s in SAMPLER_NAMES.items()))
+    steps: int | None = told(
+        None,
+        "network calls an image; default "
+        + ", ".join(f"{s.calls or 'all timesteps'} for {n}" for n, s in SAMPLER_NAMES.items()),
+    )
+    exact: bool = False  # the exact model of the K training images instead of a checkpoint
+    train_size: int | None = None  # with --exact: K
+    data_path: Path | None = None  # with --exact: folder of the data sets
+    compile: str = "auto"  # torch.compile: auto (on CUDA), on, off
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "num_files", "num_samples", "steps", "train_size"):
+            within(self, name, 1)
+        within(self, "seed", 0, 2**62)
+        one_of(self, "sampler", SAMPLER_NAMES)
+        one_of(self, "compile", ("auto", "on", "off"))
+
+
+@dataclass
+class DistancesOptions:
+    """Nearest training and synthetic neighbours of each sample."""
+
+    result_path: Path | None = None  # folder for the distances, K.npz
+    synth_path: Path | None = None  # folder of synthetic sets, K.npz
+    data_path: Path | None = None  # folder of the data sets; default: where the model found it
+    use_lpips: bool = False  # LPIPS; without it the Euclidean distance (L2)
+    network: str = "alex"  # of LPIPS: alex, vgg or squeeze
+    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
+    k: int = 5  # neighbours to keep
+    eval_batch_size: int = 256  # samples embedded at once
+    ref_batch_size: int | None = None  # training images embedded at once; default as samples
+    memory: str | None = None  # memory to stay below, as 4G or 500M; default half of what is free
+    shard: str | None = None  # job i of n (0 .. n - 1): its part of each K; the last one merges
+
+    def __post_init__(self) -> None:
+        parse_share(self.shard, "--shard")
+        parse_memory(self.memory)
+        one_of(self, "network", NOT_L2)
+        for name in ("k", "eval_batch_size", "ref_batch_size"):
+            within(self, name, 1)
+
+
+@dataclass
+class ClassifyOptions:
+    """Memorized, spurious or generalized, by distance."""
+
+    result_path: Path | None = None  # folder for the classes and summary.csv
+    dist_path: Path | None = None  # folder of distances, K.npz
+    eval_path: Path | None = None  # folder of the sets that were judged, K.npz
+    synth_path: Path | None = None  # folder of their synthetic neighbours; default --eval-path
+    data_path: Path | None = None  # folder of the data sets; default: where the model found it
+    criterion: str = "delta"  # delta (the two flags below), calibrated, ratio (d_1 / d_2 < 1/3)
+    delta_m: float = 0.33  # memorized up to this distance to a training image
+    delta_s: float = 0.33  # else spurious up to this distance to another sample
+    false_positive_rate: float = 0.01  # of calibrated: share of real images misjudged, 0 to 1
+    pool_size: int | None = None  # of calibrated: P, real images taken as known; default largest K
+    k: int = 5  # neighbours to store beside each sample
+    top_size: int = 256  # most typical samples to store
+    least_size: int = 64  # least typical samples to store
+    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
+    eval_batch_size: int = 256  # of calibrated: images embedded at once
+
+    def __post_init__(self) -> None:
+        one_of(self, "criterion", ("delta", "calibrated", "ratio"))
+        within(self, "delta_m", 0)
+        within(self, "delta_s", 0)
+        for name in ("pool_size", "k", "eval_batch_size"):
+            within(self, name, 1)
+        within(self, "top_size", 0)
+        within(self, "least_size", 0)
+        if not 0 < self.false_positive_rate < 1:
+            remedy = "choose a share between 0 and 1, as 0.01"
+            raise UserError("--false-positive-rate", self.false_positive_rate, remedy)
+
+
+def metric_name(given: DistancesOptions | CriticalTimesOptions | GeneralizationOptions) -> str:
+    """What --use-lpips and --network ask for: a name in METRIC_NAMES."""
+    return given.network if given.use_lpips else "l2"

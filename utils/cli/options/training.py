@@ -1,0 +1,105 @@
+"""Options of data set, training and network.
+
+Nothing heavy is imported here. `__post_init__` only checks: simple-parsing calls it twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.cli.errors import UserError
+from utils.cli.options.checks import all_within, ints, one_of, told, within
+from utils.cli.options.choices import DATA_NAMES, either
+
+# Far beyond any network that is trained: building one of a billion blocks would never end.
+MOST_BLOCKS, MOST_CHANNELS = 1000, 2**20
+MOST_LEVELS = 13  # the last one has a single pixel, of 4096
+
+
+@dataclass
+class DataOptions:
+    """Data set and result folder."""
+
+    data_path: Path = Path("../data")  # folder of the data sets
+    results_path: Path = Path("results")  # folder for checkpoints, samples and logs
+    data_name: str = told("cifar10", f"{either(DATA_NAMES)} (any images)")
+
+    def __post_init__(self) -> None:
+        one_of(self, "data_name", DATA_NAMES)
+
+
+@dataclass
+class TrainOptions:
+    """Training; K is --train-size."""
+
+    global_batch_size: int = 128  # images a step, over all ranks
+    iterations: int = 400_000  # steps
+    num_workers: int = 4  # accepted for old commands: the subset lies in memory
+    log_every: int = 500  # steps between log lines
+    ckpt_every: int = 500  # steps between checkpoints
+    train_size: int = 1000  # K, training images
+    valid_size: int = 1000  # images held out for the validation loss
+    global_seed: int = 3407  # seed of the split, the first weights and every step
+    lr: float = 1e-4  # Adam's step size
+    ema_decay: float = 0.9999  # decay of the averaged weights, 0 to 1
+    ema_warmup: bool = False  # average with min(decay, (1 + n) / (10 + n)) at step n
+    clip_grad: bool = True  # clip the gradient's norm at 1
+    prediction_type: str = "epsilon"  # what the network predicts: epsilon or sample (x_0)
+    beta_schedule: str = "linear"  # linear
+    timesteps: int = 1000  # T, noise levels
+    centercrop: bool = False  # cut the middle square at the image size (ADM's crop)
+    subset: str = "first"  # first (perm[:K]) or second (the disjoint perm[K:2K])
+    keep_checkpoints: int = 0  # newest checkpoints to keep; 0 keeps all
+    model_path: Path | None = None  # folder for the finished model, K.pt
+    compile: str = "auto"  # torch.compile: auto (on CUDA), on, off
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch_size", "iterations", "log_every", "ckpt_every", "train_size"):
+            within(self, name, 1)
+        for name in ("num_workers", "valid_size", "keep_checkpoints"):
+            within(self, name, 0)
+        within(self, "global_seed", 0, 2**63 - 1)
+        within(self, "ema_decay", 0, 1)
+        within(self, "timesteps", 2, 100_000)
+        if not 0 < self.lr < float("inf"):
+            raise UserError("--lr", self.lr, "choose a positive number")
+        one_of(self, "prediction_type", ("epsilon", "sample"))
+        one_of(self, "beta_schedule", ("linear",))
+        one_of(self, "subset", ("first", "second"))
+        one_of(self, "compile", ("auto", "on", "off"))
+
+
+@dataclass
+class ModelOptions:
+    """The U-Net."""
+
+    image_size: int = 32  # side in pixels
+    in_channels: int = 3  # 1 (grey) or 3 (colour)
+    dim: int = 128  # channels of the first level, a multiple of 32
+    dim_mults: tuple[int, ...] = ints(1, 2, 2, 2)  # channels of each level, as multiples of dim
+    attn_resolutions: tuple[int, ...] = ints(16)  # sides (pixels) that get self-attention
+    num_res_blocks: int = 2  # residual blocks a level
+    dropout: float = 0.0  # share of activations dropped in training, 0 to 1
+    conditional: bool = True  # tell the network the time
+    resamp_with_conv: bool = True  # convolutions in down- and upsampling
+    nonlinearity: str = "swish"  # swish, relu, lrelu or elu
+    scale_by_sigma: bool = False  # divide the output by the noise's standard deviation
+
+    def __post_init__(self) -> None:
+        within(self, "image_size", 1, 4096)
+        one_of(self, "in_channels", (1, 3))
+        within(self, "num_res_blocks", 1, MOST_BLOCKS)
+        all_within(self, "attn_resolutions", 1)
+        within(self, "dropout", 0, 1)
+        one_of(self, "nonlinearity", ("swish", "relu", "lrelu", "elu"))
+        if not 32 <= self.dim <= MOST_CHANNELS or self.dim % 32:
+            remedy = f"choose a multiple of 32 (group norm), up to {MOST_CHANNELS}"
+            raise UserError("--dim", self.dim, remedy)
+        if not self.dim_mults or min(self.dim_mults) < 1 or max(self.dim_mults) > MOST_CHANNELS:
+            raise UserError("--dim-mults", self.dim_mults, "choose positive numbers, as in 1,2,2")
+        if len(self.dim_mults) > MOST_LEVELS:
+            raise UserError("--dim-mults", self.dim_mults, f"choose {MOST_LEVELS} levels or fewer")
+        step = 2 ** (len(self.dim_mults) - 1)
+        if self.image_size % step:
+            remedy = f"choose a multiple of {step}, or fewer levels in --dim-mults"
+            raise UserError("--image-size", self.image_size, remedy)

@@ -1,0 +1,65 @@
+"""Data sets that torchvision reads, downloaded when absent."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from utils.cli.errors import UserError
+from utils.files.atomic import make_folder
+
+
+def from_torchvision(name: str, folder: str, root: Path, split: str) -> Tensor:
+    """The pixels of a torchvision set that lies in root/folder, downloaded where it is absent."""
+    try:
+        return _pixels(name, root, split)
+    except RuntimeError as error:
+        if "not found" not in str(error):
+            raise _damaged(name, root / folder, error) from error
+    except (AssertionError, OSError, TypeError, ValueError, EOFError) as error:
+        raise _damaged(name, root / folder, error) from error
+    try:
+        download(name, folder, root)
+        return _pixels(name, root, split)
+    except (RuntimeError, OSError) as error:  # URLError is an OSError
+        found = f"no {name}, and no download ({error})"
+        remedy = f"download it on a machine with internet and copy {folder} there, or set "
+        raise UserError(root / folder, found, remedy + "--data-path") from error
+
+
+def _damaged(name: str, where: Path, error: Exception) -> UserError:
+    return UserError(where, f"no readable {name} ({error})", "delete it and run again, or copy it")
+
+
+def _pixels(name: str, root: Path, split: str, download: bool = False) -> Tensor:
+    from torchvision import datasets
+
+    with warnings.catch_warnings():
+        # CIFAR-10's files are of Python 2's day: NumPy 2.4 warns of how they spell a dtype.
+        warnings.filterwarnings("ignore", message=r"dtype\(\): align")
+        found = getattr(datasets, name)(root, train=split == "train", download=download)
+    return torch.as_tensor(found.data)
+
+
+def download(name: str, folder: str, root: Path) -> None:
+    """Download a torchvision set to root/folder, whole or not at all."""
+    if (root / folder).exists():
+        _pixels(name, root, "train", download=True)  # completes it, or unpacks what lies there
+        return
+    new = not root.exists()
+    make_folder(root)
+    try:
+        with TemporaryDirectory(dir=root, prefix=".download-") as part:
+            _pixels(name, Path(part), "train", download=True)
+            with suppress(OSError):  # another process was first: its copy serves
+                os.replace(Path(part) / folder, root / folder)
+    finally:
+        if new:
+            with suppress(OSError):  # empty where the download failed: leave nothing behind
+                root.rmdir()

@@ -1,0 +1,152 @@
+"""Arrays in .npz and .npy files; nothing in them is executed."""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from utils.cli.errors import UserError
+from utils.files.atomic import atomic_write, reason
+
+OBJECT_BYTES = 2**20  # most that pickled args may take; the original's take 1,000
+
+
+def save_npz(path: Path, **arrays: Any) -> None:
+    """Write arrays under their keys, whole or not at all; the bytes depend on them alone.
+
+    Raises UserError (full disk, unwritable folder), ValueError (object arrays)."""
+    plain = {key: np.asanyarray(array) for key, array in arrays.items()}
+    if any(array.dtype.hasobject for array in plain.values()):
+        raise ValueError(f"{path}: an object array would be pickled")
+    with atomic_write(path) as file:
+        np.savez(file, **plain)
+
+
+def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file (those of `keys`, or all). Nothing in it is executed.
+
+    `args` of the original toolkit, a pickled object, comes back as JSON text like ours.
+    Raises UserError where the file is missing, cut short, no .npz, or lacks a key."""
+    path = Path(path)
+    try:
+        # numpy's warnings about old headers are no news to the user, and no line of ours.
+        with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
+            warnings.simplefilter("ignore")
+            if sum(info.compress_size for info in archive.infolist()) > path.stat().st_size:
+                raise ValueError("members that overlap")
+            names = {Path(n).stem: n for n in archive.namelist() if n.endswith(".npy")}
+            wanted = list(names) if keys is None else list(keys)
+            missing = [key for key in wanted if key not in names]
+            if missing:
+                found = f"no {missing[0]!r} (it holds: {', '.join(sorted(names)) or 'nothing'})"
+                raise UserError(path, found, "give a file that the stage before this one wrote")
+            return {key: _read_member(archive, names[key], path, key) for key in wanted}
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(path, reason(error), "check the path") from error
+    except MemoryError as error:
+        raise UserError(path, "arrays larger than the memory", "use a smaller file") from error
+    except Exception as error:  # a mutated file may raise anything
+        remedy = "copy it again or delete it and rerun the stage that wrote it"
+        raise UserError(path, f"no readable .npz file ({error})", remedy) from error
+
+
+def read_shape(path: Path, key: str) -> tuple[int, ...]:
+    """The shape that an array of a .npz file claims, without its numbers; () where it has none."""
+    with suppress(Exception), zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
+        return tuple(_read_header(file)[0])
+    return ()
+
+
+def _read_header(member: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and type of a .npy array."""
+    version = np.lib.format.read_magic(member)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read_header is None:
+        raise ValueError(f".npy version {version}")
+    return read_header(member)
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, path: Path, key: str) -> np.ndarray:
+    from utils.files.pickles import read_object_array
+
+    info = archive.getinfo(name)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # numpy writes no other, and these grow ten-thousandfold.
+        raise ValueError(f"{key}: compression {info.compress_type}")
+    with archive.open(info) as member:
+        shape, _, dtype = _read_header(member)
+        header = member.tell()
+        if dtype.hasobject:
+            if key != "args":
+                remedy = "use a file of this toolkit or of the original one"
+                raise UserError(path, f"pickled objects under {key!r}", remedy)
+            if info.file_size > OBJECT_BYTES:
+                raise ValueError(f"{key}: {info.file_size} bytes")
+            return np.array(json.dumps(read_object_array(member.read(), path), default=str))
+        _check_size(key, shape, dtype, info.file_size - header)
+        member.seek(0)
+        return _native(np.lib.format.read_array(member, allow_pickle=False))
+
+
+def _check_size(what: object, shape: tuple[int, ...], dtype: np.dtype, there: int) -> None:
+    """A header may claim any size: believe it only where the bytes are there."""
+    size = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
+    if size != there:
+        raise ValueError(f"{what}: the header claims {size} bytes, {there} are there")
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The same numbers in this machine's byte order, as torch wants them."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """One .npy array. Raises UserError where it is missing, cut short or would be unpickled."""
+    path = Path(path)
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # as in `read_npz`
+            shape, _, dtype = _read_header(file)
+            if dtype.hasobject:
+                raise ValueError("pickled objects")
+            _check_size("array", shape, dtype, path.stat().st_size - file.tell())
+            file.seek(0)
+            return _native(np.lib.format.read_array(file, allow_pickle=False))
+    except OSError as error:
+        raise UserError(path, reason(error), "check the path") from error
+    except Exception as error:  # a mutated file may raise anything
+        raise UserError(path, f"no readable .npy array ({error})", "copy it again") from error
+
+
+def save_npy(path: Path, array: np.ndarray, lasting: bool = True) -> None:
+    """Write one array, as `atomic_write`. Raises UserError (full disk, unwritable folder)."""
+    array = np.ascontiguousarray(array)
+    with atomic_write(path, lasting) as file:
+        # np.save's own writes do not tell a full disk from other failures.
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(array.view(np.uint8).data)
+
+
+def map_npy(path: Path) -> np.ndarray:
+    """One .npy array in place: what is read of it comes from the disk, and nothing goes there.
+
+    Raises FileNotFoundError, and ValueError where it is cut short or no such array."""
+    try:
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a mutated header may raise anything
+        raise ValueError(str(error)) from error

@@ -1,0 +1,189 @@
+"""Figures of the transition: shares over K, histograms of distances, panels of neighbours."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from utils.cli.options.choices import CLASSES
+from utils.figures.images import GAP, TILE, draw_tile
+from utils.figures.style import (
+    INK,
+    LOOKS,
+    PALE,
+    blank_figure,
+    distance_label,
+    log_ticks,
+    new_figure,
+    styled,
+    three_digits,
+)
+from utils.stages.classify.verdicts import classify_by_distance
+
+BINS = 40
+
+
+@styled
+def transition_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Shares of the three classes, in percent, over K: the rows of summary.csv, in any order.
+
+    Each has `K`, `N`, `CLASS_share`, `CLASS_low`, `CLASS_high` (0 to 1; the 95 % Wilson
+    interval is drawn as an error bar) and may have `criterion` and `metric`. K is on a log scale.
+    Raises ValueError without rows."""
+    if not rows:
+        raise ValueError("rows: found none; give one for each K")
+    rows = sorted(rows, key=lambda row: int(row["K"]))
+    sizes = np.array([int(row["K"]) for row in rows])
+    fig = new_figure(6.4, 3.9)
+    ax = fig.subplots()
+    for name, look in LOOKS.items():
+        share, low, high = (
+            np.array([100 * float(row[f"{name}_{part}"]) for row in rows])
+            for part in ("share", "low", "high")
+        )
+        ax.errorbar(
+            sizes,
+            share,
+            yerr=np.maximum([share - low, high - share], 0),  # rounding may pass 0 by a hair
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.line,
+            label=name,
+            capsize=3,
+            elinewidth=1.1,
+            markeredgecolor=INK,
+            markeredgewidth=0.6,
+            clip_on=False,
+            zorder=3,
+        )
+    log_ticks(ax, sizes, width=5.6)
+    ax.set(ylim=(0, 100), xlabel="Training-set size K (images)", ylabel="Share of samples (%)")
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    ax.set_title(_caption(rows), fontsize=8, color=PALE, loc="left")
+    return fig
+
+
+def _caption(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the shares are of: samples for each K, criterion and metric; what the bars are."""
+    totals = sorted({int(row["N"]) for row in rows})
+    count = f"{totals[0]}" if len(totals) == 1 else f"{totals[0]} to {totals[-1]}"
+    parts = [f"N = {count}"]
+    if rows[0].get("criterion"):
+        parts.append(f"criterion: {rows[0]['criterion']}")
+    if rows[0].get("metric"):
+        parts.append(distance_label(str(rows[0]["metric"])))
+    return ", ".join([*parts, "bars: 95 % Wilson intervals"])
+
+
+@styled
+def histogram_figure(
+    k: int,
+    d_train: np.ndarray,
+    d_synth: np.ndarray,
+    delta_m: float | None,
+    delta_s: float,
+    metric: str,
+    labels: np.ndarray | None = None,
+) -> Figure:
+    """Histograms of d_train and d_synth [N] for one K, stacked by class, with the thresholds.
+
+    labels [N] are positions in CLASSES; without them they follow from the thresholds. delta_m is
+    None where the criterion has none (then give labels). Infinite distances (no other sample) are
+    left out."""
+    if labels is None:
+        if delta_m is None:
+            raise ValueError("labels: found None without delta_m; give the labels")
+        labels = classify_by_distance(d_train, d_synth, delta_m, delta_s)
+    fig = new_figure(7.2, 3.3)
+    axes = fig.subplots(1, 2, sharex=True, sharey=True)
+    finite = [np.asarray(d)[np.isfinite(d)] for d in (d_train, d_synth)]
+    largest = max((float(d.max()) for d in finite if len(d)), default=0.0) or 1.0
+    # A threshold far beyond every distance would squeeze the bars: the title tells its value.
+    shown = [d for d in (delta_m, delta_s) if d is not None and d <= 1.5 * largest]
+    edges = np.linspace(0, max([largest, *shown]) * 1.02, BINS + 1)
+    panels = (
+        ("Nearest training image", d_train, delta_m, r"$\delta_m$"),
+        ("Nearest other sample", d_synth, delta_s, r"$\delta_s$"),
+    )
+    for ax, (title, distances, delta, symbol) in zip(axes, panels, strict=True):
+        _stacked(ax, np.asarray(distances), labels, edges)
+        if delta is not None:
+            ax.axvline(delta, color=INK, linestyle=(0, (4, 2)), linewidth=1.3)
+            title += f", {symbol} = {delta:.4g} (dashed)"
+        ax.set(title=title, xlabel=distance_label(metric), xlim=(0, edges[-1]))
+    axes[0].set(ylabel="Samples", ylim=(0, 1.06 * max(1, axes[0].dataLim.y1, axes[1].dataLim.y1)))
+    axes[0].yaxis.get_major_locator().set_params(integer=True)
+    fig.suptitle(f"K = {k}", x=0.01, ha="left", fontsize=11, fontweight="bold")
+    fig.legend(
+        axes[0].containers, CLASSES, loc="outside upper right", ncols=3, bbox_to_anchor=(1, 1)
+    )
+    return fig
+
+
+def _stacked(ax: Axes, distances: np.ndarray, labels: np.ndarray, edges: np.ndarray) -> None:
+    base = np.zeros(len(edges) - 1)
+    for i, name in enumerate(CLASSES):
+        look = LOOKS[name]
+        counts, _ = np.histogram(distances[(labels == i) & np.isfinite(distances)], edges)
+        style = {"color": look.colour, "hatch": look.hatch, "edgecolor": INK, "linewidth": 0.4}
+        ax.bar(edges[:-1], counts, np.diff(edges), base, align="edge", label=name, **style)
+        base += counts
+
+
+@styled
+def neighbour_panel(
+    k: int,
+    class_name: str,
+    samples: np.ndarray,
+    train_nns: np.ndarray,
+    synth_nns: np.ndarray,
+    d_train: np.ndarray,
+    d_synth: np.ndarray,
+    rows: int = 8,
+    metric: str | None = None,
+) -> Figure:
+    """The first `rows` samples of one class beside their neighbours, distances under these.
+
+    samples [n,C,H,W], n >= 1; train_nns [n,k,C,H,W] with d_train [n,k]; synth_nns [n,k',C,H,W]
+    with d_synth [n,k'], k' >= 0; metric names their unit. Raises ValueError without samples."""
+    if not len(samples):
+        raise ValueError("samples: found none; an empty class has no panel")
+    rows = min(rows, len(samples))
+    look = LOOKS[class_name]
+    groups = [("Sample", np.asarray(samples)[:, None], None)]
+    groups += [
+        (f"Nearest {kind} image{'s' if nns.shape[1] > 1 else ''}", nns, d)
+        for kind, nns, d in (("training", train_nns, d_train), ("synthetic", synth_nns, d_synth))
+        if nns.shape[1]
+    ]
+    step_x, step_y = TILE + GAP, TILE + 0.24
+    columns = sum(nns.shape[1] for _, nns, _ in groups)
+    width = max(columns * step_x + (len(groups) - 1) * 3 * GAP + 3 * GAP, 3.6)
+    headings = [textwrap.fill(name, max(9, int(12 * nns.shape[1]))) for name, nns, _ in groups]
+    head = 0.42 + 0.16 * max(text.count("\n") + 1 for text in headings)
+    fig, ax = blank_figure(width, head + rows * step_y + 0.05)
+    ax.plot(0.2, 0.18, look.marker, color=look.colour, markeredgecolor=INK, markersize=8)
+    ax.text(0.33, 0.22, f"K = {k}: {class_name}", size=11, weight="bold")
+    label = distance_label(metric) if metric else ""
+    ax.text(width - 2 * GAP, 0.22, label, ha="right", size=8, color=PALE)
+    left = 2 * GAP
+    for heading, (_, nns, distances) in zip(headings, groups, strict=True):
+        ax.text(left, head - 0.06, heading, va="bottom", size=9, linespacing=1.1)
+        for i, j in np.ndindex(rows, nns.shape[1]):
+            x, y = left + j * step_x, head + i * step_y
+            draw_tile(ax, nns[i, j], x, y, TILE, edge=look.colour if distances is None else None)
+            if distances is not None:
+                ax.text(
+                    x + TILE / 2,
+                    y + TILE + 0.12,
+                    three_digits(distances[i, j]),
+                    ha="center",
+                    size=7,
+                )
+        left += nns.shape[1] * step_x + 3 * GAP
+    return fig
