@@ -355,7 +355,7 @@ def test_no_rows_give_no_rows():
 
 PEAK = """
 import torch
-from models.dense_am import ExactDenoiser
+from models.exact import ExactDenoiser
 from models.schedule import Schedule
 
 def peak():  # of this process; ru_maxrss would begin with that of the process which started it

@@ -94,8 +94,8 @@ def test_each_name_has_its_code():
 
 LEARNT = """
 from pathlib import Path
-from utils.checkpoints import load_checkpoint
-from utils.datasets import training_subset
+from utils.inputs.checkpoints import load_checkpoint
+from utils.data.subsets import training_subset
 
 print(training_subset(load_checkpoint(Path("models/9.pt")).args).fingerprint)
 """

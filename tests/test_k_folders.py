@@ -62,8 +62,9 @@ def test_finished_jobs_are_left_out(folder, capsys):
 WORKER = """
 import sys, time
 from pathlib import Path
-from utils.k_folders import Job, k_files, plan_jobs, work_through
-from utils.options import SliceOptions
+from utils.files.k_files import k_files
+from utils.jobs.k_jobs import Job, plan_jobs, work_through
+from utils.cli.options.run import SliceOptions
 folder = Path(sys.argv[1])
 jobs = plan_jobs(k_files(folder / "in", ".npz", "", ""), folder / "out", SliceOptions())
 for job in work_through(jobs, lambda job: job.target.exists()):

@@ -77,7 +77,7 @@ def namespace(variant):
 """
 CHECKPOINTS = """
 import numpy as np, torch
-from utils.checkpoints import build_network
+from utils.inputs.checkpoints import build_network
 folder = Path(sys.argv[1])
 torch.manual_seed(0)
 model, ema = build_network(SECTIONS["model"]), build_network(SECTIONS["model"])

@@ -37,8 +37,8 @@ except BaseException as error:
 """,
 }
 PROGRAM = """
-from utils.cli import run_stage
-from utils.options import EnergyStage
+from utils.cli.main import run_stage
+from utils.cli.options.sections import EnergyStage
 def main(options):
     exec(CODE, {})
 run_stage(main, EnergyStage, "", [])
@@ -86,7 +86,7 @@ finally:
 LOST = """
 import time
 from pathlib import Path
-from utils import interrupts
+from utils.cli import signals as interrupts
 try:
     print("working", flush=True)
     time.sleep(60)
