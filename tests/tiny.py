@@ -65,7 +65,7 @@ def run_here(script: str, *flags: object, cwd: Path = ROOT, **environment: str):
         for name, value in {"COLUMNS": "100", **environment}.items():
             patch.setenv(name, value)
         for name in ("stop_at_once", "ignore_for_good"):
-            patch.setattr(f"utils.cli.parse.{name}", lambda: None)
+            patch.setattr(f"utils.cli.main.{name}", lambda: None)
         try:
             runpy.run_path(words[0], run_name="__main__")
         except SystemExit as ended:

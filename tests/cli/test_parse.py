@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import ROOT
 from utils.cli.errors import UserError
 from utils.cli.options.checks import flag, required
 from utils.cli.options.sections import (
@@ -30,7 +31,6 @@ from utils.cli.options.sections import (
 )
 from utils.cli.parse import parse
 
-ROOT = Path(__file__).parents[1]
 HELP = ROOT / "tests" / "help"
 SCRIPTS = sorted(p.name for p in ROOT.glob("*.py"))
 STAGE_OF = {

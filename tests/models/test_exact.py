@@ -19,8 +19,8 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from models import exact as dense_am
 from models.exact import ExactDenoiser
 from models.schedule import Schedule
+from tests.tiny import ROOT
 
-ROOT = Path(__file__).parents[1]
 TIMES = (0, 1, 50, 500, 999)
 SCHEDULE = Schedule()
 VECTORS = ("logits", "weights", "log_density", "energy", "x_0", "eps", "score")

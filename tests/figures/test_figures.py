@@ -381,7 +381,7 @@ def test_saved_again_a_figure_stays_as_it_was(tmp_path):
 def test_bytes_of_a_figure_are_those_of_any_process(tmp_path):
     """Names of fonts in a PDF are made of hashes."""
     code = (
-        "import pathlib, sys; from tests.test_figures import *; "
+        "import pathlib, sys; from tests.figures.test_figures import *; "
         "save_figure(transition_figure(sweep(2, 16)), pathlib.Path(sys.argv[1]))"
     )
     mine, theirs = (figure_files(tmp_path / name / "figure.png") for name in ("mine", "theirs"))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.tiny import ROOT
+
 # From the ground up. A file may import from lower floors and from its own folder.
 FLOORS = (
     ("models", "models/circle", "utils/cli", "utils/cli/options"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.test_toy import trained
+from tests.stages.toy.test_stage import trained
 from tests.tiny import ROOT, assert_one_line, run_here, run_script, train_options
 from utils.cli.errors import UserError
 from utils.cli.options.sections import GenerateStage

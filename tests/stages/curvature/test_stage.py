@@ -9,7 +9,7 @@ import torch
 
 from models.exact import ExactDenoiser
 from models.schedule import Schedule
-from tests.test_figures import assert_nothing_is_cut_off, texts
+from tests.figures.test_figures import assert_nothing_is_cut_off, texts
 from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
 from utils.cli.options.sections import CurvatureOptions
 from utils.data.datasets import load_image_set, to_float

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import SHARED
 from utils.cli.errors import UserError
 from utils.data.datasets import to_float
 from utils.files.arrays import read_npz
 from utils.metrics.embedders import load_metric
 from utils.metrics.nearest import Means, nearest, nearest_images
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no reference arrays in {SHARED}")
 KEYS = ("data-dists", "data-indices", "synth-dists", "synth-indices")
 

@@ -32,9 +32,9 @@ import yaml
 from matplotlib.figure import Figure
 from torch.distributed.run import get_args_parser
 
-from tests.test_calibration import write_mnist
-from tests.test_datasets import offline, small_cifar
-from tests.test_original_files import PARSE_UTILS
+from tests.data.test_datasets import offline, small_cifar
+from tests.files.test_pickles import PARSE_UTILS
+from tests.stages.classify.test_thresholds import write_mnist
 from tests.tiny import ROOT
 from utils.cli import signals as interrupts
 from utils.data.datasets import load_image_set
@@ -161,7 +161,7 @@ def checked(step: Step) -> Step:
         "hf": second == "download" and step.words[3:4] == ("--local-dir",) and len(step.words) == 5,
     }.get(first, first in LAUNCHERS)
     operators = {"|", "||", "&", "&&", ";", ">", "<"} & set(step.words)
-    remedy = "teach tests/test_readme.py, or if this is output, begin its block with ```text"
+    remedy = "teach tests/whole/test_readme.py, or if this is output, begin its block with ```text"
     assert known and not operators, f"{step}: an unknown kind of command; {remedy}"
     return step
 

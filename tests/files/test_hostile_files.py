@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_original_files import PARSE_UTILS, object_npz
+from tests.files.test_pickles import PARSE_UTILS, object_npz
 from tests.tiny import train_options
 from utils.cli.errors import UserError
 from utils.cli.progress import QUIET
