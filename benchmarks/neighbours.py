@@ -21,7 +21,7 @@ from benchmarks.ratio import compare
 from utils.data.datasets import to_float
 from utils.metrics.embedders import Embedder, load_metric
 from utils.metrics.lpips import TAPS, LpipsEmbedding
-from utils.metrics.nearest import Means, nearest
+from utils.metrics.nearest import SearchSettings, nearest
 
 K, PAIRS, BLOCK = 5, 256, 256
 
@@ -62,7 +62,7 @@ def enlarged(images: Tensor) -> Tensor:
 
 
 def ours(embedder: Embedder, samples: Tensor, references: Tensor) -> Tensor:
-    return torch.from_numpy(nearest(embedder, samples, references, K, means=Means())[0])
+    return torch.from_numpy(nearest(embedder, samples, references, K, settings=SearchSettings())[0])
 
 
 def each_pair(

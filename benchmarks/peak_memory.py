@@ -23,9 +23,9 @@ from benchmarks.ratio import tell
 from utils.cli.options.checks import parse_memory
 from utils.cli.options.run import CacheOptions
 from utils.data.datasets import to_float
-from utils.jobs.memory import to_work_in
+from utils.jobs.memory import search_budget
 from utils.metrics.embedders import load_metric, open_cache
-from utils.metrics.nearest import Means, nearest_images
+from utils.metrics.nearest import SearchSettings, nearest_images
 
 CASES = {  # network: samples, references, --memory
     "alex": (10_000, 50_000, "4G"),
@@ -57,11 +57,13 @@ def one_case(network: str, folder: Path) -> None:
     queries, references = to_float(images[:samples]), images[samples:]
     embedder = load_metric(network, None, "cpu")
     cache = open_cache(embedder, CacheOptions(), folder / "dists", references, len(images))
-    means = Means(memory_bytes=to_work_in(parse_memory(memory), embedder.device), cache=cache)
+    settings = SearchSettings(
+        memory_bytes=search_budget(parse_memory(memory), embedder.device), cache=cache
+    )
     took = []
     for _ in range(2):
         start = time.perf_counter()
-        nearest_images(embedder, queries, references, 5, means)
+        nearest_images(embedder, queries, references, 5, settings)
         took.append(round(time.perf_counter() - start, 1))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
     found = {"peak_gib": round(peak, 2), "seconds": took[0], "seconds_with_full_cache": took[1]}

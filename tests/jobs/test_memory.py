@@ -9,7 +9,7 @@ import torch
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import parse_memory
-from utils.jobs.memory import LEAST, as_size, free_memory, resident_memory, to_work_in
+from utils.jobs.memory import LEAST, as_size, free_memory, resident_memory, search_budget
 
 CPU = torch.device("cpu")
 
@@ -41,9 +41,9 @@ def test_free_memory():
 def test_what_is_asked_for_bounds_the_whole_process():
     held = resident_memory()
     assert 2**26 < held < free_memory(CPU)
-    assert to_work_in(held + 2**30, CPU) == pytest.approx(2**30, abs=2**28)
-    assert to_work_in(2**20, CPU) == LEAST  # more is held already
-    assert to_work_in(None, CPU) == pytest.approx(free_memory(CPU) // 2, rel=0.2)
+    assert search_budget(held + 2**30, CPU) == pytest.approx(2**30, abs=2**28)
+    assert search_budget(2**20, CPU) == LEAST  # more is held already
+    assert search_budget(None, CPU) == pytest.approx(free_memory(CPU) // 2, rel=0.2)
 
 
 def test_resident_memory_grows_with_what_is_held():

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.tiny import DIGITS, ROOT, SMALL, ok, run_here, train_options
-from utils.cli.errors import ToldElsewhere, UserError
+from utils.cli.errors import ReportedByAnotherRank, UserError
 from utils.files.training_log import read_stats
 from utils.inputs.checkpoints import load_checkpoint, save_checkpoint
 from utils.inputs.samples import load_synthetics
@@ -162,11 +162,11 @@ def _as_rank(rank: int, world: int, port: int) -> None:
                 raise UserError(f"rank {rank}", "a fault", "mend it")
 
         # The first that failed tells, the others end with its code.
-        expected = UserError if rank == 1 else ToldElsewhere
+        expected = UserError if rank == 1 else ReportedByAnotherRank
         with pytest.raises(expected) as raised:
             ranks.together(fail)
         assert raised.value.exit_code == 2
-        with pytest.raises(UserError if rank == 0 else ToldElsewhere):
+        with pytest.raises(UserError if rank == 0 else ReportedByAnotherRank):
             ranks.first_does(lambda: (_ for _ in ()).throw(UserError("a", "b", "c")))
 
 

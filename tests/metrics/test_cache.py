@@ -18,7 +18,7 @@ from utils.files.arrays import map_npy, save_npy
 from utils.metrics import cache as embedding_cache
 from utils.metrics.cache import Embedded, EmbeddingCache, image_digests
 from utils.metrics.embedders import load_metric, open_cache
-from utils.metrics.nearest import Means, nearest_images
+from utils.metrics.nearest import SearchSettings, nearest_images
 
 CPU = torch.device("cpu")
 
@@ -234,7 +234,7 @@ def test_cached_equals_uncached(tmp_path, monkeypatch, alex):
     beside = tmp_path / "dists"
     for _ in range(2):
         cache = open_cache(alex, CacheOptions(), beside, samples, 53)
-        found = nearest_images(alex, samples, train, 4, Means(16, 5, cache=cache))
+        found = nearest_images(alex, samples, train, 4, SearchSettings(16, 5, cache=cache))
         for key, array in wanted.items():
             np.testing.assert_array_equal(found[key], array)
     assert cache.embedded == 0

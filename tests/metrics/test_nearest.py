@@ -12,7 +12,7 @@ from utils.cli.errors import UserError
 from utils.data.datasets import to_float
 from utils.files.arrays import read_npz
 from utils.metrics.embedders import load_metric
-from utils.metrics.nearest import Means, nearest, nearest_images
+from utils.metrics.nearest import SearchSettings, nearest, nearest_images
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no reference arrays in {SHARED}")
 KEYS = ("data-dists", "data-indices", "synth-dists", "synth-indices")
@@ -42,8 +42,8 @@ def random_images(n: int, seed: int = 0) -> Tensor:
 def test_equals_the_original(network):
     wanted = read_npz(SHARED / f"reference/dists_{network}_128.npz", KEYS)
     embedder = load_metric(network, None, "cpu")
-    means = Means(reference_batch=50)
-    found = nearest_images(embedder, samples(), mnist_subset(128), 5, means)
+    settings = SearchSettings(reference_batch=50)
+    found = nearest_images(embedder, samples(), mnist_subset(128), 5, settings)
     for kind in ("data", "synth"):
         np.testing.assert_array_equal(found[f"{kind}-indices"], wanted[f"{kind}-indices"])
         dists = found[f"{kind}-dists"]
@@ -58,7 +58,7 @@ def test_batches_and_budget_change_rounding_only(metric, memory_bytes, batches, 
     embedder = load_metric(metric, None, "cpu")
     x, y = random_images(12), random_images(40, seed=1)
     whole = nearest_images(embedder, x, y, 4)
-    parts = nearest_images(embedder, x, y, 4, Means(*batches, memory_bytes=memory_bytes))
+    parts = nearest_images(embedder, x, y, 4, SearchSettings(*batches, memory_bytes=memory_bytes))
     for kind in ("data", "synth"):
         np.testing.assert_array_equal(parts[f"{kind}-indices"], whole[f"{kind}-indices"])
         np.testing.assert_allclose(parts[f"{kind}-dists"], whole[f"{kind}-dists"], rtol=1e-5)
@@ -93,11 +93,11 @@ def test_lpips_is_the_squared_distance():
 def test_each_image_is_embedded_once():
     told = []
     x, y = random_images(12), random_images(40, seed=1)
-    means = Means(reference_batch=16, embedded=told.append)
-    nearest_images(load_metric("l2", None, "cpu"), x, y, 2, means)
+    settings = SearchSettings(reference_batch=16, embedded=told.append)
+    nearest_images(load_metric("l2", None, "cpu"), x, y, 2, settings)
     assert told == [12, 16, 16, 8]
     told.clear()
-    nearest(load_metric("l2", None, "cpu"), x, x, 2, exclude_self=True, means=means)
+    nearest(load_metric("l2", None, "cpu"), x, x, 2, exclude_self=True, settings=settings)
     assert told == [12]
 
 

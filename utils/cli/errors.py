@@ -37,7 +37,7 @@ class Interrupted(BaseException):
     exit_code = 75
 
 
-class ToldElsewhere(Exception):
+class ReportedByAnotherRank(Exception):
     """Another rank has failed and told why: this one ends with the same code, in silence."""
 
     def __init__(self, exit_code: int) -> None:

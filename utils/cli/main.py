@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils.cli.errors import Interrupted, ToldElsewhere, UserError
+from utils.cli.errors import Interrupted, ReportedByAnotherRank, UserError
 from utils.cli.launcher import let_first_rank_speak
 from utils.cli.parse import parse
-from utils.cli.signals import GO_ON, ignore_for_good, stop_at_once, stopping, tell_stopped
+from utils.cli.signals import GO_ON, ignore_for_good, print_stopped, stop_at_once, stopping
 
 
 def run_commands(
@@ -61,7 +61,7 @@ def run_stage(
         _stop(f"error: {error}", error.exit_code)
     except Interrupted as stopped:
         _stop_resumable(f"stopped: {stopped}")
-    except ToldElsewhere as failure:
+    except ReportedByAnotherRank as failure:
         ignore_for_good()
         sys.exit(failure.exit_code)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
@@ -80,7 +80,7 @@ def run_stage(
 def _stop_resumable(line: str) -> None:
     """Told by one of the ranks: a signal reaches all of them."""
     ignore_for_good()
-    tell_stopped(line)
+    print_stopped(line)
     sys.exit(Interrupted.exit_code)
 
 

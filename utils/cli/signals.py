@@ -63,7 +63,7 @@ def check_stopping() -> None:
         raise Interrupted(GO_ON)
 
 
-def tell_stopped(line: str) -> None:
+def print_stopped(line: str) -> None:
     """Say so on stderr; once, whoever comes first, and by the first rank alone."""
     if not _State.told and _speaks():
         with suppress(OSError, ValueError):  # a terminal that is gone
@@ -82,7 +82,7 @@ def _speaks() -> bool:
 
 def leave() -> None:
     """End the process now, as a kill would, but with its line and code."""
-    tell_stopped(f"stopped: {GO_ON}")
+    print_stopped(f"stopped: {GO_ON}")
     os._exit(Interrupted.exit_code)
 
 

@@ -54,7 +54,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def float32_unless(precision: str) -> str:
+def float32_for_auto(precision: str) -> str:
     """float32 for auto: for what is a small difference of large numbers, as an energy is."""
     return "float32" if precision == "auto" else precision
 

@@ -70,7 +70,7 @@ def work_in_groups(
     yield from take_turns(jobs, lambda job: job.target, finished, size)
 
 
-def tell_plan(jobs: Iterable[Job], overwrite: bool) -> None:
+def print_plan(jobs: Iterable[Job], overwrite: bool) -> None:
     """What a run would do, for --dry-run."""
     for job in jobs:
         state = "write" if not job.target.exists() else "redo" if overwrite else "skip"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 LEAST = 2**26  # bytes to work in where the process alone takes what was asked for
 
 
-def to_work_in(asked: int | None, device: torch.device) -> int:
+def search_budget(asked: int | None, device: torch.device) -> int:
     """Bytes that blocks and embeddings may take: half of what is free, or what is asked for.
 
     On a CPU `asked` bounds the whole process: what it holds already is taken off."""

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.cli.errors import Interrupted, ToldElsewhere, UserError
+from utils.cli.errors import Interrupted, ReportedByAnotherRank, UserError
 from utils.cli.launcher import Launch, launched, meeting_point
 from utils.cli.signals import GO_ON
 from utils.jobs.shares import Share
@@ -69,7 +69,7 @@ class Ranks:
         """Each rank does its work and waits for the others; where one fails, all fail.
 
         One of those that failed raises its error, and so tells it; the others raise
-        ToldElsewhere with its exit code."""
+        ReportedByAnotherRank with its exit code."""
         result, failure = None, None
         try:
             result = work()
@@ -81,7 +81,7 @@ class Ranks:
             return result
         if told == own:
             raise failure
-        raise ToldElsewhere(told // MOST_RANKS)
+        raise ReportedByAnotherRank(told // MOST_RANKS)
 
     def first_does(self, work: Callable[[], int | None]) -> int:
         """The first rank alone does this; the others wait for its result, share its failure.

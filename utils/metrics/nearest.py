@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.jobs.memory import as_size, to_work_in
+from utils.jobs.memory import as_size, search_budget
 from utils.metrics.cache import Embedded, EmbeddingCache
 from utils.metrics.embedders import Embedder
 from utils.metrics.exact_search import NearestNeighbours
@@ -19,7 +19,7 @@ BLOCK_BYTES = 2**28  # no block needs more to keep a processor busy
 
 
 @dataclass(frozen=True)
-class Means:
+class SearchSettings:
     """What a search may use; none of it changes what is found.
 
     batch, reference_batch: images embedded at once. memory_bytes: for embeddings and blocks
@@ -54,7 +54,7 @@ def nearest(
     k: int,
     *,
     exclude_self: bool = False,
-    means: Means | None = None,
+    settings: SearchSettings | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest references of each query: distances float32 [N, k'], indices int64 [N, k'].
 
@@ -64,27 +64,33 @@ def nearest(
     Each image is embedded once where there is a cache, or where the queries' embeddings fit into
     half of the memory; else the references are embedded again for each block of queries.
     Raises ValueError for other shapes, NaN and infinite values."""
-    means = means or Means()
+    settings = settings or SearchSettings()
     if exclude_self and len(references) != len(queries):
         found = f"{len(references)} for {len(queries)} queries"
         raise ValueError(f"references: found {found}; with exclude_self give the queries")
     check_shapes(queries, references)
-    asked = embed(embedder, queries, means.batch, means)
-    others = asked if exclude_self else embed(embedder, references, means.reference_batch, means)
+    asked = embed(embedder, queries, settings.batch, settings)
+    others = (
+        asked if exclude_self else embed(embedder, references, settings.reference_batch, settings)
+    )
     most = min(k, len(references) - exclude_self)
     whole = References(others, range(len(references)), most, exclude_self)
-    squares, indices = search(asked, range(len(queries)), [whole], means)[0]
+    squares, indices = search(asked, range(len(queries)), [whole], settings)[0]
     return to_metric(embedder, squares.numpy()), indices.numpy()
 
 
 def nearest_images(
-    embedder: Embedder, samples: Tensor, train: Tensor, k: int, means: Means | None = None
+    embedder: Embedder,
+    samples: Tensor,
+    train: Tensor,
+    k: int,
+    settings: SearchSettings | None = None,
 ) -> dict[str, np.ndarray]:
     """`nearest` of the samples among train and among themselves, each image embedded once.
 
     The arrays of dists/K.npz: data-dists, data-indices, synth-dists, synth-indices."""
     rows, columns = range(len(samples)), range(len(train) + len(samples))
-    return as_distances(embedder, nearest_in(embedder, samples, train, k, rows, columns, means))
+    return as_distances(embedder, nearest_in(embedder, samples, train, k, rows, columns, settings))
 
 
 def nearest_in(
@@ -94,25 +100,25 @@ def nearest_in(
     k: int,
     rows: range,
     columns: range,
-    means: Means | None = None,
+    settings: SearchSettings | None = None,
 ) -> dict[str, np.ndarray]:
     """A part of `nearest_images`: the samples of rows, against the references of columns.
 
     columns count train first and then the samples, 0 .. K + N - 1. Gives data-squares,
     data-indices, synth-squares, synth-indices [rows, k']: squared distances of phi, infinite where
     the part has fewer than k' = min(k, K) and min(k, N - 1) neighbours."""
-    means = means or Means()
+    settings = settings or SearchSettings()
     check_shapes(samples, train)
     cut = len(train)
-    asked = embed(embedder, samples, means.batch, means)
-    known = embed(embedder, train, means.reference_batch, means)
+    asked = embed(embedder, samples, settings.batch, settings)
+    known = embed(embedder, train, settings.reference_batch, settings)
     first = range(min(columns.start, cut), min(columns.stop, cut))
     second = range(max(columns.start - cut, 0), max(columns.stop - cut, 0))
     searches = [
         References(known, first, min(k, len(train))),
         References(asked, second, min(k, len(samples) - 1), exclude_self=True),
     ]
-    found = search(asked, rows, searches, means)
+    found = search(asked, rows, searches, settings)
     arrays = {}
     for kind, (squares, indices) in zip(("data", "synth"), found, strict=True):
         arrays |= {f"{kind}-squares": squares.numpy(), f"{kind}-indices": indices.numpy()}
@@ -134,13 +140,13 @@ def to_metric(embedder: Embedder, squares: np.ndarray) -> np.ndarray:
 
 
 def search(
-    queries: Embedded, rows: range, searches: list[References], means: Means
+    queries: Embedded, rows: range, searches: list[References], settings: SearchSettings
 ) -> list[tuple[Tensor, Tensor]]:
     """Squared distances [rows, k] and indices for each of searches, on the CPU.
 
     As many queries as half of the memory holds are searched for at once; the references pass by
     in blocks. Infinite where there are fewer than k neighbours."""
-    budget = means.memory_bytes or to_work_in(None, queries.device)
+    budget = settings.memory_bytes or search_budget(None, queries.device)
     block_bytes = max(1, min(budget // 4, BLOCK_BYTES))
     at_once = max(1, min(budget // 8, BLOCK_BYTES) // (4 * queries.dim))  # references
     queries.fill(rows)
@@ -162,21 +168,21 @@ def search(
                 exclude_self=references.exclude_self,
                 first_query=start,
                 block_bytes=block_bytes,
-                product=means.product,
+                product=settings.product,
             )
             for first in range(references.span.start, references.span.stop, at_once):
                 span = range(first, min(first + at_once, references.span.stop))
                 best.update(references.images.read(span), first)
-                means.compared(len(span))
+                settings.compared(len(span))
             part.append(tuple(found.cpu() for found in best.result(complete=False)))
     return [tuple(torch.cat(found) for found in zip(*part, strict=True)) for part in parts]
 
 
-def embed(embedder: Embedder, images: Tensor, batch: int, means: Means) -> Embedded:
+def embed(embedder: Embedder, images: Tensor, batch: int, settings: SearchSettings) -> Embedded:
     """The images as embeddings by position; a cache of images of another size is of no use."""
     dim, device = embedder.dim(images), embedder.device
-    cache = means.cache if means.cache and means.cache.dim == dim else None
-    return Embedded(images, embedder, dim, device, batch, cache, means.embedded)
+    cache = settings.cache if settings.cache and settings.cache.dim == dim else None
+    return Embedded(images, embedder, dim, device, batch, cache, settings.embedded)
 
 
 def query_block(count: int, dim: int, budget: int) -> int:

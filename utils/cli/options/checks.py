@@ -54,7 +54,7 @@ def ints(*default: int) -> tuple[int, ...]:
     return parsed_field(default=default, type=parse_ints, nargs=None)
 
 
-def told(default: Any, text: str) -> Any:
+def with_help(default: Any, text: str) -> Any:
     """A field whose help is text."""
     return field(default=default, metadata={"help": text})
 

@@ -13,7 +13,7 @@ class Sampler(NamedTuple):
     """calls: of the network for an image, unless --steps says; None: as many as timesteps."""
 
     calls: int | None
-    told: str
+    description: str
 
 
 DATA_NAMES = {  # channels of the images; None: 1 or 3, as --in-channels says

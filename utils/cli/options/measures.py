@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.cli.errors import UserError
-from utils.cli.options.checks import MOST, all_within, ints, one_of, told, within
+from utils.cli.options.checks import MOST, all_within, ints, one_of, with_help, within
 from utils.cli.options.choices import NOT_L2, SAMPLER_NAMES, either
 
 
@@ -133,7 +133,7 @@ class GeneralizationOptions:
     held_out_size: int = 1000  # held-out images for tests of nearest neighbours, at most
     cells: int = 5  # of C_T: regions of the space of images that are compared one by one
     samples: int = 128  # with --checkpoints: images drawn from each
-    sampler: str = told("ddim", f"with --checkpoints: {either(SAMPLER_NAMES)}")
+    sampler: str = with_help("ddim", f"with --checkpoints: {either(SAMPLER_NAMES)}")
     steps: int | None = None  # with --checkpoints: network calls an image
     batch_size: int = 256  # rows of a network call; changes results by rounding only
     seed: int = 3407  # of noise, and with --checkpoints of samples

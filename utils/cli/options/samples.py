@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.cli.errors import UserError
-from utils.cli.options.checks import one_of, parse_memory, parse_share, told, within
+from utils.cli.options.checks import one_of, parse_memory, parse_share, with_help, within
 from utils.cli.options.choices import NOT_L2, SAMPLER_NAMES
 from utils.cli.options.measures import CriticalTimesOptions, GeneralizationOptions
 
@@ -24,8 +24,10 @@ class GenerateOptions:
     num_files: int = 10_000  # files to write, of --batch-size images
     num_samples: int | None = None  # images to draw, instead of --num-files
     seed: int = 3407  # image i is drawn from seed + i
-    sampler: str = told("ddpm", ", ".join(f"{n} ({s.told})" for n, s in SAMPLER_NAMES.items()))
-    steps: int | None = told(
+    sampler: str = with_help(
+        "ddpm", ", ".join(f"{n} ({s.description})" for n, s in SAMPLER_NAMES.items())
+    )
+    steps: int | None = with_help(
         None,
         "network calls an image; default "
         + ", ".join(f"{s.calls or 'all timesteps'} for {n}" for n, s in SAMPLER_NAMES.items()),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.errors import UserError
-from utils.cli.options.checks import all_within, ints, one_of, told, within
+from utils.cli.options.checks import all_within, ints, one_of, with_help, within
 from utils.cli.options.choices import METRIC_NAMES, either
 from utils.cli.options.measures import (
     CriticalTimesOptions,
@@ -39,7 +39,7 @@ class PipelineOptions:
     root: Path = Path("results")  # folder for everything that the pipeline writes
     sizes: tuple[int, ...] = ints()  # training-set sizes K, as in 2,64,1500
     samples: int = 256  # images to draw and judge for each K
-    metric: str = told("l2", f"{either(METRIC_NAMES)} (the last three: LPIPS)")
+    metric: str = with_help("l2", f"{either(METRIC_NAMES)} (the last three: LPIPS)")
     lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
     criterion: str = "calibrated"  # calibrated, delta or ratio
     jobs: int = 1  # processes side by side, each with its K or class

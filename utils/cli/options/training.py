@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.cli.errors import UserError
-from utils.cli.options.checks import all_within, ints, one_of, told, within
+from utils.cli.options.checks import all_within, ints, one_of, with_help, within
 from utils.cli.options.choices import DATA_NAMES, either
 
 # Far beyond any network that is trained: building one of a billion blocks would never end.
@@ -22,7 +22,7 @@ class DataOptions:
 
     data_path: Path = Path("../data")  # folder of the data sets
     results_path: Path = Path("results")  # folder for checkpoints, samples and logs
-    data_name: str = told("cifar10", f"{either(DATA_NAMES)} (any images)")
+    data_name: str = with_help("cifar10", f"{either(DATA_NAMES)} (any images)")
 
     def __post_init__(self) -> None:
         one_of(self, "data_name", DATA_NAMES)

@@ -21,9 +21,9 @@ from utils.files.provenance import check_same, digest, with_data_path
 from utils.inputs.samples import SampleSet, load_synthetics
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.devices import pick_dtype, prepare
-from utils.jobs.k_jobs import Job, plan_jobs, tell_plan, work_through
+from utils.jobs.k_jobs import Job, plan_jobs, print_plan, work_through
 from utils.metrics.embedders import load_metric, open_cache
-from utils.metrics.nearest import Means
+from utils.metrics.nearest import SearchSettings
 from utils.stages.classify.figures import histogram_figure, neighbour_panel, transition_figure
 from utils.stages.classify.files import Identified, load_identified, save_identified
 from utils.stages.classify.summary import judge_row, read_summary, write_summary
@@ -70,7 +70,7 @@ def run(options: ClassifyStage, judge_again: bool = False) -> list[dict[str, Any
     the calibrated thresholds of all); without it such a K is refused."""
     plan = plan_classes(options)
     if options.run.dry_run or not plan.jobs:
-        tell_plan(plan.jobs, options.run.overwrite)
+        print_plan(plan.jobs, options.run.overwrite)
         return []
     check_writable(plan.result)
 
@@ -171,8 +171,10 @@ def thresholds(options: ClassifyStage, dists: Distances, largest: int, n: int) -
         beside = Path(given.result_path)
         cache = open_cache(embedder, options.cache, beside, images.read([0]), len(images))
     batch = given.eval_batch_size
-    means = Means(batch, batch, cache=cache, product=pick_dtype(options.run.precision, device))
-    found = calibrate(args, embedder, rate, pool, n, means)
+    settings = SearchSettings(
+        batch, batch, cache=cache, product=pick_dtype(options.run.precision, device)
+    )
+    found = calibrate(args, embedder, rate, pool, n, settings)
     return {"false_positive_rate": rate, **asdict(found)}
 
 

@@ -16,7 +16,7 @@ from utils.cli.errors import UserError
 from utils.data.datasets import ImageSet, open_images
 from utils.data.subsets import held_out_images, permutation
 from utils.metrics.embedders import Embedder
-from utils.metrics.nearest import Means, nearest
+from utils.metrics.nearest import SearchSettings, nearest
 
 DRAWS_OF = 4096  # real images that delta_s is taken from, where the data set has as many
 
@@ -38,7 +38,7 @@ def calibrate(
     rate: float,
     pool: int,
     n: int,
-    means: Means | None = None,
+    settings: SearchSettings | None = None,
 ) -> Calibration:
     """Thresholds at which a share `rate` of real images would be misjudged.
 
@@ -52,7 +52,7 @@ def calibrate(
     pool, held_out = split_pool(args, rate, pool, n, images)
     perm = permutation(len(images), args["train"]["global_seed"])
     known = images.read(perm[:pool])
-    to_pool, _ = nearest(embedder, held_out, known, 1, means=means)
+    to_pool, _ = nearest(embedder, held_out, known, 1, settings=settings)
     copies = int((to_pool == 0).sum())
     if copies > rate * len(to_pool):
         found = f"{copies} of {len(to_pool)} held-out images that are in the pool too"
@@ -67,7 +67,7 @@ def calibrate(
     if len(drawn) < count:
         drawn = torch.cat([drawn, held_out[: count - len(drawn)]])
     for real in drawn.split(n):
-        within.append(nearest(embedder, real, real, 1, exclude_self=True, means=means)[0])
+        within.append(nearest(embedder, real, real, 1, exclude_self=True, settings=settings)[0])
     delta_m, delta_s = calibrated_thresholds(to_pool, np.stack(within), rate)
     return Calibration(delta_m, delta_s, pool, len(held_out), n)
 

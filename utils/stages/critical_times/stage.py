@@ -25,7 +25,7 @@ from utils.files.class_folders import figures_folder
 from utils.files.provenance import is_finished
 from utils.inputs.subjects import Subject, own_args, plan_subjects
 from utils.jobs.devices import prepare
-from utils.jobs.k_jobs import Job, tell_plan, work_through
+from utils.jobs.k_jobs import Job, print_plan, work_through
 from utils.metrics.embedders import load_metric
 from utils.stages.critical_times.figures import RecoveryRow, recovery_panel
 from utils.stages.critical_times.files import (
@@ -54,7 +54,7 @@ def run(options: CriticalTimesStage, again: bool = False) -> None:
     subjects = plan_subjects(given, options.slice, options)
     basins = {subject.job: Basins(given, subject) for subject in subjects}
     if options.run.dry_run or not subjects:
-        tell_plan(basins, options.run.overwrite)
+        print_plan(basins, options.run.overwrite)
         return
     check_writable(Path(given.result_path))
     judge = Judge(load_metric(metric_name(given), given.lpips_weights, device))

@@ -26,7 +26,7 @@ from utils.inputs.denoisers import check_times
 from utils.inputs.subjects import Subject, own_args, plan_subjects
 from utils.inputs.unchanged import first_read
 from utils.jobs.devices import prepare
-from utils.jobs.k_jobs import Job, tell_plan, work_through
+from utils.jobs.k_jobs import Job, print_plan, work_through
 from utils.stages.critical_times.files import Times, load_times
 from utils.stages.curvature.files import KEYS, UNKNOWN, Curvature, dim_of, save_curvature
 from utils.stages.curvature.hessian import (
@@ -102,7 +102,7 @@ def run(options: CurvatureStage, again: bool = False) -> None:
     files = times_files(given)
     plans = {s.job: plan(given, s, files.get(s.k)) for s in subjects}
     if options.run.dry_run or not plans:
-        tell_plan(plans, options.run.overwrite)
+        print_plan(plans, options.run.overwrite)
         return
     check_writable(Path(required(given, "result_path")))
     if options.run.precision == "bfloat16":

@@ -25,11 +25,11 @@ from utils.inputs.samples import SampleSet, load_synthetics
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.claims import take_turns
 from utils.jobs.devices import pick_dtype, prepare
-from utils.jobs.k_jobs import Job, plan_jobs, tell_plan, work_through
-from utils.jobs.memory import to_work_in
+from utils.jobs.k_jobs import Job, plan_jobs, print_plan, work_through
+from utils.jobs.memory import search_budget
 from utils.jobs.shares import WHOLE, Share
 from utils.metrics.embedders import Embedder, load_metric, open_cache
-from utils.metrics.nearest import Means, as_distances, nearest_in
+from utils.metrics.nearest import SearchSettings, as_distances, nearest_in
 from utils.stages.distances.files import DISTANCE_KEYS, Distances, save_dists
 from utils.stages.distances.parts import (
     Part,
@@ -76,7 +76,7 @@ def run(options: DistancesStage) -> None:
     device = prepare(options.run)
     plan = plan_distances(options)
     if options.run.dry_run:
-        tell_plan(map(plan.own_job, plan.jobs), plan.overwrite)
+        print_plan(map(plan.own_job, plan.jobs), plan.overwrite)
         return
     if not plan.jobs:
         return
@@ -87,14 +87,14 @@ def run(options: DistancesStage) -> None:
     like = torch.zeros(1, model["in_channels"], model["image_size"], model["image_size"])
     most = sum(plan.counts.values()) + max(plan.counts)
     cache = open_cache(embedder, options.cache, given.result_path, like, most)
-    means = Means(
+    settings = SearchSettings(
         given.eval_batch_size,
         given.ref_batch_size or given.eval_batch_size,
         cache=cache,
         product=pick_dtype(options.run.precision, device),
     )
     work = compute_whole if plan.share == WHOLE else compute_parts
-    work(plan, embedder, means)
+    work(plan, embedder, settings)
 
 
 def plan_distances(options: DistancesStage) -> Plan:
@@ -125,16 +125,16 @@ def cost(k: int, path: Path) -> float:
     return n * (k + n)
 
 
-def compute_whole(plan: Plan, embedder: Embedder, means: Means) -> None:
+def compute_whole(plan: Plan, embedder: Embedder, settings: SearchSettings) -> None:
     """Write dists/K.npz for each K."""
     for job in work_through(plan.jobs, plan.is_done, plan.overwrite):
-        _, arrays, subset = compare(plan, job, embedder, means)
+        _, arrays, subset = compare(plan, job, embedder, settings)
         save(plan, job, embedder, arrays, subset)
         print(f"K = {job.k}: {job.target} written", flush=True)
         forget_parts(plan.result, job.k)
 
 
-def compute_parts(plan: Plan, embedder: Embedder, means: Means) -> None:
+def compute_parts(plan: Plan, embedder: Embedder, settings: SearchSettings) -> None:
     """Write this worker's part of each K; whoever finds all parts there merges them."""
     whole = {job.k: job for job in plan.jobs}
 
@@ -146,14 +146,14 @@ def compute_parts(plan: Plan, embedder: Embedder, means: Means) -> None:
     files = {k: part_file(plan.result, k, plan.share) for k in whole}
     jobs = [Job(job.k, job.source, files[job.k]) for job in plan.jobs]
     for job in work_through(jobs, done, plan.overwrite):
-        part, arrays, subset = compare(plan, job, embedder, means)
+        part, arrays, subset = compare(plan, job, embedder, settings)
         save_part(job.target, part, arrays, subset, plan.args[job.k])
         print(f"K = {job.k}: shard {plan.share} written", flush=True)
     merge(plan, embedder)
 
 
 def compare(
-    plan: Plan, job: Job, embedder: Embedder, means: Means
+    plan: Plan, job: Job, embedder: Embedder, settings: SearchSettings
 ) -> tuple[Part, dict[str, np.ndarray], str]:
     """This worker's part of a K, its arrays of `nearest_in`, and the training subset."""
     samples = torch.from_numpy(plan.sets[job.k].read().samples)
@@ -162,8 +162,8 @@ def compare(
     name = f"K = {job.k}" if plan.share == WHOLE else f"K = {job.k}, shard {plan.share}"
     with progress(total=len(part.columns), unit="image", desc=name) as bar:
         # Now, when the images are in memory: what they take is not free any more.
-        memory = to_work_in(parse_memory(plan.given.memory), embedder.device)
-        told = replace(means, memory_bytes=memory, compared=bar.update)
+        memory = search_budget(parse_memory(plan.given.memory), embedder.device)
+        told = replace(settings, memory_bytes=memory, compared=bar.update)
         arrays = nearest_in(
             embedder, samples, subset.images, plan.given.k, part.rows, part.columns, told
         )

@@ -20,8 +20,8 @@ from utils.files.provenance import digest, is_finished
 from utils.inputs.denoisers import check_times, unsound
 from utils.inputs.samples import load_references
 from utils.inputs.subjects import Subject, own_args, plan_subjects
-from utils.jobs.devices import float32_unless, prepare
-from utils.jobs.k_jobs import Job, tell_plan, work_through
+from utils.jobs.devices import float32_for_auto, prepare
+from utils.jobs.k_jobs import Job, print_plan, work_through
 from utils.stages.energy.files import Energies, save_energies
 from utils.stages.energy.overview import show_energies
 from utils.stages.energy.path_integral import (
@@ -51,7 +51,7 @@ def run(options: EnergyStage, again: bool = False) -> None:
     references = {shape: load_references(ref_path, shape) for shape in shapes}
     args = {job: wanted_args(given, s, references[s.shape]) for job, s in subjects.items()}
     if options.run.dry_run or not subjects:
-        tell_plan(subjects, options.run.overwrite)
+        print_plan(subjects, options.run.overwrite)
         return
     check_writable(Path(given.result_path))
 
@@ -60,7 +60,7 @@ def run(options: EnergyStage, again: bool = False) -> None:
 
     for job in work_through(list(subjects), done, options.run.overwrite):
         subject = subjects[job]
-        denoiser = subject.model.denoiser(device, float32_unless(options.run.precision))
+        denoiser = subject.model.denoiser(device, float32_for_auto(options.run.precision))
         samples = torch.from_numpy(subject.samples(given))
         found = relative_energies(denoiser, samples, references[subject.shape], given, job.k)
         save_energies(job.target, Energies(*found, args[job]))

@@ -32,10 +32,10 @@ from utils.inputs.denoisers import (
     training_images,
 )
 from utils.jobs.claims import clear_up, take_turns
-from utils.jobs.devices import float32_unless, prepare
+from utils.jobs.devices import float32_for_auto, prepare
 from utils.metrics.embedders import Embedder, load_metric, open_cache
 from utils.metrics.intervals import Z
-from utils.metrics.nearest import Means
+from utils.metrics.nearest import SearchSettings
 from utils.stages.generalization.figures import CoursePoint, course_figure
 from utils.stages.generalization.files import REMEDY, Stored, load_arrays, save_measured
 from utils.stages.generalization.findings import MEMORY
@@ -137,9 +137,11 @@ def follow_training(
         return not overwrite and finished(one.target, one.args)
 
     count = len(images.train) + len(held_out) + 2 * given.samples * len(steps)
-    means = Means(cache=open_cache(embedder, options.cache, result, held_out[:1], count))
+    settings = SearchSettings(
+        cache=open_cache(embedder, options.cache, result, held_out[:1], count)
+    )
     for (one,) in take_turns(steps, lambda one: one.target, done, 1):
-        measure_step(one, options, images, embedder, means)
+        measure_step(one, options, images, embedder, settings)
     show_course(result)
 
 
@@ -148,11 +150,11 @@ def measure_step(
     options: GeneralizationStage,
     images: Images,
     embedder: Embedder,
-    means: Means,
+    settings: SearchSettings,
 ) -> None:
     """Draw from one checkpoint, and its twin, and apply every test."""
     given = options.generalization
-    precision = float32_unless(options.run.precision)
+    precision = float32_for_auto(options.run.precision)
     denoiser = one.model.denoiser(embedder.device, precision)
     with progress(total=rows_of(images, given), unit="row", desc=f"step {one.step}") as bar:
         try:
@@ -160,11 +162,11 @@ def measure_step(
         except ValueError as error:
             raise UserError(f"checkpoint {one.step}", str(error), "train it again") from error
     samples = drawn(one.model, given, embedder.device)
-    measured.add(measure_samples(embedder, samples, images, given, means))
+    measured.add(measure_samples(embedder, samples, images, given, settings))
     if one.twin:
         others = drawn(one.twin, given, embedder.device)
         learnt = images.train, training_images(one.twin.args)
-        measured.add(measure_pairs(embedder, (samples, others), learnt, means)[0])
+        measured.add(measure_pairs(embedder, (samples, others), learnt, settings)[0])
     save_measured(one.target, measured, one.args, one.step)
 
 

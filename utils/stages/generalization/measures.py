@@ -16,7 +16,7 @@ from models.schedule import Schedule
 from utils.cli.options.sections import GeneralizationOptions
 from utils.metrics.embedders import Embedder
 from utils.metrics.intervals import Z, median_interval
-from utils.metrics.nearest import Means, nearest
+from utils.metrics.nearest import SearchSettings, nearest
 from utils.metrics.pairs import squared_distances
 from utils.stages.generalization.findings import (
     Finding,
@@ -154,18 +154,18 @@ def measure_samples(
     samples: Tensor,
     images: Images,
     given: GeneralizationOptions,
-    means: Means | None = None,
+    settings: SearchSettings | None = None,
 ) -> Measured:
     """C_T, authenticity and the ratio test of samples [N, C, H, W], against held-out images.
 
     With one training image C_T alone is defined."""
     train, known = images.train, images.held_out
-    near, index = nearest(embedder, samples, train, 2, means=means)
-    near_known, index_known = nearest(embedder, known, train, 2, means=means)
+    near, index = nearest(embedder, samples, train, 2, settings=settings)
+    near_known, index_known = nearest(embedder, known, train, 2, settings=settings)
     cells = partition(train, given.cells, given.seed, samples, known)
     findings = [copying(near[:, 0], near_known[:, 0], *cells)]
     if len(train) > 1:
-        gaps = nearest_within(embedder, train, (index[:, 0], index_known[:, 0]), means)
+        gaps = nearest_within(embedder, train, (index[:, 0], index_known[:, 0]), settings)
         findings.append(authenticity(near[:, 0], near_known[:, 0], *gaps))
         # d_1 / d_2 is one of Euclidean distances
         plain = [np.sqrt(d) if embedder.squared else d for d in (near, near_known)]
@@ -174,12 +174,15 @@ def measure_samples(
 
 
 def nearest_within(
-    embedder: Embedder, train: Tensor, indices: tuple[np.ndarray, ...], means: Means | None
+    embedder: Embedder,
+    train: Tensor,
+    indices: tuple[np.ndarray, ...],
+    settings: SearchSettings | None,
 ) -> list[np.ndarray]:
     """How far the training images of these indices are from their nearest other one."""
     wanted, back = np.unique(np.concatenate(indices), return_inverse=True)
     # The image finds itself too, at 0; the second distance is that of another, even of a copy.
-    gaps = nearest(embedder, train[wanted], train, 2, means=means)[0][:, 1][back]
+    gaps = nearest(embedder, train[wanted], train, 2, settings=settings)[0][:, 1][back]
     return np.split(gaps, np.cumsum([len(i) for i in indices])[:-1])
 
 
@@ -199,7 +202,7 @@ def measure_pairs(
     embedder: Embedder,
     sets: tuple[Tensor, Tensor],
     learnt: tuple[Tensor, Tensor],
-    means: Means | None = None,
+    settings: SearchSettings | None = None,
 ) -> tuple[Measured, np.ndarray]:
     """What two models agree on, and the nearest training image of each sample [2, N, C, H, W].
 
@@ -208,7 +211,7 @@ def measure_pairs(
     Cosines are those of images less the mean of all training images."""
     own, nearest_own = [], []
     for samples, train in zip(sets, learnt, strict=True):
-        distances, index = nearest(embedder, samples, train, 1, means=means)
+        distances, index = nearest(embedder, samples, train, 1, settings=settings)
         own.append(distances[:, 0])
         nearest_own.append(train[index[:, 0]])
     pair = pair_distances(embedder, *sets)

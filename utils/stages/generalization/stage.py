@@ -23,10 +23,10 @@ from utils.files.provenance import check_same, difference, digest, to_plain
 from utils.inputs.denoisers import Model, check_times, exact_model, trained_model, training_images
 from utils.inputs.samples import SampleSet, load_synthetics
 from utils.inputs.unchanged import Input, first_read
-from utils.jobs.devices import float32_unless, prepare
-from utils.jobs.k_jobs import Job, plan_jobs, tell_plan, work_through
+from utils.jobs.devices import float32_for_auto, prepare
+from utils.jobs.k_jobs import Job, plan_jobs, print_plan, work_through
 from utils.metrics.embedders import Embedder, load_metric, open_cache
-from utils.metrics.nearest import Means
+from utils.metrics.nearest import SearchSettings
 from utils.stages.generalization.course import follow_training
 from utils.stages.generalization.figures import pairs_figure
 from utils.stages.generalization.files import arrays_file, load_arrays, load_measured, save_measured
@@ -46,7 +46,7 @@ TWIN = {"subset", "train_size"}  # what may differ between the two models of a K
 
 
 @dataclass(frozen=True)
-class Case:
+class GeneralizationJob:
     """One K: its model, the set drawn from it, and its twin's set from the same seeds."""
 
     job: Job
@@ -68,7 +68,7 @@ def run(options: GeneralizationStage, again: bool = False) -> None:
     result = Path(required(given, "result_path"))
     cases = {case.job: case for case in plan_cases(options)}
     if options.run.dry_run or not cases:
-        tell_plan(cases, options.run.overwrite)
+        print_plan(cases, options.run.overwrite)
         return
     check_writable(result)
     embedder = load_metric(metric_name(given), given.lpips_weights, device)
@@ -96,7 +96,7 @@ def is_measured(path: Path, args: Mapping[str, Any], again: bool) -> bool:
     return True
 
 
-def plan_cases(options: GeneralizationStage) -> list[Case]:
+def plan_cases(options: GeneralizationStage) -> list[GeneralizationJob]:
     """The K of a slice that have held-out images. Raises UserError for what does not fit."""
     given = options.generalization
     target = Path(required(given, "result_path"))
@@ -126,7 +126,7 @@ def plan_cases(options: GeneralizationStage) -> list[Case]:
         elif twins:
             told = f"no {job.k}.npz in {given.second_synth_path}"
             print(f"K = {job.k}: {told}: the test of two models is passed over")
-        case = Case(job, model, drawn, second, {})
+        case = GeneralizationJob(job, model, drawn, second, {})
         if has_held_out(case):
             cases.append(replace(case, args=wanted_args(given, case, found)))
     return cases
@@ -185,7 +185,7 @@ def twin_set(path: Path, own: Path, found: SampleSet) -> Input[SampleSet]:
     return second
 
 
-def has_held_out(case: Case) -> bool:
+def has_held_out(case: GeneralizationJob) -> bool:
     """Whether there are two held-out images or more; says so where not."""
     try:
         found = len(held_out_images(case.model.args, 2, case.second is not None))
@@ -197,7 +197,9 @@ def has_held_out(case: Case) -> bool:
     return found >= 2
 
 
-def wanted_args(given: GeneralizationOptions, case: Case, found: SampleSet) -> dict[str, Any]:
+def wanted_args(
+    given: GeneralizationOptions, case: GeneralizationJob, found: SampleSet
+) -> dict[str, Any]:
     """What K.json and K.npz will carry."""
     own = {name: x for name, x in to_plain(given).items() if name not in COURSE_ONLY}
     own["checkpoint"], own["drawn"] = case.model.fingerprint, digest(found.samples)
@@ -205,14 +207,14 @@ def wanted_args(given: GeneralizationOptions, case: Case, found: SampleSet) -> d
     return {**found.args, **case.model.args, "generalization": own}
 
 
-def examine(case: Case, options: GeneralizationStage, embedder: Embedder) -> Measured:
+def examine(case: GeneralizationJob, options: GeneralizationStage, embedder: Embedder) -> Measured:
     """Every test that this K allows. Raises UserError where the model's numbers are of no use."""
     given, k = options.generalization, case.job.k
     args, both = case.model.args, case.second is not None
     held_out = to_float(held_out_images(args, given.held_out_size, both))
     images = Images(case.model.training_images(), held_out)
     samples = torch.from_numpy(case.drawn.read().samples)
-    precision = float32_unless(options.run.precision)
+    precision = float32_for_auto(options.run.precision)
     denoiser = case.model.denoiser(embedder.device, precision)
     with progress(total=rows_of(images, given), unit="row", desc=f"K = {k}") as bar:
         try:
@@ -223,16 +225,16 @@ def examine(case: Case, options: GeneralizationStage, embedder: Embedder) -> Mea
     count = len(images.train) + len(held_out) + 2 * len(samples)
     result = Path(given.result_path)
     cache = open_cache(embedder, options.cache, result, samples[:1], count)
-    means = Means(cache=cache)
+    settings = SearchSettings(cache=cache)
     if case.second is not None:
         twin = case.second.read()
         sets = samples, torch.from_numpy(twin.samples)
         learnt = images.train, training_images(with_data(twin.args, args))
-        pairs, near = measure_pairs(embedder, sets, learnt, means)
+        pairs, near = measure_pairs(embedder, sets, learnt, settings)
         picture = pairs_figure(k, *sets, near, pairs.arrays)
         save_figure(picture, result / "figures" / f"pairs-{k}.png")
         measured.add(pairs)
-    measured.add(measure_samples(embedder, samples, images, given, means))
+    measured.add(measure_samples(embedder, samples, images, given, settings))
     return measured
 
 

@@ -87,7 +87,7 @@ def run_exact(options: ToyExactStage) -> None:
     """Write and draw the analytic energies: of infinitely many patterns, and of K of them."""
     given, root = options.toy_exact, Path(options.toy_exact.results_path)
     device = pick_home(options.run)
-    circle, jobs = opened(
+    circle, jobs = open_toy(
         root, options.run, given.sample_size, lambda k: exact_file(root, k, given)
     )
     args = {
@@ -115,7 +115,7 @@ def run_train(options: ToyTrainStage) -> None:
     given, root = options.toy_train, Path(options.toy_train.results_path)
     device = pick_home(options.run)
     final = lambda k: checkpoint_file(root, k, given.n_iter)  # noqa: E731
-    circle, jobs = opened(root, options.run, given.sample_size, final)
+    circle, jobs = open_toy(root, options.run, given.sample_size, final)
     args = {k: training_args(given, circle, k) for k in given.sample_size}
     if options.run.dry_run:
         return
@@ -188,8 +188,8 @@ def examine(
 
     own(network) are the options in its args, work(network, patterns, args) its content."""
     root, device = Path(given.results_path), pick_home(run)
-    circle, jobs = opened(root, run, given.sample_size, lambda k: target(root, k, given.t))
-    networks = {k: picked(root, k, given.checkpoint, circle) for k in given.sample_size}
+    circle, jobs = open_toy(root, run, given.sample_size, lambda k: target(root, k, given.t))
+    networks = {k: load_checkpoint_of(root, k, given.checkpoint, circle) for k in given.sample_size}
     args = {}
     for k, network in networks.items():
         of = {"checkpoint": network.iterations, "network": network.fingerprint}
@@ -241,7 +241,7 @@ def pick_home(run: RunOptions) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def opened(
+def open_toy(
     root: Path, run: RunOptions, sizes: tuple[int, ...], target: Callable[[int], Path]
 ) -> tuple[Circle, list[Job]]:
     """The points, and a job for each K; with --dry-run the plan is told and nothing written."""
@@ -255,7 +255,7 @@ def opened(
     return circle, [Job(k, data_file(root), target(k)) for k in sizes]
 
 
-def picked(root: Path, k: int, step: int | None, circle: Circle) -> ToyCheckpoint:
+def load_checkpoint_of(root: Path, k: int, step: int | None, circle: Circle) -> ToyCheckpoint:
     """The checkpoint of K. Raises UserError where it was trained on other points."""
     checkpoint = pick_checkpoint(root, k, step)
     path = checkpoint_file(root, k, checkpoint.iterations)
