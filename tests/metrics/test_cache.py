@@ -170,8 +170,8 @@ def test_a_block_that_vanishes_is_made_again(tmp_path):
 FILLER = """
 import sys, time
 from pathlib import Path
-from tests import test_embedding_cache as here
-from utils import embedding_cache
+from tests.metrics import test_cache as here
+from utils.metrics import cache as embedding_cache
 embedding_cache.BLOCK_BYTES = 10 * 128 * 4
 folder, k = Path(sys.argv[1]), int(sys.argv[2])
 def slow(x):
