@@ -12,10 +12,10 @@ from models.schedule import Schedule, coefficients, predict_eps, predict_x0, sco
 
 
 class Denoiser(ABC):
-    """The denoiser D(x_t, t) = E[x_0 | x_t]; subclasses give eps or x_0 (one of them).
+    """The denoiser D(x_t, t) = E[x_0 | x_t]. Subclasses define eps.
 
-    t is one time for all rows, or int64 [B] on the CPU, one a row; each in 0 .. T - 1. `shape` is
-    (C, H, W), `schedule` the noise schedule, `device` where tensors are expected."""
+    t is one time for all rows, or int64 [B] on the CPU, one for each row, in 0 .. T - 1. `shape`
+    is (C, H, W), `schedule` the noise schedule, `device` the device of the tensors x_t."""
 
     shape: tuple[int, ...]
     schedule: Schedule
@@ -26,7 +26,7 @@ class Denoiser(ABC):
         """The noise in x_t: [B, C, H, W] at time t."""
 
     def x_0(self, x_t: Tensor, t: int | Tensor) -> Tensor:
-        """The clean image that eps stands for, not clipped."""
+        """The clean image that follows from x_t and eps, not clipped."""
         return predict_x0(x_t, self.eps(x_t, t), self.schedule.alpha_bar_at(t))
 
     def score(self, x_t: Tensor, t: int | Tensor) -> Tensor:
@@ -52,14 +52,12 @@ class NetworkDenoiser(Denoiser):
             raise ValueError(f"prediction_type: found {prediction_type!r}")
         self.network = network.eval().requires_grad_(False)
         self.schedule, self.shape = schedule, shape
-        self.prediction_type, self.scale_by_sigma, self.dtype = (
-            prediction_type,
-            scale_by_sigma,
-            dtype,
-        )
+        self.prediction_type, self.scale_by_sigma = prediction_type, scale_by_sigma
+        self.dtype = dtype
         self.device = next(network.parameters()).device
 
     def output(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """What the network predicts, noise or x_0: [B, C, H, W] at time t."""
         times = torch.as_tensor(t).expand(len(x_t)).to(x_t.device)
         return predict(self.network, x_t, times, self.schedule, self.scale_by_sigma, self.dtype)
 

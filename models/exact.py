@@ -1,4 +1,4 @@
-"""The exact model: what a perfectly trained network would be on K patterns, all in closed form."""
+"""The exact model of K patterns in closed form: what a perfectly trained network would compute."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.nn import functional
 from models.denoiser import Denoiser
 from models.schedule import Schedule
 
-# Kernels choose their way of summing by the shape of a batch. Rows are therefore computed in
-# tiles of this many, the last one filled up: a row's bits depend on the row alone.
+# Kernels choose the order of summation by the shape of a batch. Rows are therefore computed in
+# tiles of this many, the last one padded: a row's bits depend on that row alone.
 TILE_ROWS = 64
-# D is filled up to a multiple of this, with zeros: MKL sums odd and even rows of a tile otherwise
-# where D is odd, as every second row is then aligned otherwise.
+# D is padded with zeros to a multiple of this. With odd D every second row of a tile has another
+# alignment, and MKL sums such rows in another order.
 ALIGNED = 8
 # Patterns are converted to float64 in chunks of this size; fewer are kept in float64.
 CHUNK_BYTES = 2**24
@@ -30,9 +30,9 @@ class ExactDenoiser(Denoiser):
             w = softmax_m(-|x - sqrt(alpha_bar_t) y_m|^2 / (2 (1 - alpha_bar_t)))
 
     patterns: [K, C, H, W], K >= 1, float32 or float64 in [-1, 1]. Everywhere x_t is
-    [B, C, H, W], and t an int or int64 [B] on the CPU, one a row, in 0 .. T - 1. All is computed
-    in float64, differentiably; images come back like x_t. No row depends, in any bit, on the
-    others of its batch. Raises ValueError for other patterns, shapes and times.
+    [B, C, H, W], and t an int or int64 [B] on the CPU, one for each row, in 0 .. T - 1. Everything
+    is computed in float64, differentiably; images are returned like x_t. No bit of a row depends
+    on the other rows of its batch. Raises ValueError for other patterns, shapes and times.
     A Dense Associative Memory with beta = 1 / (2 (1 - alpha_bar_t)): Ambrogioni 2023, arXiv
     2309.17290."""
 
@@ -42,8 +42,8 @@ class ExactDenoiser(Denoiser):
             raise ValueError(f"patterns: found {found}; give [K, C, H, W] of floats, K >= 1")
         self.schedule, self.shape = schedule, tuple(patterns.shape[1:])
         self.device = patterns.device
-        # MPS has no float64: there all is computed on the CPU, and float64 results stay there.
-        self._home = torch.device("cpu") if self.device.type == "mps" else self.device
+        # MPS has no float64: the CPU computes instead, and float64 results stay there.
+        self._compute_device = torch.device("cpu") if self.device.type == "mps" else self.device
         self._dim = math.prod(self.shape)
         flat = self._vectors(patterns.detach())  # [K, D]
         self._chunk_rows = max(1, CHUNK_BYTES // (8 * flat.shape[1]))
@@ -113,8 +113,8 @@ class ExactDenoiser(Denoiser):
         def product(x: Tensor, alpha_bar: Tensor, v: Tensor) -> Tensor:
             w, noise = self._weights(x, alpha_bar), 1 - alpha_bar
             mean = self._combine(w)
-            # Both factors centred: the error is one of |y_m - D|. That of E[y (y.v)] - D (D.v) is
-            # one of |y|^2, and the division by noise^2 takes it times 10^8 at t = 0.
+            # Both factors are centred: the rounding error scales with |y_m - D|. That of
+            # E[y (y.v)] - D (D.v) scales with |y|^2, times 10^8 by 1 / noise^2 at t = 0.
             pull = w * (self._products(v) - (mean * v).sum(1, keepdim=True))  # [R, K]
             covariance_v = self._combine(pull) - mean * pull.sum(1, keepdim=True)
             return v / noise - alpha_bar / noise.square() * covariance_v
@@ -124,15 +124,15 @@ class ExactDenoiser(Denoiser):
         return self._like(v, self._by_tiles(product, x_t, t, v))
 
     def hessian(self, x_t: Tensor, t: int | Tensor) -> Tensor:
-        """H of `hessian_vector` whole, [B, D, D] float64, for D = C H W up to 4096."""
+        """The whole matrix H of `hessian_vector`, [B, D, D] float64, for D = C H W up to 4096."""
         dim = self._dim
         if dim > LARGEST_HESSIAN:
             remedy = f"use hessian_vector, or images of {LARGEST_HESSIAN} values at most"
             raise ValueError(f"D = C H W: found {dim}; {remedy}")
         rows = zip(self.weights(x_t, t), self._by_tiles(self._mean, x_t, t), strict=True)
         covariance = [self._covariance(w, mean) for w, mean in rows]
-        identity = torch.eye(dim, dtype=torch.float64, device=self._home)
-        alpha_bar = self._alpha_bar(t, len(x_t)).to(self._home)[:, None, None]
+        identity = torch.eye(dim, dtype=torch.float64, device=self._compute_device)
+        alpha_bar = self._alpha_bar(t, len(x_t)).to(self._compute_device)[:, None, None]
         noise = 1 - alpha_bar
         stacked = torch.stack(covariance) if covariance else identity.new_zeros(0, dim, dim)
         return identity / noise - alpha_bar / noise.square() * stacked
@@ -144,15 +144,15 @@ class ExactDenoiser(Denoiser):
         if x_t.shape[1:] != self.shape:
             expected = ", ".join(map(str, self.shape))
             raise ValueError(f"x_t: found {list(x_t.shape)}; give [B, {expected}]")
-        alpha_bar = self._alpha_bar(t, len(x_t)).to(self._home)[:, None]
+        alpha_bar = self._alpha_bar(t, len(x_t)).to(self._compute_device)[:, None]
         tables = self._vectors(x_t).double(), alpha_bar, *(self._vectors(v).double() for v in more)
         tiles = zip(*map(_tiles, tables), strict=True)
         return torch.cat([work(*tile) for tile in tiles])[: len(x_t)]
 
     def _vectors(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] as rows [B, D], D filled up, where the computing is done."""
-        flat, filling = images.to(self._home).flatten(1), -self._dim % ALIGNED
-        return functional.pad(flat, (0, filling)) if filling else flat
+        """[B, C, H, W] as rows [B, D], D padded, on the device that computes."""
+        flat, padding = images.to(self._compute_device).flatten(1), -self._dim % ALIGNED
+        return functional.pad(flat, (0, padding)) if padding else flat
 
     def _alpha_bar(self, t: int | Tensor, rows: int) -> Tensor:
         """alpha_bar of each row, [B] float64 on the CPU."""
@@ -166,13 +166,13 @@ class ExactDenoiser(Denoiser):
         return self.schedule.alpha_bar_at(t).expand(rows)
 
     def _like(self, image: Tensor, flat: Tensor) -> Tensor:
-        """Rows [B, D] as images in the format and on the device of image."""
+        """Rows [B, D] as images with the dtype and device of image."""
         return flat[:, : self._dim].to(image.dtype).reshape(image.shape).to(image.device)
 
-    # What follows sees one tile: x [R, D], alpha_bar [R, 1], D filled up.
+    # The methods below work on one tile: x [R, D], alpha_bar [R, 1], D padded.
 
     def _logits(self, x: Tensor, alpha_bar: Tensor) -> Tensor:
-        # In float32 this expansion is wrong by several nats at t = 0, in float64 by 1e-6.
+        # At t = 0 this expansion errs by several nats in float32, by 1e-6 in float64.
         squares = x.square().sum(1, keepdim=True) + alpha_bar * self._squares
         distances = squares - self._products(2 * alpha_bar.sqrt() * x)  # [R, K]
         return distances.clamp(min=0) / (-2 * (1 - alpha_bar))
@@ -189,7 +189,7 @@ class ExactDenoiser(Denoiser):
 
     def _products(self, x: Tensor) -> Tensor:
         """x . y_m for all m: [R, K]."""
-        # Written in place: small results kept between large chunks would scatter the memory.
+        # Written in place: small results between large chunks would fragment the memory.
         products = x.new_empty(len(x), len(self._squares))
         for i, chunk in enumerate(self._chunks):
             first = i * self._chunk_rows
@@ -209,8 +209,8 @@ class ExactDenoiser(Denoiser):
 
 
 def _tiles(table: Tensor) -> tuple[Tensor, ...]:
-    """table [B, n] filled up with rows of zeros to whole tiles [R, n].
+    """table [B, n], padded with rows of zeros, as whole tiles [R, n].
 
-    A fresh copy always: kernels may sum otherwise where memory is aligned otherwise."""
-    filling = table.new_zeros(-len(table) % TILE_ROWS, table.shape[1])
-    return torch.cat([table, filling]).split(TILE_ROWS)
+    Always a copy: the order of summation may depend on the alignment in memory."""
+    padding = table.new_zeros(-len(table) % TILE_ROWS, table.shape[1])
+    return torch.cat([table, padding]).split(TILE_ROWS)

@@ -1,6 +1,6 @@
 """Building blocks of the DDPM U-Net (Ho et al. 2020, arXiv 2006.11239, appendix B), NCHW.
 
-Attribute names (`GroupNorm_0`, `NIN_3`, ...) are those of the published checkpoints."""
+Attribute names (`GroupNorm_0`, `NIN_3`, ...) are those in the published checkpoints."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def variance_scaling_(weight: Tensor, fan_in: int, fan_out: int, scale: float = 
 
 
 def conv(in_channels: int, out_channels: int, scale: float = 1.0, **options: int) -> nn.Conv2d:
-    """A 3 x 3 convolution with the published initialisation and a bias of zero."""
+    """A 3 x 3 convolution, initialised as published, with zero bias."""
     layer = nn.Conv2d(in_channels, out_channels, 3, **options)
     variance_scaling_(layer.weight, 9 * in_channels, 9 * out_channels, scale)
     nn.init.zeros_(layer.bias)
@@ -45,6 +45,7 @@ def conv(in_channels: int, out_channels: int, scale: float = 1.0, **options: int
 
 
 def dense(in_features: int, out_features: int) -> nn.Linear:
+    """A linear layer, initialised as published, with zero bias."""
     layer = nn.Linear(in_features, out_features)
     variance_scaling_(layer.weight, in_features, out_features)
     nn.init.zeros_(layer.bias)
@@ -69,7 +70,7 @@ class NIN(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + h: norm, act, conv, + time, norm, act, dropout, conv; 1 x 1 on a channel change.
+    """x + h, h: norm, act, conv, + time, norm, act, dropout, conv; x by 1 x 1 if channels change.
 
     x: [B, in, H, W]; temb: [B, time_dim] or None. Returns [B, out, H, W]."""
 
@@ -123,7 +124,7 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the side: padded right and below, 3 x 3 with stride 2; or the mean of 2 x 2."""
+    """Halve the side: a 3 x 3 convolution with stride 2, padded right and below; or 2 x 2 means."""
 
     def __init__(self, channels: int, with_conv: bool) -> None:
         super().__init__()
@@ -137,7 +138,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the side by nearest neighbour; then, with_conv, 3 x 3."""
+    """Double the side by nearest neighbours; with_conv, a 3 x 3 convolution follows."""
 
     def __init__(self, channels: int, with_conv: bool) -> None:
         super().__init__()

@@ -1,9 +1,10 @@
-"""Samplers: from noise to images. One function an algorithm, and one for a step of each."""
+"""Samplers, from noise to images: one function for each algorithm, and one for a step of each."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from models.schedule import (
     predict_eps,
 )
 
+Seeds = range | np.ndarray
+
 
 @torch.no_grad()
 def ddpm(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int) -> Tensor:
@@ -26,7 +29,7 @@ def ddpm(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int) -> Tensor:
     Returns images [B, C, H, W] in [-1, 1].
     Source: Ho et al. 2020, arXiv 2006.11239, algorithm 2."""
     x = noise().to(denoiser.device)
-    for t, s in _pairs(denoiser.schedule.times(steps)):
+    for t, s in pairwise([*denoiser.schedule.times(steps), -1]):  # -1: no noise
         x_0 = clipped(denoiser.x_0(x, t))
         if s < 0:
             return x_0
@@ -44,7 +47,7 @@ def ddim(
     noise() as for `ddpm`; with eta 0 only x_T is drawn. Returns images [B, C, H, W].
     Source: Song et al. 2021, arXiv 2010.02502, eq. 12."""
     x = noise().to(denoiser.device)
-    for t, s in _pairs(denoiser.schedule.times(steps)):
+    for t, s in pairwise([*denoiser.schedule.times(steps), -1]):  # -1: no noise
         x_0 = denoiser.x_0(x, t)
         x_0 = clipped(x_0) if clip else x_0
         if s < 0:
@@ -62,13 +65,13 @@ def dpmpp(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int, clip: boo
         x_s = sigma_s / sigma_t x_t - sqrt(alpha_bar_s) (exp(-h) - 1) D
         D = x_0(t) + h / (2 h_before) (x_0(t) - x_0(before)),   h = lambda_s - lambda_t
 
-    lambda = log(sqrt(alpha_bar) / sigma), sigma = sqrt(1 - alpha_bar); the first step, which has
-    nothing before it, and the one to t = 0 take D = x_0(t). noise() gives x_T [B, C, H, W];
+    lambda = log(sqrt(alpha_bar) / sigma), sigma = sqrt(1 - alpha_bar). The first step, which has
+    no earlier one, and the step to t = 0 take D = x_0(t). noise() gives x_T [B, C, H, W];
     clip keeps x_0 in [-1, 1]. Returns images [B, C, H, W].
     Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2."""
     x = noise().to(denoiser.device)
     before: tuple[Tensor, float] | None = None
-    for t, s in _pairs(denoiser.schedule.times(steps)):
+    for t, s in pairwise([*denoiser.schedule.times(steps), -1]):  # -1: no noise
         x_0 = denoiser.x_0(x, t)
         x_0 = clipped(x_0) if clip else x_0
         if s < 0:
@@ -76,7 +79,7 @@ def dpmpp(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int, clip: boo
         alpha_bar = denoiser.schedule.alpha_bar_at([t, s])
         signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         h = torch.log(signal / sigma).diff().item()
-        # The last step spans most of lambda: carried so far, the slope would be far off.
+        # The last step spans most of lambda: extrapolating so far would be inaccurate.
         first_order = before is None or s == 0
         d = x_0 if first_order else x_0 + h / (2 * before[1]) * (x_0 - before[0])
         x = (sigma[1] / sigma[0]).item() * x - signal[1].item() * math.expm1(-h) * d
@@ -85,7 +88,7 @@ def dpmpp(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int, clip: boo
 
 
 def clipped(x_0: Tensor) -> Tensor:
-    """x_0 in [-1, 1]; what is infinite becomes NaN, as the clip would hide it behind a border.
+    """x_0 clipped to [-1, 1]; infinite values become NaN, since clipping would hide them.
 
     >>> clipped(torch.tensor([0.5, 3.0, torch.inf, torch.nan])).tolist()
     [0.5, 1.0, nan, nan]"""
@@ -111,11 +114,6 @@ def recovery_times(t: int, steps: int) -> range:
     if t < 1 or steps < 1:
         raise ValueError(f"t, steps: found {t}, {steps}; give 1 or more")
     return range(t, 0, -math.ceil(t / min(steps, t)))
-
-
-def _pairs(times: list[int]) -> list[tuple[int, int]]:
-    """Each time with the next one; -1, no noise, comes last."""
-    return list(zip(times, [*times[1:], -1], strict=True))
 
 
 def ddim_step(
@@ -162,9 +160,6 @@ def ddpm_step(
     c_t = alpha.sqrt() * (1 - alpha_bar_s) / (1 - alpha_bar_t)
     sigma = ((1 - alpha) * (1 - alpha_bar_s) / (1 - alpha_bar_t)).sqrt()
     return c_0.item() * x_0 + c_t.item() * x_t + sigma.item() * noise
-
-
-Seeds = range | np.ndarray
 
 
 def draw_images(

@@ -1,4 +1,4 @@
-"""The noise schedule of DDPM in float64, and the ways between eps, x_0 and the score."""
+"""The noise schedule of DDPM in float64, and conversions between eps, x_0 and the score."""
 
 from __future__ import annotations
 
@@ -70,6 +70,6 @@ def coefficients(alpha_bar: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def factor(values: Tensor, like: Tensor) -> Tensor:
-    """One number, or one a row (float64, [B]), in the format and on the device of like [B, ...]."""
+    """A scalar, or one value for each row (float64 [B]), to multiply like [B, ...]."""
     shape = values.shape + (1,) * (like.dim() - 1) if values.dim() else ()
     return values.reshape(shape).to(like.device, like.dtype)

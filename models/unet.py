@@ -22,11 +22,11 @@ from models.layers import (
 class UNet(nn.Module):
     """Predicts the noise (or x_0) in x_t; `forward(x, t)` with x [B, C, H, W], t [B] in steps.
 
-    The modules lie in one flat list, in the order in which the published checkpoints number
-    them: two Linear for the time, conv_in, the levels downwards, the middle, the levels upwards,
-    GroupNorm, conv_out. `plan` says which of them are blocks, attention and resampling.
+    The modules are in one flat list, in the order of the published checkpoints: two Linear for
+    the time, conv_in, the levels downwards, the middle, the levels upwards, GroupNorm, conv_out.
+    `plan` tells which of them are blocks, attention and resampling.
 
-    Raises ValueError where dim is no multiple of 32, or the side cannot be halved often enough.
+    Raises ValueError if dim is not a multiple of 32, or the side cannot be halved often enough.
     Source: Ho et al. 2020, arXiv 2006.11239, appendix B."""
 
     def __init__(
@@ -53,7 +53,7 @@ class UNet(nn.Module):
         self.act = NONLINEARITIES[nonlinearity]
         time_dim = 4 * dim if conditional else None
         self.all_modules = nn.ModuleList()
-        self.plan: list[str] = []  # what each module after conv_in is
+        self.plan: list[str] = []  # the kind of each module after conv_in; push and pop are skips
 
         def add(kind: str, module: nn.Module) -> None:
             self.plan.append(kind)

@@ -1,10 +1,10 @@
-"""The circle in the plane: its points, and what a perfect model of K of them knows.
+"""The circle in the plane: its points, and the exact model of K of them, in closed form.
 
 Noise explodes the variance: x_t = x_0 + sqrt(t) z with z standard normal and 0 < t <= 1, so that
 t is the variance of the noise on each axis (the published sigma is 1), and beta = 1 / (2 t).
-Energies are E(x) = -(1/beta) log mean_m exp(-beta |x - y_m|^2): with one pattern the squared
-distance to it, and on one scale for any number of patterns. The sum over patterns, in place of
-the mean, would lower it by log(K) / beta."""
+The energy is E(x) = -(1/beta) log mean_m exp(-beta |x - y_m|^2). With one pattern it is the squared
+distance to it. The mean over patterns makes energies comparable between different K; the sum, as
+published, is lower by log(K) / beta."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-TILE_ENTRIES = 2**20  # pairs of a point and a pattern that are computed at once
+TILE_ENTRIES = 2**20  # pairs of a point and a pattern that are computed together
 
 
 def circle_points(count: int, seed: int) -> Tensor:
@@ -30,12 +30,6 @@ def circle_energy(radius: Tensor, beta: float) -> Tensor:
     overflow: E = (R - 1)^2 - (1/beta) ln(I_0(z) exp(-z)), z = 2 beta R.
     Source: Pham et al. 2025, arXiv 2505.21777 (the toy model)."""
     return (radius - 1).square() - torch.special.i0e(2 * beta * radius).log() / beta
-
-
-def circle_force(radius: Tensor, beta: float) -> Tensor:
-    """-dE/dR = 2 (I_1(2 beta R) / I_0(2 beta R) - R), like radius; outward where positive."""
-    z = 2 * beta * radius
-    return 2 * (torch.special.i1e(z) / torch.special.i0e(z) - radius)
 
 
 def energy_of(log_density: Tensor, t: float) -> Tensor:
@@ -87,12 +81,12 @@ class PatternMixture:
         return (self.denoised(x, t) - x.double()) / _column(t, x)
 
     def sample(self, count: int, t: float, seed: int) -> Tensor:
-        """count points of p_t: [count, 2] float64. A pattern each, by chance, and its noise."""
+        """count points of p_t, [count, 2] float64: random patterns plus noise of variance t."""
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randint(len(self.patterns), (count,), generator=generator)
         noise = torch.randn(count, 2, generator=generator).double()
-        home = self.patterns.device
-        return self.patterns[chosen.to(home)] + math.sqrt(t) * noise.to(home)
+        device = self.patterns.device
+        return self.patterns[chosen.to(device)] + math.sqrt(t) * noise.to(device)
 
     def _logits(self, x: Tensor, beta: Tensor) -> Tensor:
         """-beta |x - y_m|^2, [b, K], for beta [b, 1]. Direct differences: nothing cancels."""

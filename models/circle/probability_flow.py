@@ -1,7 +1,8 @@
-"""The probability flow of noised points: densities by it, and points carried along it.
+"""The probability flow of noised points: log densities, and points moved along the flow.
 
-With x_t = x_0 + sqrt(t) z the flow is dx/dt = -score(x, t) / 2. It is followed in the logarithm of
-the noise level, l = log sqrt(t): there dx/dl = -t score(x, t) = x - D(x, t), D the denoised point.
+With x_t = x_0 + sqrt(t) z the flow is dx/dt = -score(x, t) / 2. It is integrated in the logarithm
+of the noise level, l = log sqrt(t), where dx/dl = -t score(x, t) = x - D(x, t) and D is the
+denoised point.
 Source: Song et al. 2021, arXiv 2011.13456, eqs. 13 and 39."""
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def with_divergence(score: Score, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
         value = score(x, t)
         divergence = torch.zeros_like(x[:, 0])
-        for axis in range(x.shape[1]):  # a row's score depends on this row alone: sums will do
+        for axis in range(x.shape[1]):  # a row's score depends on that row alone: sum over rows
             last = axis == x.shape[1] - 1
             (slope,) = torch.autograd.grad(value[:, axis].sum(), x, retain_graph=not last)
             divergence = divergence + slope[:, axis]
@@ -56,7 +57,7 @@ def log_density(
 
 
 def flow(score: Score, x: Tensor, start: Tensor, end: Tensor, steps: int = FLOW_STEPS) -> Tensor:
-    """Carry x [B, 2] along the flow from times start [B] to times end [B], in (0, 1].
+    """Move x [B, 2] along the flow from times start [B] to times end [B], in (0, 1].
 
     Each row has its own times and takes `steps` steps of equal length in log t.
     Raises ValueError where scores are not finite."""
@@ -65,20 +66,20 @@ def flow(score: Score, x: Tensor, start: Tensor, end: Tensor, steps: int = FLOW_
         t = (2 * level).exp()
         return -t[:, None] * score(x, t)
 
-    carried = _runge_kutta(slope, x, start.log() / 2, end.log() / 2, steps)
-    if not carried.isfinite().all():
+    moved = _runge_kutta(slope, x, start.log() / 2, end.log() / 2, steps)
+    if not moved.isfinite().all():
         raise ValueError("scores: found NaN or infinite values")
-    return carried
+    return moved
 
 
 def _runge_kutta(
-    slope: Callable[[Tensor, Tensor], Tensor], state: Tensor, at: Tensor, last: Tensor, steps: int
+    slope: Callable[[Tensor, Tensor], Tensor], state: Tensor, start: Tensor, end: Tensor, steps: int
 ) -> Tensor:
-    """The classical method of fourth order from `at` to last, numbers or one for each row [B]."""
-    h = (last - at) / steps
+    """The classical method of fourth order from start to end, scalars or one for each row [B]."""
+    h = (end - start) / steps
     row_h = h.reshape(-1, 1)
     for i in range(steps):
-        now = at + i * h
+        now = start + i * h
         first = slope(now, state)
         second = slope(now + h / 2, state + row_h / 2 * first)
         third = slope(now + h / 2, state + row_h / 2 * second)
@@ -88,10 +89,10 @@ def _runge_kutta(
 
 
 def settle(score: Score, x: Tensor, t: float, steps: int) -> Tensor:
-    """Let x [B, 2] slide into the wells of p_t: `steps` times x <- x + t score(x, t).
+    """Move x [B, 2] into the wells of p_t: `steps` times x <- x + t score(x, t).
 
-    x + t score is the denoised point, so the patterns' memory is asked again and again: the
-    update of a Dense Associative Memory, and the mean shift of Cheng 1995 for a mixture."""
+    x + t score is the denoised point. For the exact mixture this is the update of a Dense
+    Associative Memory, and the mean shift of Cheng 1995."""
     for _ in range(steps):
         x = x + t * score(x, t)
     return x

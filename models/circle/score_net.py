@@ -1,4 +1,4 @@
-"""The toy's network: the score of noised points of the plane, several networks at once."""
+"""The toy's score network for noised points of the plane; several networks are stacked."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ScoreNets(nn.Module):
         e(t) = (sin 2 pi f t, cos 2 pi f t),   f ~ N(0, 16^2) fixed, 64 of them
         s(x, t) = MLP(x, e(t)) / sqrt(t),      4 hidden layers of 128, SiLU
 
-    A network's first weights and its frequencies depend on its own seed alone, and no output of
-    one network depends on the others.
+    The initial weights and the frequencies of a network depend on its own seed alone, and no
+    output of one network depends on the others.
     Source: Song et al. 2021, arXiv 2011.13456, sec. 5 (Fourier features: Tancik et al. 2020,
     arXiv 2006.10739); the sizes are those of Pham et al. 2025."""
 
@@ -31,7 +31,7 @@ class ScoreNets(nn.Module):
         widths = list(pairwise([2, *[WIDTH] * HIDDEN_LAYERS, 2]))
         self.register_buffer("frequencies", FREQUENCY_SCALE * _stack(_normal, generators))
         self.time_weight = nn.Parameter(_uniform(generators, 2 * FREQUENCIES, WIDTH))
-        # the first layer sees x and e(t) side by side: its bound is that of both together
+        # the first layer takes x and e(t) together: its bound is that of both
         fan_in = [2 + 2 * FREQUENCIES, *[WIDTH] * HIDDEN_LAYERS]
         self.weights = nn.ParameterList(
             _uniform(generators, a, b, fan) for (a, b), fan in zip(widths, fan_in, strict=True)
@@ -53,25 +53,25 @@ class ScoreNets(nn.Module):
         return h / t.sqrt()
 
     def state_of(self, i: int) -> dict[str, Tensor]:
-        """The weights of network i, copied, without the stack's dimension."""
+        """A copy of the weights of network i, without the dimension of the stack."""
         return {name: value[i].clone() for name, value in self.state_dict().items()}
 
     def load_state_of(self, i: int, state: dict[str, Tensor]) -> None:
         """Give network i these weights. Raises ValueError where names or shapes differ."""
-        own = self.state_dict()
-        if state.keys() != own.keys():
-            raise ValueError(f"weights: found {sorted(state)}; give {sorted(own)}")
+        stacked = self.state_dict()
+        if state.keys() != stacked.keys():
+            raise ValueError(f"weights: found {sorted(state)}; give {sorted(stacked)}")
         for name, value in state.items():
-            if value.shape != own[name][i].shape:
-                found, needed = list(value.shape), list(own[name][i].shape)
-                raise ValueError(f"{name}: found {found}; give {needed}")
-            own[name][i].copy_(value)
+            target = stacked[name][i]
+            if value.shape != target.shape:
+                raise ValueError(f"{name}: found {list(value.shape)}; give {list(target.shape)}")
+            target.copy_(value)
 
 
 class NetworkScore:
     """One network as a function of points x [B, 2] and a time t, a float or [B]: scores like x.
 
-    The network multiplies in float32, whatever the format of x."""
+    The network computes in float32, whatever the dtype of x."""
 
     def __init__(self, state: dict[str, Tensor], device: torch.device) -> None:
         self._net = ScoreNets([0])
@@ -99,7 +99,7 @@ def _normal(generator: torch.Generator) -> Tensor:
 def _uniform(
     generators: Sequence[torch.Generator], rows: int, columns: int, fan_in: int | None = None
 ) -> Tensor:
-    """[n, rows, columns], uniform within 1 / sqrt(fan_in) of 0, as PyTorch's layers begin."""
+    """[n, rows, columns], uniform within 1 / sqrt(fan_in) of 0, as PyTorch initialises layers."""
     bound = 1 / math.sqrt(fan_in or rows)
     return bound * (2 * _stack(lambda g: torch.rand(rows, columns, generator=g), generators) - 1)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.noise import _last_epoch, mix
+from models.noise import mix
+
+_last_epoch: tuple[tuple[int, int, int], Tensor] | None = None
 
 
 def batch_indices(size: int, batch: int, step: int, seed: int) -> Tensor:
