@@ -1,11 +1,11 @@
-"""What speed may not change: shares of the three classes by each precision and sampler.
+"""Effect of precision and sampler on the shares of the three classes.
 
     python -m benchmarks.agreement
 
-Runs the digits sweep by `run_pipeline.py` in results/agreement, trained in float32 and in bfloat16,
-sampled from the same seeds in each way of WAYS, and prints a table of shares in %. A share is
-marked * where its 95 % interval has no number in common with that of the published way (float32,
-1,000 steps of ddpm). What is finished is not done again. About an hour on two cores."""
+Runs the digits sweep with `run_pipeline.py` in results/agreement, trained in float32 and in
+bfloat16, sampled from the same seeds with each sampler of SAMPLING, and prints a table of shares
+in %. A share is marked * if its 95 % interval does not overlap that of the published setting
+(float32, 1,000 steps of ddpm). Finished work is skipped. About an hour on two cores."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import yaml
 from utils.cli.options.choices import CLASSES
 
 PRECISIONS, SIZES = ("float32", "bfloat16"), "2,64,112,256,1500"
-# By the first the models are trained and judged; the others draw from those models.
-WAYS = [("ddim", 50), ("dpmpp", 20), ("ddpm", 50), ("ddpm", 1000)]
+# The run with the first also trains the models; the others sample from these models.
+SAMPLING = [("ddim", 50), ("dpmpp", 20), ("ddpm", 50), ("ddpm", 1000)]
 PUBLISHED = ("float32", "ddpm", 1000)
 COMMAND = [sys.executable, "run_pipeline.py", "--sizes", SIZES, "--basins", "False"]
 COMMAND += ["--device", "cpu"]
@@ -33,21 +33,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("results/agreement"))
     root = parser.parse_args().root
-    found = {}
+    rows = {}
     for precision in PRECISIONS:
         models: list[str] = []
-        for sampler, steps in WAYS:
+        for sampler, steps in SAMPLING:
             folder = root / f"{precision}-{sampler}-{steps}"
-            own = ["--root", folder, "--results-path", folder, "--precision", precision, *models]
-            own += ["--config_path", config_of(root, sampler, steps)]
-            subprocess.run([*COMMAND, *map(str, own)], check=True)
+            flags = ["--root", folder, "--results-path", folder, "--precision", precision, *models]
+            flags += ["--config_path", config_of(root, sampler, steps)]
+            subprocess.run([*COMMAND, *map(str, flags)], check=True)
             models = models or ["--models", str(folder / "models")]
-            found[precision, sampler, steps] = rows_of(folder)
-    print(table(found))
+            rows[precision, sampler, steps] = rows_of(folder)
+    print(table(rows))
 
 
 def config_of(root: Path, sampler: str, steps: int) -> Path:
-    """configs/digits.yaml with another sampler: the pipeline takes it from its file alone."""
+    """configs/digits.yaml with another sampler, which has no flag in the pipeline."""
     content = yaml.safe_load(Path("configs/digits.yaml").read_text())
     content["generate"] |= {"sampler": sampler, "steps": steps}
     path = root / f"{sampler}-{steps}.yaml"
@@ -62,19 +62,19 @@ def rows_of(folder: Path) -> dict[int, Row]:
         return {int(row["K"]): row for row in csv.DictReader(file)}
 
 
-def table(found: dict[tuple[str, str, int], dict[int, Row]]) -> str:
-    """Markdown: a row for each way, memorized / spurious / generalized in % for each K."""
-    published = found[PUBLISHED]
+def table(runs: dict[tuple[str, str, int], dict[int, Row]]) -> str:
+    """Markdown: a row for each setting, memorized / spurious / generalized in % for each K."""
+    published = runs[PUBLISHED]
     lines = [f"| | {' | '.join(f'K = {k}' for k in published)} |"]
     lines.append(f"| --- |{' --- |' * len(published)}")
-    for (precision, sampler, steps), rows in found.items():
+    for (precision, sampler, steps), rows in runs.items():
         cells = [" / ".join(share(rows[k], published[k], c) for c in CLASSES) for k in published]
         lines.append(f"| {precision}, {sampler}, {steps} calls | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def share(row: Row, published: Row, name: str) -> str:
-    """A class's share in %, marked where the two 95 % intervals have no number in common."""
+    """A class's share in %, marked if the two 95 % intervals do not overlap."""
     low, high = (
         pick(float(r[f"{name}_{end}"]) for r in (row, published))
         for end, pick in (("low", max), ("high", min))

@@ -1,25 +1,23 @@
-"""Critical times: the published scan, or ours, on the demo's model of K = 64.
+"""Critical times: our searches against the published scan, on the demo's model of K = 64.
 
     make demo && python -m benchmarks.critical_times
 
-The baseline is ours, written as the published protocol goes: all images and trials of a batch are
-noised and denoised at each time, until none of its images lives any more. Counted are network
-evaluations (rows of calls that held a copy; guesses in rows that would be empty included) and
-seconds, with one thread. 32 memorized samples and all spurious
-ones, 10 trials, stride 25, delta 1.0 in L2."""
+The baseline is our implementation of the published protocol: all images and trials of a batch are
+noised and denoised at each time, until no image of the batch recovers. Measured are network
+evaluations (rows of a batch that hold a noised copy, including speculative trials in rows that
+would be empty) and seconds, with one thread. 32 memorized samples and all spurious ones, 10 trials,
+stride 25, delta 1.0 in L2."""
 
 from __future__ import annotations
 
-import json
-import platform
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.ratio import print_result
 from models.denoiser import Denoiser
 from models.noise import image_key
 from models.samplers import ddim_step, recovery_times
@@ -39,10 +37,11 @@ RULE = Rule(tuple(range(1, 1000, 25)), 10, 0.9)
 
 @torch.no_grad()
 def published_scan(denoiser: Denoiser, images: Tensor, batch: int) -> tuple[np.ndarray, int]:
-    """Critical times by the p rule, and evaluations: every image and trial until the last fails.
+    """Critical times [n] by the p rule, and the number of network evaluations.
 
-    On our noise, so that the answers can be compared; batches of `batch` images."""
-    found, evaluations = [], 0
+    Every image and trial is tried until the last image of the batch fails. Uses the same noise as
+    our searches, so that results can be compared; batches of `batch` images."""
+    critical_times, evaluations = [], 0
     for part in images.split(batch):
         keys = [image_key(image) for image in part]
         t_c, lives = np.zeros(len(part), int), np.ones(len(part), bool)
@@ -65,10 +64,10 @@ def published_scan(denoiser: Denoiser, images: Tensor, batch: int) -> tuple[np.n
             lives_now = recovered >= RULE.need
             t_c[lives & lives_now] = t
             lives &= lives_now
-            if not lives_now.any():  # the whole batch stops, and nothing before
+            if not lives_now.any():  # only then the batch stops
                 break
-        found.append(t_c)
-    return np.concatenate(found), evaluations
+        critical_times.append(t_c)
+    return np.concatenate(critical_times), evaluations
 
 
 def ours(denoiser: Denoiser, images: Tensor, search) -> tuple[dict[int, Answer], RecoveryPool]:
@@ -92,27 +91,22 @@ def main() -> None:
     denoiser = trained_model(ROOT / "models" / f"{K}.pt").denoiser(torch.device("cpu"), "auto")
     for name, search in SEARCHES.items():
         start = time.perf_counter()
-        wanted, most = published_scan(denoiser, images, len(images))
+        published, most = published_scan(denoiser, images, len(images))
         baseline = time.perf_counter() - start
         start = time.perf_counter()
         answers, pool = ours(denoiser, images, search)
         candidate = time.perf_counter() - start
         t_c = np.array([answers[i].critical_time for i in range(len(images))])
-        result = {
-            "benchmark": f"critical times: {name}",
-            "evaluations": round(pool.evaluations / most, 3),
-            "ratio": round(baseline / candidate, 2),
-            "baseline_seconds": round(baseline, 2),
-            "candidate_seconds": round(candidate, 2),
-            "images": len(images),
-            "agree": int((t_c == wanted).sum()),
-            "not_monotone": sum(a.non_monotone for a in answers.values()),
-            "threads": torch.get_num_threads(),
-            "processor": platform.processor() or platform.machine(),
-            "torch": torch.__version__,
-            "date": date.today().isoformat(),
-        }
-        print(json.dumps(result), flush=True)
+        print_result(
+            f"critical times: {name}",
+            evaluations=round(pool.evaluations / most, 3),
+            ratio=round(baseline / candidate, 2),
+            baseline_seconds=round(baseline, 2),
+            candidate_seconds=round(candidate, 2),
+            images=len(images),
+            agree=int((t_c == published).sum()),
+            not_monotone=sum(a.non_monotone for a in answers.values()),
+        )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ AT_ONCE = 5000
 
 
 def digit_images(count: int, side: int, channels: int = 1, seed: int = 0) -> Tensor:
-    """uint8 [count, channels, side, side]: digits turned by up to 20 degrees, shifted by up to
-    an eighth of the side and scaled by 0.8 to 1.1; all different, and the same on every machine."""
+    """uint8 [count, channels, side, side]: digits rotated by up to 20 degrees, shifted by up to
+    an eighth of the side and scaled by 0.8 to 1.1; all different, and equal on every machine."""
     generator = torch.Generator().manual_seed(seed)
     digits = load_image_set("digits", ".", 8, 1)
     source = digits.read(range(len(digits)))

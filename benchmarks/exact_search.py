@@ -1,10 +1,10 @@
-"""`utils.metrics.exact_search` beside faiss and scikit-learn, on LPIPS embeddings.
+"""`utils.metrics.exact_search` against faiss and scikit-learn, on LPIPS embeddings.
 
     python -m benchmarks.exact_search
 
 All three get the same float32 vectors: alex embeddings of digits (`digit_images`). faiss is
-timed without building its index, scikit-learn with `fit`, which only keeps the references.
-One JSON line for each baseline, product and number of threads. Needs faiss-cpu."""
+timed without building its index, scikit-learn with `fit`, which only stores the references.
+One JSON line for each baseline, product type and number of threads. Needs faiss-cpu."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def main() -> None:
     vectors = embeddings()
     a, b = vectors[:QUERIES], vectors[QUERIES:]
     baselines = {"faiss": by_faiss(a, b), "sklearn": by_sklearn(a, b)}
-    told = {"queries": QUERIES, "references": REFERENCES, "dim": a.shape[1], "k": K}
+    sizes = {"queries": QUERIES, "references": REFERENCES, "dim": a.shape[1], "k": K}
     for threads in (1, 2):
         torch.set_num_threads(threads)
         faiss.omp_set_num_threads(threads)
@@ -64,7 +64,7 @@ def main() -> None:
                         return nearest_neighbours(a, b, K, product=product)[0]
 
                     kind = str(product).removeprefix("torch.")
-                    compare(f"exact-search-{name}", baseline, ours, product=kind, **told)
+                    compare(f"exact-search-{name}", baseline, ours, product=kind, **sizes)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""LPIPS neighbours: one embedding an image, against features that are computed again and again.
+"""LPIPS neighbours: one embedding per image, against features that are recomputed for each pair.
 
     python -m benchmarks.neighbours
     python -m benchmarks.neighbours full
 
-Two baselines, written here with the package `lpips`: the pairs of two blocks through its `forward`,
-which takes pairs (24 x 64 images; with `full` 1,000 x 4,000, which takes minutes); and the features
-of each block once for each pair of blocks, with all differences written by hand (1,000 x 4,000).
+Two baselines, written with the package `lpips`: its `forward` on each pair of images (24 x 64
+images; with `full` 1,000 x 4,000, which takes minutes), and the features of each block computed
+once for each pair of blocks, with the differences written by hand (1,000 x 4,000).
 Images: digits of 28 x 28."""
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ def sets(samples: int, references: int) -> tuple[Tensor, Tensor]:
 
 
 def lpips_package(network: LpipsEmbedding) -> nn.Module:
-    """lpips.LPIPS with the same weights (it would download them)."""
+    """lpips.LPIPS with the same weights (the package itself would download them)."""
     import lpips
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torchvision, about arguments that lpips passes
         package = lpips.LPIPS(net="alex", pretrained=True, pnet_rand=True, verbose=False)
-    own = [layer for layer in network.features if isinstance(layer, nn.Conv2d)]
+    layers = [layer for layer in network.features if isinstance(layer, nn.Conv2d)]
     theirs = [layer for layer in package.net.modules() if isinstance(layer, nn.Conv2d)]
-    for mine, other in zip(own, theirs, strict=True):
+    for mine, other in zip(layers, theirs, strict=True):
         other.load_state_dict(mine.state_dict())
     return package.eval().requires_grad_(False)
 
 
 def enlarged(images: Tensor) -> Tensor:
-    """As LPIPS takes them: three channels, 32 x 32 pixels."""
+    """In the form that LPIPS needs: three channels, 32 x 32 pixels."""
     return nn.functional.interpolate(images, (32, 32), mode="nearest-exact").expand(-1, 3, -1, -1)
 
 
@@ -79,13 +79,13 @@ def each_pair(
     def pairs() -> Tensor:
         return torch.stack([row(sample) for sample in samples])
 
-    told = {"samples": len(samples), "references": len(references), "network": "alex"}
+    sizes = {"samples": len(samples), "references": len(references), "network": "alex"}
     compare(
         "neighbours: each pair",
         pairs,
         lambda: ours(embedder, samples, references),
         repeats,
-        **told,
+        **sizes,
     )
 
 
@@ -114,13 +114,13 @@ def each_block(embedder: Embedder, package: nn.Module, samples: Tensor, referenc
         return torch.cat(rows)
 
     assert len(package.lins) == len(TAPS["alex"])
-    told = {"samples": len(samples), "references": len(references), "network": "alex"}
+    sizes = {"samples": len(samples), "references": len(references), "network": "alex"}
     compare(
         "neighbours: each block pair",
         blocks,
         lambda: ours(embedder, samples, references),
         repeats=3,
-        **told,
+        **sizes,
     )
 
 

@@ -1,9 +1,9 @@
-"""Peak memory of a search that is larger than the memory it may use.
+"""Peak memory of a search whose data are larger than `--memory`.
 
     python -m benchmarks.peak_memory
 
-Each case runs in a process of its own, its images made beforehand; the peak is the kernel's
-(ru_maxrss), Python, torch, images and mapped files included."""
+Each case runs in a separate process, on images made before; the peak is that of the kernel
+(ru_maxrss) and includes Python, torch, images and mapped files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.digit_images import digit_images
-from benchmarks.ratio import tell
+from benchmarks.ratio import print_result
 from utils.cli.options.checks import parse_memory
 from utils.cli.options.run import CacheOptions
 from utils.data.datasets import to_float
@@ -44,13 +44,13 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr)
-        found = json.loads(done.stdout.splitlines()[-1])
-        told = {"network": network, "samples": samples, "references": references, "side": SIDE}
-        tell("peak memory", **found, memory=memory, **told)
+        peaks = json.loads(done.stdout.splitlines()[-1])
+        sizes = {"network": network, "samples": samples, "references": references, "side": SIDE}
+        print_result("peak memory", **peaks, memory=memory, **sizes)
 
 
 def one_case(network: str, folder: Path) -> None:
-    """Search once with an empty cache and once with a full one; print the peaks and times."""
+    """Search with an empty cache, then with a full one; print peak and times as JSON."""
     torch.set_num_threads(THREADS)
     samples, _, memory = CASES[network]
     images = torch.from_numpy(np.load(folder / "images.npy"))
@@ -60,14 +60,14 @@ def one_case(network: str, folder: Path) -> None:
     settings = SearchSettings(
         memory_bytes=search_budget(parse_memory(memory), embedder.device), cache=cache
     )
-    took = []
+    times = []
     for _ in range(2):
         start = time.perf_counter()
         nearest_images(embedder, queries, references, 5, settings)
-        took.append(round(time.perf_counter() - start, 1))
+        times.append(round(time.perf_counter() - start, 1))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
-    found = {"peak_gib": round(peak, 2), "seconds": took[0], "seconds_with_full_cache": took[1]}
-    print(json.dumps(found | {"embedded": cache.embedded if cache else None}))
+    peaks = {"peak_gib": round(peak, 2), "seconds": times[0], "seconds_with_full_cache": times[1]}
+    print(json.dumps(peaks | {"embedded": cache.embedded if cache else None}))
 
 
 if __name__ == "__main__":

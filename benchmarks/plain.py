@@ -1,7 +1,7 @@
-"""The plain baseline: what a straightforward DDPM script does, in float32, eager and NCHW.
+"""The baseline: a straightforward DDPM script, in float32, eager and NCHW.
 
-The network is ours by its weights, but attention multiplies the full softmax matrix, 1 x 1
-convolutions are products over permuted channels, and group norm is torch's own. Used by
+The network has the weights of ours, but attention multiplies the full softmax matrix, 1 x 1
+convolutions are products over permuted channels, and group norm is that of torch. Used by
 `python -m benchmarks.training` and `python -m benchmarks.sampling`."""
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PlainResidual(ResidualBlock):
 
 
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {
-    nn.GroupNorm: nn.GroupNorm,  # a subclass of ours becomes torch's own again
+    nn.GroupNorm: nn.GroupNorm,  # our subclass becomes torch's class again
     NIN: PlainNIN,
     AttentionBlock: PlainAttention,
     ResidualBlock: PlainResidual,
@@ -66,12 +66,12 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def plain_network(model_options: dict[str, Any]) -> UNet:
-    """The U-Net of these options, with the same names of weights and a plain forward."""
+    """The U-Net of these options, with the same parameter names and a plain forward."""
     network = build_network(model_options)
     for module in network.modules():
         for ours, plain in PLAIN.items():
             if isinstance(module, ours):
-                module.__class__ = plain  # the weights stay, only forward changes
+                module.__class__ = plain  # keeps the weights, changes forward
     return network
 
 
@@ -79,7 +79,7 @@ def plain_network(model_options: dict[str, Any]) -> UNet:
 
 
 class Images(Dataset):
-    """uint8 [N, C, H, W], read one at a time as a data set of files is."""
+    """uint8 [N, C, H, W], read one image at a time, like a data set of files."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -92,10 +92,10 @@ class Images(Dataset):
 
 
 def endless(images: Tensor, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """Shuffled batches without end, of batch_size or more images.
+    """Endless shuffled batches of batch_size images.
 
-    Two worker processes beside a GPU; none on a CPU, where they would take the cores that
-    compute, so that without them the baseline is the faster one."""
+    Two worker processes with a GPU. None on a CPU, where they would compete with the training for
+    cores: without them the baseline is faster."""
     on_gpu = device.type == "cuda"
     loader = DataLoader(
         Images(images),
@@ -111,14 +111,14 @@ def endless(images: Tensor, batch_size: int, device: torch.device) -> Iterator[T
 
 
 class PlainTrainer:
-    """A training loop without any of our changes: `step()` returns the loss as a number."""
+    """A training loop without our optimizations; `step()` returns the loss as a number."""
 
     def __init__(
         self, network: UNet, images: Tensor, options: TrainOptions, device: torch.device
     ) -> None:
         self.network, self.options, self.device = network.to(device).train(), options, device
         self.average = [p.detach().clone() for p in network.parameters()]
-        # Not fused, nor foreach: torch's own choice on a CPU. On CUDA it would take foreach.
+        # Neither fused nor foreach: torch's default on a CPU. On CUDA its default is foreach.
         self.optimizer = torch.optim.Adam(
             network.parameters(), lr=options.lr, foreach=False, fused=False
         )
@@ -152,7 +152,7 @@ def plain_sampling_step(
 ) -> Tensor:
     """An ancestral DDPM step from time t to s < t; s = -1 gives x_0, without noise.
 
-    alpha_bar: float32 [T] on the device of x, read there as such scripts do."""
+    alpha_bar: float32 [T] on the device of x, indexed there as such scripts do."""
     eps = network(x, torch.full((len(x),), t, device=x.device))
     now = alpha_bar[t]
     x_0 = ((x - (1 - now).sqrt() * eps) / now.sqrt()).clamp(-1, 1)
@@ -169,13 +169,13 @@ def plain_sampling_step(
 
 
 def options_of(config: str, *flags: object) -> TrainStage:
-    """The options of a file in configs/, with flags that beat it."""
+    """The options of a file in configs/, overridden by flags."""
     return parse(TrainStage, ["--config_path", str(CONFIGS / config), *map(str, flags)])
 
 
 @torch.no_grad()
-def stir(network: nn.Module) -> nn.Module:
-    """Add noise to all weights: those that begin as zero would hide what they multiply."""
+def perturb(network: nn.Module) -> nn.Module:
+    """Add noise to all weights: zero weights would hide errors in what they multiply."""
     generator = torch.Generator().manual_seed(0)
     for weight in network.parameters():
         weight += 0.05 * torch.randn(weight.shape, generator=generator).to(weight.device)
@@ -183,19 +183,19 @@ def stir(network: nn.Module) -> nn.Module:
 
 
 def finish(device: torch.device) -> None:
-    """Wait for a GPU: its work goes on after Python has returned."""
+    """Wait for a GPU, whose calls return before the work is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def in_turn(
+def timed_alternately(
     baseline: Callable[[], Any],
     candidate: Callable[[], Any],
     device: torch.device,
     repeats: int,
     steps: int,
 ) -> dict[str, float]:
-    """Median ratio and seconds of a step of each, timed in turn; each call makes `steps` steps."""
+    """Median ratio and seconds per step, timed alternately; each call does `steps` steps."""
 
     def timed(work: Callable[[], Any]) -> float:
         finish(device)

@@ -1,4 +1,4 @@
-"""How many times faster: two ways to the same answer, timed in turn so that drift hits both."""
+"""Time ratio of two methods with the same result, timed alternately so that drift affects both."""
 
 from __future__ import annotations
 
@@ -24,39 +24,40 @@ def compare(
     baseline: Callable[[], torch.Tensor],
     candidate: Callable[[], torch.Tensor],
     repeats: int = 5,
-    **told: Any,
+    **details: Any,
 ) -> None:
-    """Check that both give the same (to 1e-5), time them in turn, print one JSON line.
+    """Check that both give the same result (to 1e-5), time them alternately, print one JSON line.
 
     `ratio` is the median of seconds(baseline) / seconds(candidate); above 1 the candidate is
-    faster. repeats = 1 is for minutes of work: then the run that is timed is the one checked."""
-    answers: dict[str, torch.Tensor] = {}
+    faster. repeats = 1 is for minutes of work: then there is no warm-up, and the timed run is
+    the one that is checked."""
+    results: dict[str, torch.Tensor] = {}
 
-    def remembered(who: str, work: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        return lambda: answers.__setitem__(who, work())
+    def stored(name: str, work: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        return lambda: results.__setitem__(name, work())
 
-    works = remembered("baseline", baseline), remembered("candidate", candidate)
+    works = stored("baseline", baseline), stored("candidate", candidate)
     if repeats > 1:
-        for work in works:  # the first run of a kind allocates and chooses kernels
+        for work in works:  # the first run allocates and chooses kernels
             work()
     pairs = [tuple(seconds(work) for work in works) for _ in range(repeats)]
-    torch.testing.assert_close(answers["candidate"], answers["baseline"], rtol=1e-5, atol=1e-5)
-    tell(
+    torch.testing.assert_close(results["candidate"], results["baseline"], rtol=1e-5, atol=1e-5)
+    print_result(
         name,
         ratio=round(statistics.median(b / c for b, c in pairs), 2),
         baseline_seconds=round(statistics.median(b for b, _ in pairs), 4),
         candidate_seconds=round(statistics.median(c for _, c in pairs), 4),
         repeats=repeats,
-        **told,
+        **details,
     )
 
 
-def tell(name: str, **told: Any) -> None:
-    """Print one JSON line: what was measured, and on what."""
+def print_result(name: str, **details: Any) -> None:
+    """Print one JSON line: the measurement and the machine."""
     machine = {
         "threads": torch.get_num_threads(),
         "processor": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "date": date.today().isoformat(),
     }
-    print(json.dumps({"benchmark": name, **told, **machine}), flush=True)
+    print(json.dumps({"benchmark": name, **details, **machine}), flush=True)

@@ -1,12 +1,12 @@
-"""A sampling step: a straightforward DDPM script's (benchmarks/plain.py) against ours.
+"""A sampling step: ours against that of a straightforward DDPM script (benchmarks/plain.py).
 
     python -m benchmarks.sampling
 
-Seconds a network call with all around it, timed in turn. Ours draws each image's noise from a
-seed of its own, as run_generate.py does; the baseline draws it on the device. Before that both
-are checked to give the same images from the same noise in float32. With CUDA each solver: the
-ratio compares equally many steps, the baseline's always ancestral, and images a second tell what
-fewer steps gain. Weights are random: they do not change the speed."""
+Seconds per network call, including the solver's step, timed alternately. Ours draws the noise of
+each image from its seed, as run_generate.py does; the baseline draws it on the device. First both
+are checked to give the same images from the same noise in float32. With CUDA all solvers are timed:
+the ratio compares equal numbers of steps (those of the baseline are always ancestral), and images
+per second show the gain from fewer steps. Weights are random, which does not affect the speed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.plain import in_turn, options_of, plain_network, plain_sampling_step, stir
-from benchmarks.ratio import tell
+from benchmarks.plain import (
+    options_of,
+    perturb,
+    plain_network,
+    plain_sampling_step,
+    timed_alternately,
+)
+from benchmarks.ratio import print_result
 from models.denoiser import NetworkDenoiser
 from models.noise import SeededNoise
 from models.samplers import SAMPLERS, ddpm
@@ -29,8 +35,9 @@ from utils.inputs.checkpoints import build_network
 from utils.jobs.devices import compiled, pick_dtype, prepare
 
 SCHEDULE = Schedule()
-WHOLE = {"ddpm": SCHEDULE.timesteps, "ddim": 50, "dpmpp": 20}  # steps of an image, as in generate
-TIMED = {"ddpm": 20, "ddim": 50, "dpmpp": 20}  # all steps of ddpm take alike: a few will do
+WHOLE = {"ddpm": SCHEDULE.timesteps, "ddim": 50, "dpmpp": 20}  # steps for an image, as in generate
+# All steps of ddpm take equally long, so a few are enough.
+TIMED = {"ddpm": 20, "ddim": 50, "dpmpp": 20}
 
 
 def main() -> None:
@@ -51,7 +58,7 @@ def measure(name: str, options: TrainStage, batch: int, solvers: dict[str, int])
     device, model = prepare(options.run), to_plain(options.model)
     shape = (options.model.in_channels, *[options.model.image_size] * 2)
     network, plain = (build(model).to(device).eval() for build in (build_network, plain_network))
-    plain.load_state_dict(stir(network).state_dict())
+    plain.load_state_dict(perturb(network).state_dict())
     check_same_images(network, plain, shape, device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     dtype = pick_dtype("auto", device)
@@ -64,15 +71,15 @@ def measure(name: str, options: TrainStage, batch: int, solvers: dict[str, int])
         def baseline(steps: int = steps) -> Tensor:
             return plain_ddpm(plain, lambda: torch.randn(batch, *shape, device=device), steps)
 
-        told = in_turn(baseline, candidate, device, 5, steps)
+        times = timed_alternately(baseline, candidate, device, 5, steps)
         whole = WHOLE[solver]
-        tell(
+        print_result(
             name,
-            **told,
+            **times,
             solver=solver,
             steps_of_an_image=whole,
-            images_per_second=round(batch / told["candidate_seconds"] / whole, 4),
-            baseline_images_per_second=round(batch / told["baseline_seconds"] / whole, 4),
+            images_per_second=round(batch / times["candidate_seconds"] / whole, 4),
+            baseline_images_per_second=round(batch / times["baseline_seconds"] / whole, 4),
             repeats=5,
             steps=steps,
             precision=str(dtype).removeprefix("torch."),
@@ -84,7 +91,7 @@ def measure(name: str, options: TrainStage, batch: int, solvers: dict[str, int])
 
 
 def plain_ddpm(network: UNet, noise: Callable[[], Tensor], steps: int) -> Tensor:
-    """The plain steps at the times that our samplers take."""
+    """Images from plain steps at the times that our samplers use."""
     x = noise()
     alpha_bar = SCHEDULE.alpha_bar.float().to(x.device)
     times = SCHEDULE.times(steps)
@@ -96,13 +103,13 @@ def plain_ddpm(network: UNet, noise: Callable[[], Tensor], steps: int) -> Tensor
 def check_same_images(
     network: UNet, plain: UNet, shape: tuple[int, ...], device: torch.device
 ) -> None:
-    """Raises AssertionError where images of three steps from the same noise differ, in float32."""
+    """Raises AssertionError if images after three steps from the same noise differ, in float32."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     denoiser = NetworkDenoiser(copy.deepcopy(network), SCHEDULE, shape)
-    found = ddpm(denoiser, SeededNoise(range(4), shape).draw, 3)
+    images = ddpm(denoiser, SeededNoise(range(4), shape).draw, 3)
     draw = SeededNoise(range(4), shape).draw
-    wanted = plain_ddpm(plain, lambda: draw().to(device), 3)
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    expected = plain_ddpm(plain, lambda: draw().to(device), 3)
+    torch.testing.assert_close(images, expected, rtol=1e-3, atol=1e-3)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A sweep of ten nested K: the whole stage against embedding once and multiplying once.
+"""A sweep of ten nested K: the whole stage against one embedding per image and the products.
 
     python -m benchmarks.sweep
 
-Candidate: run_distances.py's work on ten synthetic sets of 1,000 images, K = 400, ..., 4,000
-(alex), with an empty cache each time: files, checksums, refinement and all. Baseline: each image
-through the network once, and for each K the two matrix products, nothing else."""
+Candidate: the work of run_distances.py on ten synthetic sets of 1,000 images, K = 400, ..., 4,000
+(alex), each time with an empty cache, including files, checksums and refinement. Baseline: each
+image through the network once, and for each K the two matrix products, nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.digit_images import digit_images
-from benchmarks.ratio import seconds, tell
+from benchmarks.ratio import print_result, seconds
 from utils.cli.options.sections import DistancesStage
 from utils.cli.options.training import DataOptions, ModelOptions, TrainOptions
 from utils.cli.parse import parse
@@ -56,12 +56,12 @@ def measure(folder: Path) -> None:
 
     def stage() -> None:
         counted.clear()
-        fresh = Path(tempfile.mkdtemp(dir=folder))  # deleting is not a part of the stage
+        fresh = Path(tempfile.mkdtemp(dir=folder))  # deleting it is not timed
         flags = ["--synth-path", folder / "synthetics", "--result-path", fresh / "dists"]
         run(parse(DistancesStage, [*map(str, flags), "--use-lpips", "--device", "cpu"]))
 
     pairs = [(seconds(plain), seconds(stage)) for _ in range(REPEATS + 1)][1:]
-    tell(
+    print_result(
         "sweep: the stage's time over embedding once and products alone",
         ratio=round(float(np.median([whole / least for least, whole in pairs])), 3),
         plain_seconds=round(float(np.median([least for least, _ in pairs])), 3),
@@ -76,20 +76,20 @@ def measure(folder: Path) -> None:
 
 
 def count_embedded() -> list[int]:
-    """How many images each write of the cache embedded, as a list that grows."""
+    """A list to which each write of the cache appends the number of images embedded."""
     counted: list[int] = []
     write = embedding_cache.EmbeddingCache._write
 
-    def counting(self, images: Tensor, *given: object) -> None:
+    def counting(self, images: Tensor, *rest: object) -> None:
         counted.append(len(images))
-        write(self, images, *given)
+        write(self, images, *rest)
 
     embedding_cache.EmbeddingCache._write = counting
     return counted
 
 
 def args(folder: Path, k: int) -> dict:
-    """The options of a model of K of these images."""
+    """The options of a model trained on K of these images."""
     data = DataOptions(data_path=folder / "data", data_name="mnist")
     train = TrainOptions(train_size=k)
     model = ModelOptions(image_size=28, in_channels=1, dim_mults=(1, 2, 2))
@@ -97,7 +97,7 @@ def args(folder: Path, k: int) -> dict:
 
 
 def write_mnist(root: Path, images: Tensor) -> None:
-    """The images as MNIST's own files, train and test alike: real MNIST has too few here."""
+    """Write the images in MNIST's file format, equal for train and test: MNIST may not be here."""
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for part in ("train", "t10k"):

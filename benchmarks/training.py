@@ -1,11 +1,11 @@
-"""A training step: a straightforward DDPM script's (benchmarks/plain.py) against ours.
+"""A training step: ours against that of a straightforward DDPM script (benchmarks/plain.py).
 
     python -m benchmarks.training
 
-Seconds a step, timed in turn, with `--precision auto --compile auto`; before that the plain
-network and ours are checked to give the same output and gradients in float32. On a CPU 28 x 28
-images and the demo's digits; with CUDA the CIFAR-10 model at the published widths, there with the
-baseline's products in TF32 too, and how much of the device is used."""
+Seconds per step, timed alternately, with `--precision auto --compile auto`. First both networks
+are checked to give the same output and gradients in float32. On a CPU: 28 x 28 images and the
+demo's digits. With CUDA: the CIFAR-10 model at the published widths, where the baseline also uses
+TF32 products, and the share of the device's peak that is used."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.digit_images import digit_images
-from benchmarks.plain import PlainTrainer, in_turn, options_of, plain_network, stir
-from benchmarks.ratio import tell
+from benchmarks.plain import (
+    PlainTrainer,
+    options_of,
+    perturb,
+    plain_network,
+    timed_alternately,
+)
+from benchmarks.ratio import print_result
 from benchmarks.sweep import write_mnist
 from utils.cli.options.sections import TrainStage
 from utils.data.datasets import to_float
@@ -31,9 +37,9 @@ from utils.jobs.devices import pick_dtype, prepare
 from utils.stages.train.stage import training_args
 from utils.stages.train.trainer import Plan, Trainer
 
-# Dense bfloat16 products a second, of the SXM forms, from NVIDIA's data sheets.
+# Dense bfloat16 operations per second of the SXM models, from NVIDIA's data sheets.
 BF16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-OTHER_FORMS = ("PCIe", "NVL")  # slower ones of the same names
+OTHER_FORMS = ("PCIe", "NVL")  # slower models of the same name
 SWEEP_MODELS, SWEEP_STEPS = 38, 500_000  # published for CIFAR-10, batch 128
 IMAGES, COLOUR_IMAGES = 2048, 4096
 AUTO = ("--precision", "auto", "--compile", "auto", "--valid-size", 0)
@@ -65,7 +71,7 @@ def on_gpu(folder: Path) -> None:
 
 
 def write_colours(folder: Path, count: int) -> None:
-    """Random 32 x 32 images in colour: CIFAR-10 itself may not be here, and speed is the same."""
+    """Random 32 x 32 colour images: CIFAR-10 may not be here, and the speed is the same."""
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
@@ -83,7 +89,7 @@ def measure(name: str, options: TrainStage, repeats: int, steps: int) -> None:
         for _ in range(steps):
             ours.train_step()
 
-    memory = peak_memory(candidate, device)  # before there is a baseline on the device
+    memory = peak_memory(candidate, device)  # before the baseline takes memory of the device
     plain = plain_network(args["model"]).to(device)
     plain.load_state_dict(ours.network.state_dict())
     check_same_function(ours.network, plain, ours.images[:4])
@@ -94,12 +100,12 @@ def measure(name: str, options: TrainStage, repeats: int, steps: int) -> None:
         for _ in range(steps):
             trainer.step()
 
-    told = in_turn(baseline, candidate, device, repeats, steps)
-    tell(
+    times = timed_alternately(baseline, candidate, device, repeats, steps)
+    print_result(
         name,
-        **told,
-        images_per_second=round(batch / told["candidate_seconds"], 1),
-        baseline_images_per_second=round(batch / told["baseline_seconds"], 1),
+        **times,
+        images_per_second=round(batch / times["candidate_seconds"], 1),
+        baseline_images_per_second=round(batch / times["baseline_seconds"], 1),
         repeats=repeats,
         steps=steps,
         precision=str(dtype).removeprefix("torch."),
@@ -108,7 +114,7 @@ def measure(name: str, options: TrainStage, repeats: int, steps: int) -> None:
         side=options.model.image_size,
         teraflops_a_step=round(flops / 1e12, 4),
         **memory,
-        **gpu_use(told["candidate_seconds"], flops, device),
+        **gpu_use(times["candidate_seconds"], flops, device),
     )
 
 
@@ -118,24 +124,24 @@ def allow_tf32(on: bool) -> None:
 
 
 def check_same_function(ours: nn.Module, plain: nn.Module, images: Tensor) -> None:
-    """Raises AssertionError where output or gradients differ, in float32 and without dropout."""
+    """Raises AssertionError if output or gradients differ, in float32 and without dropout."""
     allow_tf32(False)
     x_t = to_float(images)
     x_t = x_t + torch.randn_like(x_t)
     t = torch.linspace(0, 999, len(x_t), device=x_t.device).long()
-    found = []
+    results = []
     for network in (ours, plain):
-        network = stir(copy.deepcopy(network)).eval()
+        network = perturb(copy.deepcopy(network)).eval()
         output = network(x_t, t)
         F.mse_loss(output, x_t).backward()
-        found.append((output.detach(), {n: p.grad for n, p in network.named_parameters()}))
-    torch.testing.assert_close(*(output for output, _ in found), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(*(gradients for _, gradients in found), rtol=1e-3, atol=1e-4)
+        results.append((output.detach(), {n: p.grad for n, p in network.named_parameters()}))
+    torch.testing.assert_close(*(output for output, _ in results), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(*(gradients for _, gradients in results), rtol=1e-3, atol=1e-4)
     allow_tf32(True)
 
 
 def flops_of_image(network: nn.Module, images: Tensor) -> int:
-    """Products and sums, each counted, of forward and backward of one image."""
+    """Multiplications plus additions of forward and backward for one image."""
     device = next(network.parameters()).device
     x_t, t = to_float(images[:1]).to(device), torch.zeros(1, dtype=torch.long, device=device)
     with FlopCounterMode(display=False) as counter:
@@ -145,26 +151,26 @@ def flops_of_image(network: nn.Module, images: Tensor) -> int:
 
 
 def peak_memory(work: Callable[[], None], device: torch.device) -> dict[str, float]:
-    """The most memory of a GPU that is in use while work runs."""
+    """Peak memory of a GPU while work runs; empty on a CPU."""
     if device.type != "cuda":
         return {}
-    torch.compiler.reset()  # lets go of the network of the width before
-    work()  # compiling, and the search for kernels, take memory of their own
+    torch.compiler.reset()  # frees the network of the previous width
+    work()  # compiling and the choice of kernels take extra memory
     torch.cuda.reset_peak_memory_stats(device)
     work()
     return {"peak_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 3)}
 
 
 def gpu_use(seconds_a_step: float, flops: int, device: torch.device) -> dict[str, Any]:
-    """The GPU's name, its share in use, and what the published sweep would take at this rate."""
+    """The GPU's name, the share of its peak, and the hours of the published sweep at this rate."""
     if device.type != "cuda":
         return {}
-    name, told = torch.cuda.get_device_name(device), {}
+    name, use = torch.cuda.get_device_name(device), {}
     peak = next((peak for part, peak in BF16_PEAK.items() if part in name), None)
     if peak and not any(form in name for form in OTHER_FORMS):
-        told["share_of_bf16_peak"] = round(flops / seconds_a_step / peak, 4)
+        use["share_of_bf16_peak"] = round(flops / seconds_a_step / peak, 4)
     hours = SWEEP_MODELS * SWEEP_STEPS * seconds_a_step / 3600
-    return told | {"sweep_hours_at_this_rate": round(hours, 1), "device": name}
+    return use | {"sweep_hours_at_this_rate": round(hours, 1), "device": name}
 
 
 if __name__ == "__main__":
