@@ -1,4 +1,4 @@
-# Everything sets itself up: `make demo` and `make test` need nothing but Python 3.10 to 3.14.
+# Targets install what they need: `make demo` and `make test` require only Python 3.10 to 3.14.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -8,10 +8,10 @@ RUN := $(VENV)/bin/python
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-setup: $(VENV)/.ready  ## virtual environment with what the stages need
-setup-dev: $(VENV)/.ready-dev  ## and what tests and lint need
+setup: $(VENV)/.ready  ## virtual environment with the requirements of the stages
+setup-dev: $(VENV)/.ready-dev  ## the same with the requirements of tests and lint
 
-# A stamp says which requirements are installed; a second run finds it and installs nothing.
+# A stamp file marks installed requirements; if it is newer than them, nothing is installed.
 $(VENV)/.ready: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' \
 		|| { echo 'error: PYTHON: Python 3.10 to 3.14 is needed, as in make PYTHON=python3.12'; exit 2; }
@@ -26,26 +26,26 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 	$(RUN) -m tests.browser
 	touch $@
 
-demo: setup  ## the whole transition on real digits, about 10 minutes on 2 cores
+demo: setup  ## the full transition on real digits, about 10 minutes on 2 cores
 	$(RUN) run_pipeline.py --config_path configs/digits.yaml
 
-toy: setup  ## the circle in the plane: memories, spurious states, a ring
+toy: setup  ## the circle in the plane: memorized patterns, spurious states, a ring
 	$(RUN) toy_example.py all
 
 test: setup-dev  ## all tests
 	$(RUN) -m pytest -n auto --dist worksteal
 
-quick: setup-dev  ## the tests that are not slow
+quick: setup-dev  ## tests that are not marked slow
 	$(RUN) -m pytest -n auto --dist worksteal -m 'not slow'
 
-faults: setup-dev  ## every fault 20 times in every stage: over an hour, ends with a table
+faults: setup-dev  ## every fault 20 times in every stage: over an hour; prints a table
 	M2G_TRIES=20 $(RUN) -m pytest -n auto --dist worksteal tests/faults
 
-lint: setup-dev  ## style and unused names
+lint: setup-dev  ## check style and unused names
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-bench: setup-dev  ## speeds as ratios against a baseline in the same run
+bench: setup-dev  ## time ratios against a baseline in the same run
 	$(RUN) -m benchmarks.neighbours
 	$(RUN) -m benchmarks.exact_search
 	M2G_QUIET=1 $(RUN) -m benchmarks.sweep

@@ -1,17 +1,17 @@
-# What the batch files of this folder share: a task's number, and how it runs a stage.
+# Shared by the batch files of this folder: the share of a task, and how a stage is run.
 set -u
-restarts=20 # of one task at most, by the task itself
+restarts=20 # the task queues itself again at most so many times
 
-refuse() { # one line, as the stages do
+refuse() { # print one error line, as the stages do, and exit
     echo "error: $1" >&2
     exit 2
 }
 
-need_array() { # remedy
+need_array() { # argument: the remedy
     [ -n "${SLURM_ARRAY_TASK_ID:-}" ] || refuse "--array: found no array; $1"
 }
 
-# Print i/n for this task: its place in the array, or with OF=n its id itself.
+# Print i/n for this task: i is its position in the array or, with OF=n, its id.
 share_of_array() {
     need_array "submit with sbatch --array=0-7, and the work is cut in 8"
     local id=$SLURM_ARRAY_TASK_ID
@@ -21,7 +21,7 @@ share_of_array() {
     fi
     local first="${SLURM_ARRAY_TASK_MIN:-0}" last="${SLURM_ARRAY_TASK_MAX:-0}"
     local count="${SLURM_ARRAY_TASK_COUNT:-1}" again="OF=8 sbatch --array=3 does task 3 of 8 again"
-    # With gaps nobody knows how many tasks there were: shares would be left out in silence.
+    # With gaps in the ids n is unknown, and shares would silently be left out.
     if [ $((last - first + 1)) -ne "$count" ] || [ "$first" -gt 1 ]; then
         refuse "--array: found $count ids from $first to $last; give 0-7 or 1-8 for 8; $again"
     fi
@@ -38,15 +38,15 @@ choose_python() {
     fi
 }
 
-# Run a stage with its flags, and end with its exit code. SLURM's warning (USR1, before the time
-# limit) lets it stop with 75; then this task is queued again, and goes on where it was.
+# Run a stage with its flags, and exit with its exit code. On SLURM's signal (USR1, before the time
+# limit) the stage stops with 75; then this task is queued again and continues where it stopped.
 run_stage() {
     local python code=127 last
     python=$(choose_python)
-    # What was computed may depend on the number of threads by rounding: as many as were asked for.
+    # Results depend on the number of threads by rounding: use the number that was requested.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}" PYTHONUNBUFFERED=1
     local launcher=()
-    # One rank for each task of the job; one that fails ends the others.
+    # One rank for each task of the job; if one fails, srun ends the others.
     [ "${SLURM_NTASKS:-1}" -le 1 ] || launcher=(srun --kill-on-bad-exit=1
         --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}")
     echo "+ ${launcher[*]:+srun }$python $* (on $(hostname), restart ${SLURM_RESTART_COUNT:-0})"
@@ -55,11 +55,11 @@ run_stage() {
     trap 'ended=1; pass_on' TERM
     ${launcher[@]+"${launcher[@]}"} "$python" "$@" &
     child=$!
-    while :; do # a signal ends `wait` before its time
+    while :; do # a signal interrupts `wait`
         signalled=''
         wait "$child"
         last=$?
-        # A signal that came after the end: older shells have forgotten the child by now.
+        # 127: the signal came after the child ended, and older shells have forgotten the child.
         [ "$last" -eq 127 ] || code=$last
         [ -n "$signalled" ] || break
     done
@@ -67,24 +67,24 @@ run_stage() {
     exit "$code"
 }
 
-pass_on() { # once; USR1, since srun forwards it, while at TERM it has its ranks killed
+pass_on() { # once; USR1, because srun forwards it, but kills its ranks on TERM
     signalled=1
     [ -n "$child" ] && [ -z "$passed" ] || return
     passed=1
     kill -USR1 "$child" 2>/dev/null
 }
 
-requeue_if_stopped() { # exit code
-    # TERM comes from scancel, scontrol requeue and preemption: there SLURM itself decides. Were a
-    # cancelled task queued again, it could never be cancelled.
+requeue_if_stopped() { # argument: the exit code
+    # TERM comes from scancel, scontrol requeue and preemption: then SLURM decides. If a cancelled
+    # task were queued again here, it could never be cancelled.
     [ "$1" -eq 75 ] && [ -z "$ended" ] && [ -n "${SLURM_JOB_ID:-}" ] || return
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "$restarts" ]; then
         echo "stopped: restarted $restarts times already; submit it again to go on" >&2
         return
     fi
-    # The id of an array's last task is that of the array: by it all tasks would be queued again.
+    # The id of an array's last task equals that of the array, and would queue all tasks again.
     local task=$SLURM_JOB_ID
     [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || task=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
     echo "stopped: queued again as $task"
-    scontrol requeue "$task" && sleep 60 # SLURM ends this script meanwhile
+    scontrol requeue "$task" && sleep 60 # SLURM ends this script during the sleep
 }
