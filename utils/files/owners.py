@@ -1,4 +1,4 @@
-"""Who made a part or a claim, a process on a host, and whether it is dead."""
+"""Which process on which host made a partial file or a claim, and whether it still runs."""
 
 from __future__ import annotations
 
@@ -10,40 +10,39 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+import psutil
+
 
 @lru_cache
 def this_host() -> str:
-    """8 hex digits that stand for this machine since it was started, and its process numbers.
+    """8 hex digits that identify this machine, its start, and its namespace of process numbers.
 
     Host names alone are not enough: many machines are called localhost, and two containers on
     one machine do not see each other's processes."""
-    told = [socket.gethostname()]
+    parts = [socket.gethostname()]
     for read in (
         lambda: Path("/proc/sys/kernel/random/boot_id").read_text(),
         lambda: os.readlink("/proc/self/ns/pid"),
     ):
         try:
-            told.append(read())
+            parts.append(read())
         except OSError:  # not Linux
-            told.append("")
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
+            parts.append("")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 def is_dead(host: object, pid: object) -> bool:
-    """Whether the process is known to be gone: False for those of another host."""
+    """True if the process has ended; False if it runs, or runs on another host: not known there."""
     if host != this_host():
         return False
     try:
-        os.kill(int(str(pid)), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
+        return not psutil.pid_exists(int(str(pid)))
+    except (ValueError, OverflowError):  # not a process number
         return True
-    except OSError:  # somebody else's
-        return False
-    return False
 
 
 def clock_of(folder: Path) -> float:
-    """The time of the file system of a folder, in seconds: modification times are told by it.
+    """The clock, in seconds, by which the file system of a folder sets modification times.
 
     On a network it is the server's, and may differ from this machine's."""
     try:

@@ -1,43 +1,44 @@
-"""Shares with their intervals, and thresholds from calibration distances."""
+"""95 % confidence intervals: of a share, a median, a mean, and a difference of two means."""
 
 from __future__ import annotations
 
-import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+CONFIDENCE = 0.95  # of every interval
+TAIL = (1 - CONFIDENCE) / 2  # probability on either side of an interval
+Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)  # standard normal quantile, 1.96
 
-def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+
+def wilson_interval(
+    successes: int, total: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """The Wilson score interval (low, high) of a share successes / total = x / n.
 
         (x + z^2 / 2 ± z sqrt(x (n - x) / n + z^2 / 4)) / (n + z^2)
 
     z is the standard normal quantile at (1 + confidence) / 2; 0 <= low <= x / n <= high <= 1.
-    Nothing observed (total 0) says nothing: (0, 1). Raises ValueError outside 0 <= x <= n and
-    0 < confidence < 1. Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209.
+    Without observations (total 0) any share is possible: (0, 1). Raises ValueError outside
+    0 <= x <= n and 0 < confidence < 1. Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209.
 
     >>> [round(bound, 3) for bound in wilson_interval(1, 10)]
     [0.018, 0.404]
     """
+    from scipy.stats import binomtest
+
     if not 0 <= successes <= total:
         raise ValueError(f"successes: found {successes} of {total}; give 0 to {total}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: found {confidence}; give a share between 0 and 1")
     if total == 0:
         return 0.0, 1.0
-    x, n = int(successes), int(total)
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    centre = (x + z**2 / 2) / (n + z**2)
-    half = z * math.sqrt(x * (n - x) / n + z**2 / 4) / (n + z**2)
-    # At the ends the formula gives 0 and 1 but for rounding.
-    return 0.0 if x == 0 else centre - half, 1.0 if x == n else centre + half
-
-
-CONFIDENCE = 0.95  # of every interval
-ERROR_RATE = (1 - CONFIDENCE) / 2  # of calling memory what is new
-Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    interval = binomtest(int(successes), int(total)).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def median_interval(values: ArrayLike) -> tuple[float, float, float]:
@@ -48,32 +49,35 @@ def median_interval(values: ArrayLike) -> tuple[float, float, float]:
 
     ordered = np.sort(np.asarray(values, np.float64))
     n = len(ordered)
-    below = int(binom.ppf(ERROR_RATE, n, 0.5))  # so many may lie below the lower end
+    below = int(binom.ppf(TAIL, n, 0.5))  # so many values may lie below the lower end
     low, high = ordered[max(0, below - 1)], ordered[min(n - 1, n - below)]
     return float(np.median(ordered)), float(low), float(high)
 
 
-def _mean_interval(values: np.ndarray) -> tuple[float, float]:
-    from scipy.stats import t
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval (low, high) of a mean, by Student's t; values [n], n >= 2."""
+    from scipy.stats import ttest_1samp
 
-    half = t.ppf(1 - ERROR_RATE, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return values.mean() - half, values.mean() + half
-
-
-def _welch_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """Of mean b - mean a; by hand, since scipy warns where all of a are equal.
-
-    A single a counts as one more of b."""
-    from scipy.stats import t
-
-    var_b = b.var(ddof=1)
-    own, other = (a.var(ddof=1) if len(a) > 1 else var_b) / len(a), var_b / len(b)
-    freedom = len(b) - 1.0
-    if len(a) > 1 and own + other > 0:
-        freedom = (own + other) ** 2 / (own**2 / (len(a) - 1) + other**2 / (len(b) - 1))
-    middle, half = b.mean() - a.mean(), t.ppf(1 - ERROR_RATE, freedom) * math.sqrt(own + other)
-    return middle - half, middle + half
+    with _without_warnings():
+        interval = ttest_1samp(values, 0).confidence_interval(CONFIDENCE)
+    return float(interval.low), float(interval.high)
 
 
-def _wilson(successes: int, total: int) -> tuple[float, float]:
-    return wilson_interval(successes, total, CONFIDENCE)
+def welch_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval (low, high) of mean(b) - mean(a); a [n], b [m], n >= 1, m >= 2.
+
+    By Welch's t. A single value of a has no variance: then by Student's t, with that of b.
+    Source: Welch 1947, Biometrika 34, 28."""
+    from scipy.stats import ttest_ind
+
+    with _without_warnings():
+        interval = ttest_ind(b, a, equal_var=len(a) == 1).confidence_interval(CONFIDENCE)
+    return float(interval.low), float(interval.high)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """scipy warns of equal values; their variance of 0 is meant."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from utils.metrics.intervals import Z, _mean_interval, _welch_interval, _wilson
+from utils.metrics.intervals import Z, mean_interval, welch_interval, wilson_interval
 
 MEMORY, GENERALIZATION, UNDECIDED = "memory", "generalization", "undecided"
 RATIO = 1 / 3
@@ -151,7 +151,7 @@ def two_models(pair: ArrayLike, first_own: ArrayLike, second_own: ArrayLike) -> 
     nearer = int((pair < np.minimum(first, second)).sum())
     details = {"median pair": np.median(pair), "median own": np.median(np.minimum(first, second))}
     return _finding(
-        "two-models", nearer / len(pair), *_wilson(nearer, len(pair)), len(pair), details
+        "two-models", nearer / len(pair), *wilson_interval(nearer, len(pair)), len(pair), details
     )
 
 
@@ -162,7 +162,7 @@ def memorizer_distance(to_memorizer: ArrayLike, loss: ArrayLike) -> Finding:
     m, loss = _distances(to_memorizer), _distances(loss)
     total = m + loss
     part = np.divide(m, total, out=np.full(len(m), 0.5), where=total > 0)
-    low, high = _mean_interval(part)
+    low, high = mean_interval(part)
     return _finding("memorizer", part.mean(), low, high, len(part))
 
 
@@ -178,7 +178,7 @@ def denoising_gap(train: ArrayLike, held_out: ArrayLike) -> Finding:
     scale = np.concatenate([train, held_out], axis=1).mean(axis=1, keepdims=True)
     scale[scale == 0] = 1.0  # a time at which nothing is lost tells nothing
     a, b = (np.log(np.maximum(x / scale, LEAST)).mean(axis=0) for x in (train, held_out))
-    value, low, high = 1 - np.exp([a.mean() - b.mean(), *(-x for x in _welch_interval(a, b))])
+    value, low, high = 1 - np.exp([a.mean() - b.mean(), *(-x for x in welch_interval(a, b))])
     return _finding("denoising-gap", value, low, high, len(a), {"held out": len(b)})
 
 
