@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-from tests.tiny import FAST, ok
+from tests.helpers.runs import FAST, ok
 from utils.jobs.claims import take_turns
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import ROOT
+from tests.helpers.runs import ROOT
 from utils.cli.errors import UserError
 from utils.cli.options.checks import flag, required
 from utils.cli.options.sections import (
@@ -135,9 +135,9 @@ def test_the_other_original_commands(stage, command):
     options = parse(stage, command.split())
     words = command.split()
     given = {w.replace("_", "-"): after for w, after in zip(words, [*words[1:], ""])}
-    sections = [vars(section) for name, section in vars(options).items() if name != "run"]
-    # the stage's own section comes first: its flag wins over the same key of a YAML-only one
-    found = {flag(n): value for values in sections[::-1] for n, value in values.items()}
+    flagged = [f.name for f in dataclasses.fields(stage) if f.metadata.get("flags", True)]
+    sections = [vars(getattr(options, name)) for name in flagged if name != "run"]
+    found = {flag(n): value for values in sections for n, value in values.items()}
     for name in (word for word in given if word.startswith("--") and word != "--use-lpips"):
         value, text = found[name], given[name].rstrip("/")
         text = {"True": True, "False": False}.get(text, text)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import sys
-from hashlib import md5
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tests.helpers.images import noise, offline, save_image, small_cifar, write_lsun
 from utils.cli.errors import UserError
 from utils.data import image_files, lsun
 from utils.data.datasets import load_image_set, to_float
@@ -28,12 +26,6 @@ from utils.data.subsets import (
 )
 from utils.files.atomic import read_json
 
-OFFLINE = URLError("no internet")
-
-
-def offline(*args, **kwargs):
-    raise OFFLINE
-
 
 def complaint(*words: str):
     """The user's error whose message holds words in this order."""
@@ -47,15 +39,6 @@ def digits_args(k: int = 16, v: int = 8, seed: int = 3407, **train) -> dict:
         "train": train,
         "model": {"image_size": 8, "in_channels": 1},
     }
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def save_image(path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
 
 
 def planes(pixels: np.ndarray) -> torch.Tensor:
@@ -225,32 +208,6 @@ def test_without_internet_one_line_says_what_to_copy(
     with complaint(str(tmp_path / folder), "no internet", f"copy {folder} there", "--data-path"):
         load_image_set(name, tmp_path, size, channels)
     assert list(tmp_path.iterdir()) == []  # nothing half done is left
-
-
-def small_cifar(root, monkeypatch, pixels: np.ndarray | None = None) -> np.ndarray:
-    """CIFAR-10 of six parts in its own format, the last one for testing, and its checksums.
-
-    pixels: uint8 [6 n, 3, 32, 32], which is also returned; 12 of noise where there are none."""
-    from torchvision.datasets import CIFAR10
-
-    pixels = noise(12, 3, 32, 32) if pixels is None else pixels
-    n = len(pixels) // 6
-    folder = root / CIFAR10.base_folder
-    folder.mkdir(parents=True)
-
-    def write(name: str, content: dict) -> list[str]:
-        (folder / name).write_bytes(pickle.dumps(content))
-        return [name, md5((folder / name).read_bytes()).hexdigest()]
-
-    batches = [
-        write(f"batch_{i}", {"data": pixels[n * i :][:n].reshape(n, -1), "labels": [0] * n})
-        for i in range(6)
-    ]
-    meta = write("meta", {"label_names": ["a", "b"]})
-    monkeypatch.setattr(CIFAR10, "train_list", batches[:5])
-    monkeypatch.setattr(CIFAR10, "test_list", batches[5:])
-    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"filename": meta[0], "md5": meta[1]})
-    return pixels
 
 
 def test_cifar10_in_its_own_format(tmp_path, monkeypatch):
@@ -509,23 +466,6 @@ def test_celebahq_without_arrays_or_with_damaged_ones(tmp_path):
     (tmp_path / "0.npy").write_bytes(b"\x93NUMPY cut")
     with complaint("0.npy"):
         load_image_set("celebahq", tmp_path, 8, 3)
-
-
-def write_lsun(root, pixels: np.ndarray, part: str = "train") -> None:
-    """An LSUN database: webp under keys, in the order of the keys."""
-    import io
-
-    import lmdb
-
-    with (
-        lmdb.open(str(root / f"church_outdoor_{part}_lmdb"), map_size=2**20) as environment,
-        environment.begin(write=True) as transaction,
-    ):
-        for i, image in enumerate(pixels):
-            buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, format="webp", lossless=True)
-            transaction.put(b"%04d\xff" % i, buffer.getvalue())
-    (root / f"church_outdoor_{part}_lmdb" / "lock.mdb").unlink()
 
 
 @pytest.fixture

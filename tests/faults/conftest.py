@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.faults.stages import FULL, STAGES, TRIES, Undisturbed, chain_in, undisturbed
+from tests.helpers.processes import STAGES, Undisturbed, chain_in, undisturbed
+from tests.helpers.trials import FULL, TRIES
 
 
 class Tally:

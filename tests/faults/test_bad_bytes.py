@@ -6,10 +6,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
 import shutil
 from collections.abc import Callable
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from models.noise import image_key
-from tests.faults.damage import spoilt
-from tests.faults.in_process import prepared, without_pictures, work
-from tests.faults.stages import FULL, TRIES
-from tests.tiny import train_options
-from utils.cli.errors import UserError
+from tests.helpers.damage import spoilt
+from tests.helpers.runs import train_options
+from tests.helpers.sandbox import prepared, without_pictures, work
+from tests.helpers.trials import FULL, TRIES, examples, outcome, told_in
 from utils.cli.options.sections import (
     ToyBasinStage,
     ToyDataStage,
@@ -64,41 +62,8 @@ from utils.stages.train import stage as train
 from utils.stages.train.figures import loss_figure
 from utils.to_diffusers import convert
 
-GIBIBYTE = 2**30
 EXAMPLES = 12 * TRIES  # of each kind, read; the stages' runs are shared by the kinds
 DIM = 6
-LIMITED = Path("/proc/self/statm").exists()
-
-
-@contextmanager
-def within_a_gibibyte():
-    """A real limit: what would take more memory fails, here and now."""
-    if not LIMITED:
-        yield
-        return
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + GIBIBYTE, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-def outcome(call: Callable[[], Any], *names: str) -> tuple[str | None, Any]:
-    """The user's error of a call, which names one of names; or None and the answer."""
-    try:
-        with within_a_gibibyte(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            return None, call()
-    except UserError as error:
-        told = str(error)
-        assert "\n" not in told and "; " in told and len(told) < 2000, told[:3000]
-        assert any(name in told for name in names), f"{told!r} names none of {names}"
-        cause: BaseException | None = error
-        while cause is not None:
-            assert not isinstance(cause, MemoryError), f"memory ran out: {told}"
-            cause = cause.__cause__ or cause.__context__
-        return told, None
 
 
 # What an answer must be, whatever the file was.
@@ -556,42 +521,6 @@ def fresh(sound: Path, folder: Path, name: str, data: bytes) -> Path:
     path.unlink()
     path.write_bytes(data)
     return path
-
-
-class Counted:
-    """Tries in the table: of the last one that failed, hypothesis tells how it was spoilt."""
-
-    def __init__(self) -> None:
-        self.tried = self.failed = 0
-
-    @contextmanager
-    def attempt(self):
-        self.tried += 1
-        self.failed += 1
-        yield
-        self.failed -= 1
-
-
-@contextmanager
-def told_in(tally, stage: str, fault: str):
-    counted = Counted()
-    try:
-        yield counted
-    finally:
-        row = tally.rows[stage, fault]
-        row[0] += counted.tried
-        row[1] += counted.tried - counted.failed
-
-
-def examples(count: int) -> settings:
-    return settings(
-        max_examples=count,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,  # shrinking one of them is long enough
-    )
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

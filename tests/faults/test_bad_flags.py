@@ -13,9 +13,8 @@ import yaml
 from hypothesis import example, given, note
 from hypothesis import strategies as st
 
-from tests.faults.in_process import prepared
-from tests.faults.stages import FULL, TRIES
-from tests.faults.test_bad_bytes import examples, outcome, told_in
+from tests.helpers.sandbox import prepared
+from tests.helpers.trials import FULL, TRIES, examples, outcome, told_in
 from utils import describe, to_diffusers
 from utils.cli.options import sections as options
 from utils.cli.options.checks import flag

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.faults.in_process import (
+from tests.helpers.runs import assert_one_line, run_script, train_options
+from tests.helpers.sandbox import (
     FAULTS,
     STAGES,
     arrays,
@@ -21,8 +22,7 @@ from tests.faults.in_process import (
     without_pictures,
     work,
 )
-from tests.faults.stages import FULL
-from tests.tiny import assert_one_line, run_script, train_options
+from tests.helpers.trials import FULL
 from utils.cli.errors import UserError
 from utils.cli.options.sections import ToyPlotsStage, ToyTrainStage
 from utils.cli.parse import parse

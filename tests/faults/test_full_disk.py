@@ -6,8 +6,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from tests.faults.stages import (
-    FULL,
+from tests.helpers.processes import (
     STAGES,
     chance,
     contents,
@@ -18,6 +17,7 @@ from tests.faults.stages import (
     start,
     tries_of,
 )
+from tests.helpers.trials import FULL
 
 
 def assert_told(code, complaint, *words):

@@ -8,7 +8,8 @@ from functools import partial
 
 import pytest
 
-from tests.faults.in_process import (
+from tests.helpers.runs import DIGITS, SMALL, train_options
+from tests.helpers.sandbox import (
     FAULTS,
     STAGES,
     arrays,
@@ -19,8 +20,7 @@ from tests.faults.in_process import (
     without_pictures,
     work,
 )
-from tests.faults.stages import FULL
-from tests.tiny import DIGITS, SMALL, train_options
+from tests.helpers.trials import FULL
 from utils.cli.errors import UserError
 from utils.cli.options.sections import PipelineStage
 from utils.cli.parse import parse

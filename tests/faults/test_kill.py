@@ -5,17 +5,17 @@ import time
 
 import pytest
 
-from tests.faults.stages import (
-    FULL,
+from tests.helpers.processes import (
     STAGES,
+    assert_stopped,
     chance,
     finished,
     go_on,
     kept,
-    lines_of,
     start,
     tries_of,
 )
+from tests.helpers.trials import FULL
 
 EARLIEST = 0.3  # seconds: before that Python itself is starting
 
@@ -83,14 +83,3 @@ def test_stopped_and_started_again(name, how, undisturbed_in, tally, tmp_path):
             after = kept(made.stage, folder)
             twice = [str(path) for path in before if path in after and before[path] != after[path]]
             assert not twice, f"made twice: {twice}"
-
-
-def assert_stopped(code, complaint):
-    """With one line and code 75; or it had come to its end before."""
-    told = lines_of(complaint)
-    if code == 0:
-        assert not told, told
-    else:
-        assert code == 75, (code, complaint)
-        assert len(told) == 1 and told[0].startswith("stopped: "), told
-        assert "run the same command again" in told[0]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.faults.in_process import without_pictures
-from tests.tiny import DIGITS, SMALL, assert_one_line, run_script, train_options
+from tests.helpers.runs import DIGITS, SMALL, assert_one_line, run_script, train_options
+from tests.helpers.sandbox import without_pictures
 from utils.cli.errors import UserError
 from utils.cli.options.sections import (
     ClassifyStage,

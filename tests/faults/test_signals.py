@@ -8,9 +8,17 @@ from functools import partial
 
 import pytest
 
-from tests.faults.stages import FULL, STAGES, chance, command_of, finished, lines_of, start
-from tests.faults.test_kill import assert_stopped
-from tests.tiny import ROOT
+from tests.helpers.processes import (
+    STAGES,
+    assert_stopped,
+    chance,
+    command_of,
+    finished,
+    lines_of,
+    start,
+)
+from tests.helpers.runs import ROOT
+from tests.helpers.trials import FULL
 
 BUSY = {
     "an exception that a library passes over": """

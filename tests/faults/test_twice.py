@@ -4,7 +4,8 @@ from fnmatch import fnmatch
 
 import pytest
 
-from tests.faults.stages import FULL, STAGES, finished, run, run_to_the_end, start
+from tests.helpers.processes import STAGES, finished, run, run_to_the_end, start
+from tests.helpers.trials import FULL
 
 SEVERAL = (2, 8) if FULL else (2,)
 HOSTS = [(name, hosts) for name in STAGES for hosts in (1, 2)]

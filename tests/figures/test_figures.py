@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
-from PIL import Image
 
-from tests.tiny import ROOT
+from tests.helpers.figures import assert_files_of_a_figure, assert_nothing_is_cut_off, sweep, texts
+from tests.helpers.runs import ROOT
 from utils.cli.errors import UserError
 from utils.cli.options.choices import CLASSES
 from utils.figures import save as figures
@@ -21,7 +21,6 @@ from utils.figures.images import image_grid, sample_sheet_figure
 from utils.figures.save import figure_files, save_figure
 from utils.figures.style import LOOKS, distance_label, k_looks, three_digits
 from utils.stages.classify.figures import histogram_figure, neighbour_panel, transition_figure
-from utils.stages.classify.summary import judge_row
 from utils.stages.train.figures import loss_figure
 
 
@@ -33,55 +32,11 @@ def digits():
     return (load_digits().images[:32, None] / 8 - 1).astype(np.float32)
 
 
-def sweep(*sizes, total=64):
-    """One row for each K, the share of generalized samples growing with K."""
-    rows = []
-    for i, k in enumerate(sizes):
-        many = round(total * i / max(1, len(sizes) - 1))
-        labels = np.array([0] * (total - many) + [2] * many, np.int8)
-        rows.append(judge_row(k, labels, 1.0, 1.0, "calibrated", "l2"))
-    return rows
-
-
-def texts(fig):
-    return [text.get_text() for text in fig.findobj(matplotlib.text.Text) if text.get_text()]
-
-
-def assert_nothing_is_cut_off(fig):
-    """Everything that is drawn lies within the figure."""
-    fig.draw_without_rendering()
-    drawn, (width, height) = fig.get_tightbbox(), fig.get_size_inches()
-    assert min(drawn.x0, drawn.y0) >= -0.01
-    assert max(drawn.x1 - width, drawn.y1 - height) <= 0.01
-
-
 def panel(digits, n, k, k_synth, **options):
     """A panel of n digits, their neighbours at distances 0, 1, ... and 10, 11, ..."""
     train, synth = (np.repeat(digits[None, :count], n, axis=0) for count in (k, k_synth))
     d_train, d_synth = np.tile(np.arange(k), (n, 1)), np.tile(np.arange(10, 10 + k_synth), (n, 1))
     return neighbour_panel(16, "spurious", digits[:n], train, synth, d_train, d_synth, **options)
-
-
-def assert_files_of_a_figure(draw, folder):
-    """What draw() gives is saved as PNG of 200 dots per inch and as PDF whose fonts are all
-    embedded, as TrueType; drawn again, as the same bytes."""
-    for name in ("first", "second"):
-        fig = draw()
-        save_figure(fig, folder / name / "figure.png")
-        assert {p.name for p in (folder / name).iterdir()} == {"figure.png", "figure.pdf"}
-    for ending in ("png", "pdf"):
-        first, second = (folder / n / f"figure.{ending}" for n in ("first", "second"))
-        assert first.read_bytes() == second.read_bytes()
-    with Image.open(folder / "first" / "figure.png") as image:
-        np.testing.assert_allclose(image.info["dpi"], 200, rtol=1e-4)
-        np.testing.assert_allclose(image.size, 200 * fig.get_size_inches(), rtol=0, atol=1)
-    pdf = (folder / "first" / "figure.pdf").read_bytes()
-    assert pdf.startswith(b"%PDF")
-    # Streams are packed, but these words stand outside of them.
-    kinds = set(re.findall(rb"/Type /Font\b[^>]*?/Subtype /(\w+)", pdf, re.DOTALL))
-    fonts, embedded = pdf.count(b"/Type /FontDescriptor"), pdf.count(b"/FontFile2 ")
-    assert kinds == {b"Type0", b"CIDFontType2"} and fonts == embedded >= 1
-    assert b"CreationDate" not in pdf and b"ModDate" not in pdf
 
 
 # How colours are seen, as matrices on linear RGB: by Machado, Oliveira and Fernandes 2009, A
@@ -144,10 +99,10 @@ def test_classes_are_told_apart_by_each_part_of_their_looks():
 
 
 def test_colours_of_classes_are_written_in_one_place():
-    for path in (ROOT / "utils").glob("*.py"):
+    for path in (ROOT / "utils").rglob("*.py"):
         text = path.read_text().upper()
         found = [look.colour for look in LOOKS.values() if look.colour in text]
-        assert len(found) == (3 if path.stem == "figure_style" else 0), path
+        assert len(found) == (3 if path == ROOT / "utils" / "figures" / "style.py" else 0), path
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
@@ -381,7 +336,9 @@ def test_saved_again_a_figure_stays_as_it_was(tmp_path):
 def test_bytes_of_a_figure_are_those_of_any_process(tmp_path):
     """Names of fonts in a PDF are made of hashes."""
     code = (
-        "import pathlib, sys; from tests.figures.test_figures import *; "
+        "import pathlib, sys; from tests.helpers.figures import sweep; "
+        "from utils.figures.save import save_figure; "
+        "from utils.stages.classify.figures import transition_figure; "
         "save_figure(transition_figure(sweep(2, 16)), pathlib.Path(sys.argv[1]))"
     )
     mine, theirs = (figure_files(tmp_path / name / "figure.png") for name in ("mine", "theirs"))
@@ -433,7 +390,7 @@ def test_the_users_matplotlib_style_stays_as_it_was_and_out():
 
 def test_a_grid_needs_neither_matplotlib_nor_torch():
     code = (
-        "import sys, numpy; from utils.figures.save import image_grid; "
+        "import sys, numpy; from utils.figures.images import image_grid; "
         "image_grid(numpy.zeros((1, 1, 8, 8))); "
         "print([m for m in ('matplotlib', 'torch') if m in sys.modules])"
     )

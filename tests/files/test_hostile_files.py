@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.files.test_pickles import PARSE_UTILS, object_npz
-from tests.tiny import train_options
+from tests.helpers.formats import PARSE_UTILS, archive_of, members_of, npy, object_npz
+from tests.helpers.runs import train_options
 from utils.cli.errors import UserError
 from utils.cli.progress import QUIET
 from utils.files.arrays import read_npz
@@ -88,19 +88,6 @@ def whole(tmp_path_factory):
         sys.modules.pop("parse_utils", None)
     found |= {"theirs.pt": file.getvalue(), "theirs.npz": arrays.getvalue()}
     return found
-
-
-def members_of(data):
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return [(info.filename, archive.read(info)) for info in archive.infolist()]
-
-
-def archive_of(members, compression=zipfile.ZIP_STORED):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
-        for name, data in members:
-            archive.writestr(name, data)
-    return file.getvalue()
 
 
 def flipped(data, chance, times):
@@ -542,12 +529,6 @@ def test_options_of_other_kinds(whole, tmp_path, section, changed):
         else:
             np.savez(path, samples=content["samples"], args=json.dumps(args))
         assert refusal(path)
-
-
-def npy(shape="(2,)", kind="'<f4'", content=b"12345678", version=1):
-    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
-    length = struct.pack("<H" if version == 1 else "<I", len(header))
-    return b"\x93NUMPY" + bytes([version, 0]) + length + header + content
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import ROOT, run_script
+from tests.helpers.formats import PARSE_UTILS, object_npz
+from tests.helpers.runs import ROOT, run_script
 from utils.cli.errors import UserError
 from utils.cli.options.sections import (
     ClassifyStage,
@@ -37,44 +38,6 @@ from utils.stages.energy import stage as energy
 from utils.stages.energy.files import load_energies
 from utils.stages.generate import stage as generate
 
-# The original's module of options; `fewer` lacks some, as older files do, `more` has others.
-PARSE_UTILS = """
-import argparse, dataclasses, sys, types
-from pathlib import Path
-module = sys.modules["parse_utils"] = types.ModuleType("parse_utils")
-SECTIONS = {
-    "data": dict(data_path=Path("../data"), results_path=Path("results/x"), data_name="digits"),
-    "train": dict(
-        global_batch_size=64, iterations=12, num_workers=0, log_every=500, ckpt_every=500,
-        train_size=8, valid_size=10, global_seed=3407, lr=2e-4, ema_decay=0.9999, clip_grad=True,
-        prediction_type="epsilon", beta_schedule="linear", timesteps=20, centercrop=False,
-    ),
-    "model": dict(
-        image_size=8, in_channels=1, dim=32, dim_mults=(1, 2), attn_resolutions=(4,),
-        num_res_blocks=1, dropout=0.1, conditional=True, resamp_with_conv=True,
-        nonlinearity="swish", scale_by_sigma=False,
-    ),
-}
-LACKING = {"data": ["results_path"], "train": ["beta_schedule", "centercrop"],
-           "model": ["scale_by_sigma", "conditional"]}
-
-def namespace(variant):
-    sections = {}
-    for name, values in SECTIONS.items():
-        values = dict(values)
-        if variant == "fewer":
-            for key in LACKING[name]:
-                del values[key]
-        if variant == "more":
-            values.update(wandb_project="x", extra_path=Path("/a/b"), betas=(0.9, [0.99, None]))
-        kind = dataclasses.make_dataclass(
-            name.capitalize() + "Options", [(k, type(v)) for k, v in values.items()]
-        )
-        kind.__module__ = "parse_utils"
-        setattr(module, kind.__name__, kind)
-        sections[name] = kind(**values)
-    return argparse.Namespace(config_path=[Path("configs/x.yaml")], **sections)
-"""
 CHECKPOINTS = """
 import numpy as np, torch
 from utils.inputs.checkpoints import build_network
@@ -201,16 +164,6 @@ def test_stages_run_on_files_of_the_original(written, tmp_path):
         flags = ["--synth-path", source, "--result-path", tmp_path / f"d{n}", "--device", "cpu"]
         distances.run(parse(DistancesStage, [str(flag) for flag in flags]))
         assert load_dists(tmp_path / f"d{n}" / "8.npz").arrays["data-dists"].shape == (n, 5)
-
-
-def object_npz(path, pickled):
-    """An .npz whose `args` is this pickle; the samples are as they should be."""
-    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
-    header += b" " * (117 - len(header)) + b"\n"
-    np.savez(path, samples=np.zeros((2, 1, 8, 8), np.float32))
-    with zipfile.ZipFile(path, "a") as archive:
-        prefix = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header))
-        archive.writestr("args.npy", prefix + header + pickled)
 
 
 def pythons():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import ROOT
+from tests.helpers.runs import ROOT
 from utils.cli.errors import UserError
 from utils.cli.options.run import SliceOptions
 from utils.files.k_files import k_files, k_of

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import DIGITS, ROOT, SMALL, ok, run_here, train_options
+from tests.helpers.runs import DIGITS, ROOT, SMALL, ok, run_here, train_options
 from utils.cli.errors import ReportedByAnotherRank, UserError
 from utils.files.training_log import read_stats
 from utils.inputs.checkpoints import load_checkpoint, save_checkpoint

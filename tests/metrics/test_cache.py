@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny import ROOT
+from tests.helpers.runs import ROOT
 from utils.cli.errors import UserError
 from utils.cli.options.run import CacheOptions
 from utils.files.arrays import map_npy, save_npy

@@ -19,7 +19,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from models import exact as dense_am
 from models.exact import ExactDenoiser
 from models.schedule import Schedule
-from tests.tiny import ROOT
+from tests.helpers.runs import ROOT
 
 TIMES = (0, 1, 50, 500, 999)
 SCHEDULE = Schedule()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import ROOT
+from tests.helpers.runs import ROOT
 
 # From the ground up. A file may import from lower floors and from its own folder.
 FLOORS = (

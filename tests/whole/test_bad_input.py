@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import DIGITS, SMALL, assert_one_line, run_here, run_script, train_options
+from tests.helpers.runs import DIGITS, SMALL, assert_one_line, run_here, run_script, train_options
 from utils.cli.errors import UserError
 from utils.cli.options.sections import ClassifyStage, DistancesStage, GenerateStage
 from utils.cli.parse import parse
@@ -166,8 +166,8 @@ def test_args_that_make_no_sense(own, args, words):
     [
         ({"data_dists": with_nan}, ("8.npz", "data-dists", "NaN")),
         ({"data_dists": lambda x: -x - 1}, ("8.npz", "data-dists")),
-        ({"data_dists": lambda x: x[:5]}, ("8.npz", "data-dists", "shape")),
-        ({"synth_indices": lambda x: x.astype("f4")}, ("8.npz", "synth-dists")),
+        ({"data_dists": lambda x: x[:5]}, ("8.npz", "data-indices", "shape")),
+        ({"synth_indices": lambda x: x.astype("f4")}, ("8.npz", "synth-indices float32")),
         ({"synth_dists": lambda x: None}, ("8.npz", "no 'synth-dists'")),
         ({"subset": "another"}, ("8.npz", "another")),
         ({"args": other_data}, ("8.npz", "subset")),

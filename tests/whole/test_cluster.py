@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 import torch
 
-from tests.tiny import DIGITS, ROOT, SMALL, train_options
+from tests.helpers.runs import DIGITS, ROOT, SMALL, train_options
 from utils.data.subsets import training_subset
 from utils.files.provenance import to_plain
 from utils.inputs.samples import load_synthetics, save_synthetics

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.stages.toy.test_stage import trained
-from tests.tiny import ROOT, assert_one_line, run_here, run_script, train_options
+from tests.helpers.runs import ROOT, assert_one_line, run_here, run_script, train_options
+from tests.helpers.sandbox import train_toy
 from utils.cli.errors import UserError
 from utils.cli.options.sections import GenerateStage
 from utils.cli.parse import parse
@@ -71,7 +71,7 @@ def test_a_synthetic_set_and_its_pictures(sweep, tmp_path):
 
 
 def test_files_of_the_toy(tmp_path):
-    root = trained(tmp_path, "--sample_size", "2")
+    root = train_toy(tmp_path, "--sample_size", "2")
     text = text_of(root / "2" / "checkpoints" / "60.pt")
     assert "a network of the toy circle" in text and "k=2" in text and "steps: 60" in text
     text = text_of(root / "data.npz")

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tests.tiny import FAST, QUICK, ROOT, assert_one_line, ok, run_here
+from tests.helpers.runs import FAST, QUICK, ROOT, assert_one_line, ok, run_here
 from utils.inputs.samples import load_synthetics
 from utils.stages.classify.files import load_identified
 from utils.stages.critical_times.files import load_times

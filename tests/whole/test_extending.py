@@ -20,8 +20,8 @@ from scipy.spatial.distance import cdist
 
 from models.noise import SeededNoise
 from models.samplers import SAMPLERS
-from tests.models.test_samplers import GaussianDenoiser
-from tests.tiny import ROOT, SMALL
+from tests.helpers.models import GaussianDenoiser
+from tests.helpers.runs import ROOT, SMALL
 from utils.cli.options.choices import DATA_NAMES, METRIC_NAMES, SAMPLER_NAMES
 from utils.data.datasets import OPENERS, to_float
 from utils.data.subsets import fingerprint, permutation, training_subset

@@ -32,10 +32,9 @@ import yaml
 from matplotlib.figure import Figure
 from torch.distributed.run import get_args_parser
 
-from tests.data.test_datasets import offline, small_cifar
-from tests.files.test_pickles import PARSE_UTILS
-from tests.stages.classify.test_thresholds import write_mnist
-from tests.tiny import ROOT
+from tests.helpers.formats import PARSE_UTILS
+from tests.helpers.images import offline, small_cifar, write_mnist
+from tests.helpers.runs import ROOT
 from utils.cli import signals as interrupts
 from utils.data.datasets import load_image_set
 from utils.inputs.checkpoints import build_network

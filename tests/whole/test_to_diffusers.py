@@ -8,7 +8,7 @@ import torch
 from models.samplers import ddim, ddpm
 from models.schedule import Schedule
 from models.unet import UNet
-from tests.tiny import assert_one_line, run_here, run_script, train_options, with_options
+from tests.helpers.runs import assert_one_line, run_here, run_script, train_options, with_options
 from utils import to_diffusers as converter
 from utils.cli.errors import UserError
 from utils.cli.options.sections import TrainStage

@@ -6,6 +6,7 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import binom
 
+from tests.helpers.images import write_mnist
 from utils.cli.errors import UserError
 from utils.data.datasets import load_image_set, to_float
 from utils.data.subsets import permutation
@@ -95,19 +96,6 @@ def test_a_new_image_is_called_memorized_less_often_at_smaller_k(digits):
 def test_too_few_real_images_are_refused(l2, pool, n, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         calibrate(ARGS, l2, 0.01, pool, n)
-
-
-def write_mnist(folder, train, test):
-    """Images uint8 [N, 28, 28] in torchvision's layout (idx files)."""
-    raw = folder / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name, images in (("train", train), ("t10k", test)):
-        sizes = b"".join(int(n).to_bytes(4, "big") for n in images.shape)
-        (raw / f"{name}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + sizes + images.tobytes())
-        count = len(images).to_bytes(4, "big")
-        (raw / f"{name}-labels-idx1-ubyte").write_bytes(
-            b"\0\0\x08\x01" + count + bytes(len(images))
-        )
 
 
 def mnist_args(folder):

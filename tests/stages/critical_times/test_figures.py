@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from tests.figures.test_figures import assert_files_of_a_figure, assert_nothing_is_cut_off, texts
+from tests.helpers.figures import assert_files_of_a_figure, assert_nothing_is_cut_off, texts
 from utils.figures.groups import OTHER_LOOKS
 from utils.figures.style import LOOKS
 from utils.stages.critical_times.figures import (

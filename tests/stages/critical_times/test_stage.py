@@ -10,7 +10,7 @@ import torch
 from models.exact import ExactDenoiser
 from models.noise import image_key
 from models.schedule import Schedule
-from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
+from tests.helpers.runs import DIGITS, assert_one_line, run_here, run_script, train_options
 from utils.cli.errors import Interrupted
 from utils.cli.options.sections import CriticalTimesStage
 from utils.cli.parse import parse

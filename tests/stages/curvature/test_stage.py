@@ -9,8 +9,8 @@ import torch
 
 from models.exact import ExactDenoiser
 from models.schedule import Schedule
-from tests.figures.test_figures import assert_nothing_is_cut_off, texts
-from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
+from tests.helpers.figures import assert_nothing_is_cut_off, texts
+from tests.helpers.runs import DIGITS, assert_one_line, run_here, run_script, train_options
 from utils.cli.options.sections import CurvatureOptions
 from utils.data.datasets import load_image_set, to_float
 from utils.data.subsets import permutation
@@ -25,7 +25,7 @@ from utils.stages.curvature.figures import (
     flat_figure,
     spectra_figure,
 )
-from utils.stages.curvature.files import KEYS, load_curvature
+from utils.stages.curvature.files import SCHEMA, load_curvature
 from utils.stages.train import stage as train
 
 QUICK = ["--t", "2,10", "--sample-size", "2", "--batch-size", "64"]
@@ -287,7 +287,7 @@ CASES = {
     "ascend": "do not ascend",
     "asymmetry": "asymmetry outside",
     "flat": "flat outside",
-    "times": "times t",
+    "times": "t outside 0 to 19",
     "residuals": "residuals outside",
     "empty": "[0",
     "odd": "3 eigenvalues of 64",
@@ -309,9 +309,9 @@ def test_bad_files(made, done, tmp_path, case):
 
 def test_the_keys_are_those_of_the_page(made, done):
     with np.load(made / "c" / "8.npz") as arrays:
-        assert set(arrays) == {*KEYS, "args"}
+        assert set(arrays) == {*SCHEMA, "args"}
         kinds = {"i": np.int64, "f": np.float64, "b": bool}
-        assert all(arrays[key].dtype == kinds[kind] for key, kind in KEYS.items())
+        assert all(arrays[key].dtype == kinds[array.kind] for key, array in SCHEMA.items())
 
 
 # Figures

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import ROOT, assert_one_line, run_here, run_script, train_options
+from tests.helpers.runs import ROOT, assert_one_line, run_here, run_script, train_options
 from utils.cli.errors import UserError
 from utils.cli.options.sections import DistancesStage
 from utils.cli.parse import parse

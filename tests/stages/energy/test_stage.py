@@ -9,7 +9,7 @@ import torch
 
 from models.exact import ExactDenoiser
 from models.schedule import Schedule
-from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
+from tests.helpers.runs import DIGITS, assert_one_line, run_here, run_script, train_options
 from utils.cli.options.sections import EnergyStage
 from utils.cli.parse import parse
 from utils.data.datasets import load_image_set, to_float

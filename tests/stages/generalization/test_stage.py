@@ -11,7 +11,7 @@ from scipy import stats
 
 from models.exact import ExactDenoiser
 from models.schedule import Schedule
-from tests.tiny import DIGITS, FAST, QUICK, assert_one_line, ok, run_here, train_options
+from tests.helpers.runs import DIGITS, FAST, QUICK, assert_one_line, ok, run_here, train_options
 from utils.cli.options.sections import GeneralizationOptions
 from utils.data.datasets import load_image_set, to_float
 from utils.data.subsets import held_out_images, permutation

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.tiny import DIGITS, assert_one_line, run_here, run_script, train_options
+from tests.helpers.runs import DIGITS, assert_one_line, run_here, run_script, train_options
 from utils.cli.errors import UserError
 from utils.cli.options.sections import GenerateStage
 from utils.cli.parse import parse

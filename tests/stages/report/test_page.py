@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tiny import ROOT, assert_one_line, run_script
+from tests.helpers.runs import ROOT, assert_one_line, run_script
 from utils.cli.errors import UserError
 from utils.cli.options.choices import CLASSES
 from utils.cli.options.sections import ReportOptions, ReportStage

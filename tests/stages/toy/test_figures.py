@@ -12,7 +12,7 @@ from matplotlib.contour import ContourSet
 from matplotlib.markers import MarkerStyle
 
 from models.circle.exact import PatternMixture
-from tests.figures.test_figures import assert_files_of_a_figure, assert_nothing_is_cut_off, texts
+from tests.helpers.figures import assert_files_of_a_figure, assert_nothing_is_cut_off, texts
 from utils.figures.style import CLASS_LOOKS, INK, PALE, styled
 from utils.stages.toy.figures import (
     GROUP_LOOKS,

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -17,7 +16,8 @@ from scipy.stats import norm
 
 from models.circle.exact import PatternMixture
 from models.circle.probability_flow import log_density
-from tests.tiny import ROOT, assert_one_line, run_here, run_script
+from tests.helpers.runs import ROOT, assert_one_line, run_here, run_script
+from tests.helpers.sandbox import TOY_TRAINING, toy_training, train_toy, without_toy_pictures
 from utils.cli.errors import UserError
 from utils.cli.options.sections import (
     ToyAllStage,
@@ -50,31 +50,6 @@ from utils.stages.toy.files import (
 from utils.stages.toy.stage import run_all, run_basin, run_data, run_exact, run_plots, run_train
 from utils.stages.toy.training import Draws, Trainer, recipe, score_errors
 
-TRAIN = ("--n_iter", "60", "--sampling_freq", "20", "--global_batch_size", "16")
-
-
-def train(root, *flags):
-    return parse(ToyTrainStage, ["--results_path", str(root), *TRAIN, *map(str, flags)])
-
-
-@contextmanager
-def undrawn():
-    """Pictures take most of the time of a short run; where they are looked at they are drawn."""
-    overviews = ("data", "exact", "training", "landscape", "circle", "basin")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("samples", *overviews):
-            module = "training" if name == "samples" else "overview"
-            patch.setattr(f"utils.stages.toy.{module}.{name}_figure", lambda *_: None)
-            patch.setattr(f"utils.stages.toy.{module}.save_figure", lambda *_: None)
-        patch.setattr("utils.stages.toy.training.PICTURE_SAMPLES", 10)
-        yield
-
-
-def trained(root, *flags):
-    with undrawn():
-        run_train(train(root, *flags))
-    return root
-
 
 def plots(root, *flags):
     given = ["--results_path", str(root), "--samples", "40", *map(str, flags)]
@@ -96,7 +71,7 @@ def coarse(monkeypatch):
 @pytest.fixture
 def plain(coarse):
     """Coarse, and no pictures."""
-    with undrawn():
+    with without_toy_pictures():
         yield
 
 
@@ -243,7 +218,7 @@ def test_the_published_recipe():
 
 
 def test_a_step_has_the_step_size_of_the_recipe(tmp_path):
-    given = train(tmp_path).toy_train
+    given = toy_training(tmp_path).toy_train
     trainer = Trainer(tmp_path, given, load_points(tmp_path), [2, 3], torch.device("cpu"))
     for step in range(3):
         trainer.train_step()
@@ -252,8 +227,8 @@ def test_a_step_has_the_step_size_of_the_recipe(tmp_path):
 
 
 def test_networks_do_not_depend_on_their_companions(tmp_path):
-    trained(tmp_path / "both", "--sample_size", "2,9")
-    trained(tmp_path / "alone", "--sample_size", "9")
+    train_toy(tmp_path / "both", "--sample_size", "2,9")
+    train_toy(tmp_path / "alone", "--sample_size", "9")
     many, one = (load_checkpoint(checkpoint_file(tmp_path / n, 9, 60)) for n in ("both", "alone"))
     for name, value in one.model.items():
         torch.testing.assert_close(many.model[name], value, rtol=1e-4, atol=1e-5)
@@ -262,7 +237,7 @@ def test_networks_do_not_depend_on_their_companions(tmp_path):
 def test_learning_comes_near_the_exact_score(tmp_path):
     """An untrained network errs by about 1 in these units; 1,500 steps take most of that away."""
     flags = ("--n_iter", 1500, "--sampling_freq", 1500, "--global_batch_size", 128)
-    trained(tmp_path, "--sample_size", 2, *flags)
+    train_toy(tmp_path, "--sample_size", 2, *flags)
     (row,) = [row for row in read_stats(tmp_path / "2") if row.get("score_errors")]
     assert max(row["score_errors"][1:]) < 0.05  # from t = 0.05 on
     exact = PatternMixture(load_points(tmp_path).points[:2])
@@ -270,21 +245,21 @@ def test_learning_comes_near_the_exact_score(tmp_path):
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
-    straight = trained(tmp_path / "straight", "--sample_size", "2,9")
-    stopped = trained(tmp_path / "stopped", "--sample_size", "2,9")
+    straight = train_toy(tmp_path / "straight", "--sample_size", "2,9")
+    stopped = train_toy(tmp_path / "stopped", "--sample_size", "2,9")
     # as after a kill between two writes: one K is ahead, and a last checkpoint is cut short
     for lost in ((2, 60), (9, 60), (9, 40)):
         checkpoint_file(stopped, *lost).unlink()
     cut = checkpoint_file(stopped, 2, 40)
     cut.write_bytes(cut.read_bytes()[:1000])
-    trained(stopped, "--sample_size", "2,9")
+    train_toy(stopped, "--sample_size", "2,9")
     assert bytes_below(stopped, ".pt") == bytes_below(straight, ".pt")
     assert [row["step"] for row in read_stats(stopped / "2")] == [20, 40, 60]
     # and no more is done again than must be
     for k in (2, 9):
         checkpoint_file(stopped, k, 60).unlink()
     before = checkpoint_file(stopped, 2, 40).stat().st_mtime_ns
-    trained(stopped, "--sample_size", "2,9")
+    train_toy(stopped, "--sample_size", "2,9")
     assert checkpoint_file(stopped, 2, 40).stat().st_mtime_ns == before
     assert bytes_below(stopped, ".pt") == bytes_below(straight, ".pt")
 
@@ -311,7 +286,7 @@ def wait_for(path, process):
 
 @pytest.mark.slow
 def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
-    long = ("train", *TRAIN, "--sample_size", "2,9", "--n_iter", 600, "--sampling_freq", 150)
+    long = ("train", *TOY_TRAINING, "--sample_size", "2,9", "--n_iter", 600, "--sampling_freq", 150)
     flags = (*long, "--results_path", tmp_path / "stopped")
     process = start(*flags)
     wait_for(checkpoint_file(tmp_path / "stopped", 9, 150), process)
@@ -319,7 +294,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
     _, told = process.communicate(timeout=120)
     assert process.returncode == 75 and "stopped: saved at step" in told.splitlines()[-1]
     for root in ("stopped", "straight"):
-        trained(tmp_path / root, *long[1:])
+        train_toy(tmp_path / root, *long[1:])
     for k in (2, 9):
         last = (
             checkpoint_file(tmp_path / root, k, 600).read_bytes()
@@ -332,9 +307,9 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
 def test_two_trainings_at_once_do_each_k_once(tmp_path, capsys):
     flags = ("--n_iter", 1500, "--sampling_freq", 500)
     own = ("--results_path", tmp_path, "--sample_size", "2,9")
-    first = start("train", *TRAIN, *flags, *own)
+    first = start("train", *TOY_TRAINING, *flags, *own)
     wait_for(tmp_path / "9" / "logs" / "stats.jsonl", first)
-    trained(tmp_path, *flags, "--sample_size", "9,5")
+    train_toy(tmp_path, *flags, "--sample_size", "9,5")
     assert "waiting for another job" in capsys.readouterr().out
     _, told = first.communicate(timeout=200)
     assert first.returncode == 0, told
@@ -347,7 +322,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path):
     with pytest.raises(
         UserError, match=r"loss of K = 2 at step 20: found nan; the last checkpoint"
     ):
-        trained(tmp_path, "--sample_size", "2", "--lr", "1e30")
+        train_toy(tmp_path, "--sample_size", "2", "--lr", "1e30")
     assert not list(tmp_path.rglob("*.pt"))
 
 
@@ -356,7 +331,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path):
 
 def test_every_command_finds_what_the_one_before_wrote(tmp_path, coarse, capsys):
     root = tmp_path
-    run_train(train(root, "--sample_size", "1,2"))
+    run_train(toy_training(root, "--sample_size", "1,2"))
     run_plots(plots(root, "--sample_size", "1,2"))
     found = Landscape.load(landscape_file(root, 2, 0.15))
     assert found.energy.shape == (25, 25) and found.samples.shape == (40, 2)
@@ -371,8 +346,8 @@ def test_every_command_finds_what_the_one_before_wrote(tmp_path, coarse, capsys)
         assert file.stat().st_size > 5000
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.suffix in (".npz", ".pt")}
     capsys.readouterr()
-    with undrawn():
-        run_train(train(root, "--sample_size", "1,2"))
+    with without_toy_pictures():
+        run_train(toy_training(root, "--sample_size", "1,2"))
         run_plots(plots(root, "--sample_size", "1,2"))
         run_basin(basin(root, "--sample_size", "1,2"))
     assert capsys.readouterr().out.count(" is finished") == 6
@@ -386,7 +361,7 @@ def test_every_command_finds_what_the_one_before_wrote(tmp_path, coarse, capsys)
         with pytest.raises(UserError, match=words):
             run(given)
     once = bytes_below(root, ".npz")
-    with undrawn():
+    with without_toy_pictures():
         run_plots(plots(root, "--sample_size", "1,2", "--overwrite"))
     assert bytes_below(root, ".npz") == once
 
@@ -425,7 +400,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
 
 
 def test_the_checkpoint_is_the_published_one_or_the_newest(tmp_path, plain):
-    root = trained(tmp_path, "--sample_size", "2")
+    root = train_toy(tmp_path, "--sample_size", "2")
     run_plots(plots(root, "--sample_size", "2", "--checkpoint", "20", "--t", "0.3"))
     assert Landscape.load(landscape_file(root, 2, 0.3)).args["toy_plots"]["checkpoint"] == 20
     run_plots(plots(root, "--sample_size", "2"))
@@ -438,7 +413,7 @@ def test_the_checkpoint_is_the_published_one_or_the_newest(tmp_path, plain):
 
 
 def test_a_threshold_that_gives_one_cluster_is_told(tmp_path, plain, capsys):
-    root = trained(tmp_path, "--sample_size", "2")
+    root = train_toy(tmp_path, "--sample_size", "2")
     run_plots(plots(root, "--sample_size", "2", "--distance_threshold", "50"))
     assert (
         "one cluster: settled samples form a chain with links below 50" in capsys.readouterr().out
@@ -450,7 +425,7 @@ def test_learned_landscapes_are_wells_and_a_ring(tmp_path, monkeypatch, capsys):
     """The whole story by one command: trained for a tenth of the usual time, on fewer points."""
     monkeypatch.setattr(toy_analysis, "SIDE", 25)
     monkeypatch.setattr(toy, "ToyBasinOptions", partial(ToyBasinOptions, p_trials=6))
-    with undrawn():
+    with without_toy_pictures():
         run_all(parse(ToyAllStage, ["--results_path", str(tmp_path), "--n_iter", "4000"]))
     found = {k: Landscape.load(landscape_file(tmp_path, k, 0.05)) for k in (2, 9, 1000)}
     assert found[2].well_kinds.tolist() == [0, 0]
@@ -469,7 +444,7 @@ def test_learned_landscapes_are_wells_and_a_ring(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("toy"), "--sample_size", "2")
+    return train_toy(tmp_path_factory.mktemp("toy"), "--sample_size", "2")
 
 
 def test_mistakes_end_in_one_line(tree):
@@ -553,7 +528,7 @@ def test_damaged_checkpoints_are_refused(tree, tmp_path):
 
 
 def test_other_points_under_a_network_are_refused(tmp_path, plain):
-    root = trained(tmp_path, "--sample_size", "2")
+    root = train_toy(tmp_path, "--sample_size", "2")
     run_data(parse(ToyDataStage, ["--results_path", str(root), "--seed", "1", "--overwrite"]))
     with pytest.raises(
         UserError, match=r"60\.pt: found a file made with toy_data: seed 9 \(now 1\)"
@@ -562,7 +537,7 @@ def test_other_points_under_a_network_are_refused(tmp_path, plain):
 
 
 def test_a_landscape_of_another_network_gives_no_spurious_states(tmp_path, plain, capsys):
-    root = trained(tmp_path, "--sample_size", "2")
+    root = train_toy(tmp_path, "--sample_size", "2")
     run_basin(basin(root, "--sample_size", "2", "--t", "0.4"))
     assert "no landscape at t = 0.4, so no spurious states" in capsys.readouterr().out
     run_plots(plots(root, "--sample_size", "2", "--checkpoint", "20"))

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 import torch
 
-from tests.tiny import DIGITS, ROOT, SMALL, ok, run_here, train_options
+from tests.helpers.runs import DIGITS, ROOT, SMALL, ok, run_here, train_options
 from utils.cli.errors import UserError
 from utils.files.training_log import read_stats
 from utils.inputs.checkpoints import load_checkpoint

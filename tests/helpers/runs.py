@@ -15,7 +15,7 @@ import pytest
 from utils.cli.options.sections import SECTIONS, TrainStage
 from utils.cli.parse import parse
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "configs" / "digits.yaml")
 SMALL = [
     *("--dim-mults", "1", "--image-size", "8", "--attn-resolutions", "4", "--valid-size", "8"),

@@ -13,7 +13,7 @@ import torch
 from hypothesis import note
 from hypothesis import strategies as st
 
-from tests.files.test_hostile_files import archive_of, members_of, npy
+from tests.helpers.formats import archive_of, members_of, npy
 
 NUMBERS = (
     *(float("nan"), float("inf"), float("-inf"), 1e38, -1e38, -0.0, 1.0011, -1.0011, 1e-40, 1e30),

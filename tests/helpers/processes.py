@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from tests.tiny import ROOT, ok, run_here
+from tests.helpers.runs import ROOT, ok, run_here
+from tests.helpers.trials import FULL, TRIES
 from utils.files.atomic import write_json
 from utils.jobs.claims import take_turns
 
-TRIES = int(os.environ.get("M2G_TRIES", 2))  # of each fault: 20 in `make faults`
-FULL = TRIES > 2
-HOOKS = Path(__file__).parent  # with sitecustomize.py
+HOOKS = ROOT / "tests" / "faults"  # with sitecustomize.py
 CONFIG = """
 data: {data_name: digits, results_path: training}
 train:
@@ -346,3 +345,14 @@ def make_chain(folder: Path) -> None:
 def chance(*names: object) -> random.Random:
     """Numbers that a failure can be repeated with."""
     return random.Random(" ".join(map(str, names)))
+
+
+def assert_stopped(code, complaint):
+    """With one line and code 75; or it had come to its end before."""
+    told = lines_of(complaint)
+    if code == 0:
+        assert not told, told
+    else:
+        assert code == 75, (code, complaint)
+        assert len(told) == 1 and told[0].startswith("stopped: "), told
+        assert "run the same command again" in told[0]

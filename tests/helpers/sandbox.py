@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import train_options
+from tests.helpers.runs import train_options
 from utils.cli.options.sections import (
     ClassifyStage,
     CriticalTimesStage,
@@ -17,6 +17,7 @@ from utils.cli.options.sections import (
     EnergyStage,
     GeneralizationStage,
     GenerateStage,
+    ToyTrainStage,
 )
 from utils.cli.parse import parse
 from utils.data.datasets import to_float
@@ -30,6 +31,7 @@ from utils.stages.distances import stage as distances
 from utils.stages.energy import stage as energy
 from utils.stages.generalization import stage as generalization
 from utils.stages.generate import stage as generate
+from utils.stages.toy.stage import run_train
 from utils.stages.train import stage as train
 
 STAGES = {
@@ -190,3 +192,29 @@ def at(monkeypatch, place, action):
         return real(*given, **named)
 
     monkeypatch.setattr(place, then)
+
+
+TOY_TRAINING = ("--n_iter", "60", "--sampling_freq", "20", "--global_batch_size", "16")
+
+
+def toy_training(root, *flags):
+    return parse(ToyTrainStage, ["--results_path", str(root), *TOY_TRAINING, *map(str, flags)])
+
+
+@contextmanager
+def without_toy_pictures():
+    """Pictures take most of the time of a short run; where they are looked at they are drawn."""
+    overviews = ("data", "exact", "training", "landscape", "circle", "basin")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("samples", *overviews):
+            module = "training" if name == "samples" else "overview"
+            patch.setattr(f"utils.stages.toy.{module}.{name}_figure", lambda *_: None)
+            patch.setattr(f"utils.stages.toy.{module}.save_figure", lambda *_: None)
+        patch.setattr("utils.stages.toy.training.PICTURE_SAMPLES", 10)
+        yield
+
+
+def train_toy(root, *flags):
+    with without_toy_pictures():
+        run_train(toy_training(root, *flags))
+    return root

@@ -1,0 +1,75 @@
+"""Files as others write them: the original toolkit's options, zip archives, arrays."""
+
+import io
+import struct
+import zipfile
+
+import numpy as np
+
+# The original's module of options; `fewer` lacks some, as older files do, `more` has others.
+PARSE_UTILS = """
+import argparse, dataclasses, sys, types
+from pathlib import Path
+module = sys.modules["parse_utils"] = types.ModuleType("parse_utils")
+SECTIONS = {
+    "data": dict(data_path=Path("../data"), results_path=Path("results/x"), data_name="digits"),
+    "train": dict(
+        global_batch_size=64, iterations=12, num_workers=0, log_every=500, ckpt_every=500,
+        train_size=8, valid_size=10, global_seed=3407, lr=2e-4, ema_decay=0.9999, clip_grad=True,
+        prediction_type="epsilon", beta_schedule="linear", timesteps=20, centercrop=False,
+    ),
+    "model": dict(
+        image_size=8, in_channels=1, dim=32, dim_mults=(1, 2), attn_resolutions=(4,),
+        num_res_blocks=1, dropout=0.1, conditional=True, resamp_with_conv=True,
+        nonlinearity="swish", scale_by_sigma=False,
+    ),
+}
+LACKING = {"data": ["results_path"], "train": ["beta_schedule", "centercrop"],
+           "model": ["scale_by_sigma", "conditional"]}
+
+def namespace(variant):
+    sections = {}
+    for name, values in SECTIONS.items():
+        values = dict(values)
+        if variant == "fewer":
+            for key in LACKING[name]:
+                del values[key]
+        if variant == "more":
+            values.update(wandb_project="x", extra_path=Path("/a/b"), betas=(0.9, [0.99, None]))
+        kind = dataclasses.make_dataclass(
+            name.capitalize() + "Options", [(k, type(v)) for k, v in values.items()]
+        )
+        kind.__module__ = "parse_utils"
+        setattr(module, kind.__name__, kind)
+        sections[name] = kind(**values)
+    return argparse.Namespace(config_path=[Path("configs/x.yaml")], **sections)
+"""
+
+
+def object_npz(path, pickled):
+    """An .npz whose `args` is this pickle; the samples are as they should be."""
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
+    header += b" " * (117 - len(header)) + b"\n"
+    np.savez(path, samples=np.zeros((2, 1, 8, 8), np.float32))
+    with zipfile.ZipFile(path, "a") as archive:
+        prefix = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header))
+        archive.writestr("args.npy", prefix + header + pickled)
+
+
+def members_of(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return [(info.filename, archive.read(info)) for info in archive.infolist()]
+
+
+def archive_of(members, compression=zipfile.ZIP_STORED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def npy(shape="(2,)", kind="'<f4'", content=b"12345678", version=1):
+    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    length = struct.pack("<H" if version == 1 else "<I", len(header))
+    return b"\x93NUMPY" + bytes([version, 0]) + length + header + content

@@ -1,0 +1,89 @@
+"""How often a fault is tried, and what must come of each try: an answer, or one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+from collections.abc import Callable
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+
+from utils.cli.errors import UserError
+
+GIBIBYTE = 2**30
+LIMITED = Path("/proc/self/statm").exists()
+
+
+@contextmanager
+def within_a_gibibyte():
+    """A real limit: what would take more memory fails, here and now."""
+    if not LIMITED:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + GIBIBYTE, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def outcome(call: Callable[[], Any], *names: str) -> tuple[str | None, Any]:
+    """The user's error of a call, which names one of names; or None and the answer."""
+    try:
+        with within_a_gibibyte(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            return None, call()
+    except UserError as error:
+        told = str(error)
+        assert "\n" not in told and "; " in told and len(told) < 2000, told[:3000]
+        assert any(name in told for name in names), f"{told!r} names none of {names}"
+        cause: BaseException | None = error
+        while cause is not None:
+            assert not isinstance(cause, MemoryError), f"memory ran out: {told}"
+            cause = cause.__cause__ or cause.__context__
+        return told, None
+
+
+class Counted:
+    """Tries in the table: of the last one that failed, hypothesis tells how it was spoilt."""
+
+    def __init__(self) -> None:
+        self.tried = self.failed = 0
+
+    @contextmanager
+    def attempt(self):
+        self.tried += 1
+        self.failed += 1
+        yield
+        self.failed -= 1
+
+
+@contextmanager
+def told_in(tally, stage: str, fault: str):
+    counted = Counted()
+    try:
+        yield counted
+    finally:
+        row = tally.rows[stage, fault]
+        row[0] += counted.tried
+        row[1] += counted.tried - counted.failed
+
+
+def examples(count: int) -> settings:
+    return settings(
+        max_examples=count,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,  # shrinking one of them is long enough
+    )
+
+
+TRIES = int(os.environ.get("M2G_TRIES", 2))  # of each fault: 20 in `make faults`
+FULL = TRIES > 2
