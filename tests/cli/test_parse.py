@@ -1,5 +1,6 @@
 """Options: flags above YAML above defaults, and one line for every mistake."""
 
+import dataclasses
 import os
 import re
 import shlex

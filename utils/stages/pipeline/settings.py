@@ -59,7 +59,7 @@ def generate_stage(options: PipelineStage, k: int, twin: bool = False) -> Genera
         synth_path=root / "synthetics",
         num_samples=options.pipeline.samples,
     )
-    return GenerateStage(own, options.run, options.data, options.train, options.model)
+    return GenerateStage(options.data, options.train, options.model, own, options.run)
 
 
 def weights_folder(options: PipelineStage) -> Path | None:
@@ -113,7 +113,7 @@ def critical_times_stage(
         **moved_data(options),
     )
     sections = (options.data, options.train, options.model)
-    return CriticalTimesStage(own, SliceOptions(), options.run, *sections)
+    return CriticalTimesStage(*sections, own, SliceOptions(), options.run)
 
 
 def energy_stage(options: PipelineStage, name: str) -> EnergyStage:
@@ -127,7 +127,7 @@ def energy_stage(options: PipelineStage, name: str) -> EnergyStage:
         **moved_data(options),
     )
     sections = (options.data, options.train, options.model)
-    return EnergyStage(own, SliceOptions(), options.run, *sections)
+    return EnergyStage(*sections, own, SliceOptions(), options.run)
 
 
 def curvature_stage(options: PipelineStage, name: str) -> CurvatureStage:
@@ -143,7 +143,7 @@ def curvature_stage(options: PipelineStage, name: str) -> CurvatureStage:
         **moved_data(options),
     )
     sections = (options.data, options.train, options.model)
-    return CurvatureStage(own, SliceOptions(), options.run, *sections)
+    return CurvatureStage(*sections, own, SliceOptions(), options.run)
 
 
 def generalization_stage(options: PipelineStage, twins: bool) -> GeneralizationStage:

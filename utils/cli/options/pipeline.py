@@ -1,0 +1,64 @@
+"""Options of the pipeline, and of the tools for its files: report, describe, to_diffusers.
+
+Nothing heavy is imported here. `__post_init__` only checks: simple-parsing calls it twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.cli.errors import UserError
+from utils.cli.options.checks import all_within, ints, one_of, with_help, within
+from utils.cli.options.choices import METRIC_NAMES, either
+
+
+@dataclass
+class PipelineOptions:
+    """Every stage for every K."""
+
+    root: Path = Path("results")  # folder for everything that the pipeline writes
+    sizes: tuple[int, ...] = ints()  # training-set sizes K, as in 2,64,1500
+    samples: int = 256  # images to draw and judge for each K
+    metric: str = with_help("l2", f"{either(METRIC_NAMES)} (the last three: LPIPS)")
+    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
+    criterion: str = "calibrated"  # calibrated, delta or ratio
+    jobs: int = 1  # processes side by side, each with its K or class
+    basins: bool = True  # also critical times and energies of each class
+    curvature: bool = False  # also the curvature of the energy around each class
+    generalization: bool = False  # also tests of generalization; trains second models for them
+    models: Path | None = None  # folder of trained models, K.pt, instead of training
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "jobs"):
+            within(self, name, 1)
+        all_within(self, "sizes", 1)
+        if len(set(self.sizes)) != len(self.sizes):
+            raise UserError("--sizes", self.sizes, "name each K once")
+        one_of(self, "metric", METRIC_NAMES)
+        one_of(self, "criterion", ("calibrated", "delta", "ratio"))
+
+
+@dataclass
+class ReportOptions:
+    """A sweep as one page."""
+
+    root: Path = Path("results")  # folder that run_pipeline.py wrote; may come first
+    result_path: Path | None = None  # the page; default report.html in --root
+
+
+@dataclass
+class DescribeOptions:
+    """A file to look into."""
+
+    path: Path | None = None  # a .pt or .npz of these stages or of the original; may come first
+    grid: Path | None = None  # a picture of its first 64 images, .png
+
+
+@dataclass
+class ToDiffusersOptions:
+    """A checkpoint for diffusers."""
+
+    ckpt_path: Path | None = None  # trained model, K.pt
+    result_path: Path | None = None  # folder that DDPMPipeline.from_pretrained will load
+    dry_run: bool = False  # print what would be written, write nothing
+    overwrite: bool = False  # write over another model
