@@ -79,7 +79,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     code = (
         "import resource, signal, sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from utils.files.atomic import save_npz, save_torch\n"
+        "from utils.files.arrays import save_npz\n"
+        "from utils.files.tensors import save_torch\n"
         "from utils.cli.errors import UserError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
