@@ -1,14 +1,20 @@
-"""How --help looks."""
+"""The layout of --help."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
+from typing import get_origin
 
-CONFIG_FLAG = "--config_path"
+from utils.cli.options.sections import option_type
+from utils.cli.yaml_files import CONFIG_FLAG
+
+WORDS = {bool: "BOOL", int: "N", float: "X", Path: "PATH", str: "NAME"}
+WORDS_OF_NAMES = {"shard": "I/N", "part": "I/N", "memory": "SIZE"}
 
 
-class _Formatter(argparse.HelpFormatter):
+class HelpFormatter(argparse.HelpFormatter):
     """Help that fits a terminal, shows defaults, and names each flag once."""
 
     def __init__(self, prog: str) -> None:
@@ -32,7 +38,7 @@ class _Formatter(argparse.HelpFormatter):
         if action.dest == "config_path":
             names = [CONFIG_FLAG]
         shown = [name for name in names if name.replace("--no", "--", 1) not in set(names) - {name}]
-        return f"{max(shown, key=len)} {_kind(action)}"  # --k rather than -k
+        return f"{max(shown, key=len)} {value_word(action)}"  # --k rather than -k
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = (action.help or "").replace("(default: %(default)s)", "").strip()
@@ -44,17 +50,12 @@ class _Formatter(argparse.HelpFormatter):
         return f"{text} [{str(default).replace('%', '%%')}]"
 
 
-def _kind(action: argparse.Action) -> str:
-    if isinstance(action.default, bool):
-        return "BOOL"
-    kind = getattr(action.type, "__name__", "") or ""
-    for mark, name in (("ints", "N,N"), ("int", "N"), ("float", "X"), ("Path", "PATH")):
-        if mark in kind or isinstance(action.default, {"N": int, "X": float}.get(name, ())):
-            return name
-    return "PATH" if "path" in action.dest or "weights" in action.dest else _guess(action)
-
-
-def _guess(action: argparse.Action) -> str:
-    if isinstance(action.default, str):
-        return "NAME"
-    return {"shard": "I/N", "part": "I/N", "memory": "SIZE"}.get(action.dest.split(".")[-1], "N")
+def value_word(action: argparse.Action) -> str:
+    """The word that stands for a flag's value: X for `lr: float`, PATH for `ckpt_path: Path`."""
+    if action.dest == "config_path":
+        return "PATH"
+    _, section, name = action.dest.split(".")  # options.train.lr
+    kind, _ = option_type(section, name)
+    if get_origin(kind) is tuple:
+        return "N,N"
+    return WORDS_OF_NAMES.get(name) or WORDS[kind]

@@ -4,8 +4,10 @@ Nothing heavy is imported here, so that `--help` answers at once."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from utils.cli.options.measures import (
     CriticalTimesOptions,
@@ -199,6 +201,19 @@ SECTIONS = {
     "toy_basin": ToyBasinOptions,
     "toy_all": ToyAllOptions,
 }
+
+
+def flag_sections(stage_class: type) -> dict[str, type]:
+    """The sections of a stage whose fields are its flags; the others come from YAML alone."""
+    fields = dataclasses.fields(stage_class)
+    return {f.name: SECTIONS[f.name] for f in fields if f.metadata.get("flags", True)}
+
+
+def option_type(section: str, name: str) -> tuple[Any, bool]:
+    """The type of an option, and whether it may be None: `int | None` gives (int, True)."""
+    hint = get_type_hints(SECTIONS[section])[name]
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    return (kinds[0], True) if NoneType in get_args(hint) else (hint, False)
 
 
 def known_only(options_class: type, values: dict) -> dict:
