@@ -57,7 +57,7 @@ from utils.stages.toy import analysis as toy_analysis
 from utils.stages.toy import stage as toy
 from utils.stages.toy.files import Basins, ExactEnergies, Landscape, load_points
 from utils.stages.toy.files import load_checkpoint as load_toy_checkpoint
-from utils.stages.toy.overview import scene_of, told
+from utils.stages.toy.overview import summary_of
 from utils.stages.train import stage as train
 from utils.stages.train.figures import loss_figure
 from utils.to_diffusers import convert
@@ -181,8 +181,7 @@ def sound_toy_checkpoint(found) -> None:
 
 
 def sound_landscape(found) -> None:
-    scene_of(found)
-    told(2, 0.15, found)
+    summary_of(2, 0.15, found)
     assert np.isfinite(found.energy).all() and np.isfinite(found.samples).all()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ class Checkpoint:
         return digest(*(self.ema[name].numpy() for name in sorted(self.ema)))
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: Path, checkpoint: Any) -> None:
+    """Write a Checkpoint, or the toy's ToyCheckpoint: its fields and the version of the format."""
     save_torch(path, {**vars(checkpoint), "format_version": FORMAT_VERSION})
 
 
@@ -114,18 +115,29 @@ def forget_training(folder: Path) -> None:
 
 
 def newest_checkpoint(folder: Path, args: dict, overwrite: bool = False) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there is none.
+    """The newest checkpoint that is whole; None if there is none, or with overwrite.
 
-    Raises UserError where it was trained with other options."""
-    for path in [] if overwrite else checkpoints_in(folder):
+    Raises UserError if it was trained with other options."""
+    sections = ("data", "train", "model")
+    whole = whole_checkpoints(folder, load_checkpoint, args, sections)
+    return None if overwrite else next(whole, None)
+
+
+def whole_checkpoints(
+    folder: Path, load: Callable[[Path], Any], args: Mapping, sections: Iterable[str]
+) -> Iterator[Any]:
+    """The checkpoints of a results folder that `load` can read, the newest first.
+
+    One that is damaged is left out, with a line. Raises UserError if one was trained with other
+    options in these sections of args."""
+    for path in checkpoints_in(folder):
         try:
-            checkpoint = load_checkpoint(path)
+            checkpoint = load(path)
         except UserError as error:
             print(f"left out: {error}", flush=True)
             continue
-        check_same(path, checkpoint.args, args, ("data", "train", "model"))
-        return checkpoint
-    return None
+        check_same(path, checkpoint.args, args, sections)
+        yield checkpoint
 
 
 def build_network(model_options: Mapping) -> UNet:

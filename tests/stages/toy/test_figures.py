@@ -2,6 +2,7 @@
 
 import copy
 import io
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from utils.figures.style import CLASS_LOOKS, INK, PALE, styled
 from utils.stages.toy.figures import (
     GROUP_LOOKS,
     MANY,
-    Scene,
     basin_figure,
     circle_figure,
     data_figure,
@@ -26,7 +26,7 @@ from utils.stages.toy.figures import (
     samples_figure,
     training_figure,
 )
-from utils.stages.toy.files import Basins, Landscape
+from utils.stages.toy.files import Basins
 from utils.stages.toy.landscapes import places
 
 AXIS = np.linspace(-1.8, 1.8, 21)
@@ -45,6 +45,24 @@ def energy_of(patterns, t=T):
     return model.energy(torch.from_numpy(places(AXIS)), 1 / (2 * t)).numpy().reshape(21, 21)
 
 
+class Scene(NamedTuple):
+    """What the figures read of a Landscape; the last five are drawn by landscape_figure alone."""
+
+    axis: np.ndarray
+    energy: np.ndarray
+    exact_energy: np.ndarray
+    patterns: np.ndarray
+    wells: np.ndarray
+    well_kinds: np.ndarray
+    samples: np.ndarray
+    sample_kinds: np.ndarray
+    score: np.ndarray | None = None
+    settled: np.ndarray | None = None
+    centres: np.ndarray | None = None
+    centre_energies: np.ndarray | None = None
+    centre_kinds: np.ndarray | None = None
+
+
 def scene(k, kinds, seed=0):
     """K patterns with the wells just inside the circle; samples of every class, of 3, 4, 5."""
     rng = np.random.default_rng(seed)
@@ -57,29 +75,14 @@ def scene(k, kinds, seed=0):
 
 
 def landscape(shown, centres, energies, kinds):
-    """What the file holds besides the scene; arrays that no picture reads are empty."""
-    rng = np.random.default_rng(1)
+    """A scene with its score, settled samples and the centres of their clusters."""
     y, x = np.meshgrid(AXIS, AXIS, indexing="ij")
-    none = np.zeros(0)
-    return Landscape(
-        axis=AXIS,
-        energy=shown.energy,
+    return shown._replace(
         score=np.stack([3 * x, -y], axis=2),
-        exact_energy=shown.exact_energy,
-        basins=none,
-        wells=shown.wells,
-        well_energies=none,
-        well_kinds=shown.well_kinds,
-        patterns=shown.patterns,
-        samples=shown.samples,
-        sample_wells=none,
-        settled=rng.normal(size=(30, 2)),
-        clusters=none,
-        threshold=np.array(0.5),
+        settled=np.random.default_rng(1).normal(size=(30, 2)),
         centres=np.array(centres, float),
         centre_energies=np.array(energies, float),
         centre_kinds=np.array(kinds),
-        args={},
     )
 
 
@@ -105,7 +108,7 @@ def all_data():
         samples_figure: (even(30, 0.9), even(9), 1500),
         exact_figure: (AXIS, {"K = 2": two.energy, "ring": ring.energy}, {"K = 2": even(2)}, 10.0),
         training_figure: (losses, [0.01, 0.1, 1], {2: [1e-3, 1e-2, 2e-2], 9: [3e-3, 4e-3, 1e-3]}),
-        landscape_figure: (nine, landscape(nine, centres, [-0.104, 0.256], [1, 0]), T),
+        landscape_figure: (landscape(nine, centres, [-0.104, 0.256], [1, 0]), T),
         circle_figure: ({100: ring, 2: two, 9: nine}, T),
         basin_figure: (basins([0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2]), "K = 3: recovered within 0.1"),
     }
@@ -275,7 +278,7 @@ def test_a_landscape_and_where_samples_settle(count):
     centres = np.array([[0.95, 0.0], [-0.6, 0.8], [0.0, 0.0]])[:count]
     energies, kinds = [-0.104, 0.256, 1.0][:count], [1, 0, 1][:count]
     found = landscape(shown, centres, energies, kinds)
-    fig = landscape_figure(shown, found, T)
+    fig = landscape_figure(found, T)
     learned, exact, samples, rest, bar = fig.axes
     settled = f"Settled samples: {count} cluster{'s' if count > 1 else ''}, energies"
     titles = ["Learned energy and score", "Exact energy", "Samples of the flow", settled]
@@ -304,7 +307,7 @@ def test_a_landscape_and_where_samples_settle(count):
 def test_arrows_have_the_score_s_direction_and_one_length():
     """The row of a score is y: (3 x, -y) points away from the y axis, and to the x axis."""
     shown = scene(2, [0, 0])
-    fig = landscape_figure(shown, landscape(shown, [[1, 0]], [0], [0]), T)
+    fig = landscape_figure(landscape(shown, [[1, 0]], [0], [0]), T)
     (arrows,) = [c for c in fig.axes[0].collections if hasattr(c, "U")]
     x, y = arrows.XY.T
     length = np.hypot(3 * x, y)
@@ -327,7 +330,7 @@ def test_a_ring_is_outlined_and_not_marked():
     assert not scatters(panel, 52)
     assert outlines(panel) == [(pytest.approx(at_well(ring, 0) + T), BLUE.upper())]
     both = scene(100, [2, 1])
-    panel = landscape_figure(both, landscape(both, [[1, 0]], [0], [2]), 0.2).axes[0]
+    panel = landscape_figure(landscape(both, [[1, 0]], [0], [2]), 0.2).axes[0]
     assert_marked(panel, 52, [(both.wells[1], 1)])
     assert outlines(panel) == [(pytest.approx(at_well(both, 0) + 0.2), BLUE.upper())]
 

@@ -1,13 +1,13 @@
-"""Pictures of the circle in the plane, from plain arrays to a matplotlib Figure; no path, no state.
+"""Figures of the circle in the plane, from arrays to a matplotlib Figure; nothing is saved here.
 
-Points are [n, 2], energies [G, G] on the square of `axis` [G] with y as rows. Classes look as
-everywhere (figure_style.CLASS_LOOKS)."""
+Points are [n, 2], energies [G, G] on the square of `axis` [G] with y as rows. The classes have the
+colours and markers of all figures (CLASS_LOOKS)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,42 +20,28 @@ if TYPE_CHECKING:  # matplotlib is loaded by the first picture
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DEPTH, LEVELS = 1.4, 15  # energies above the lowest that are told apart, and in how many steps
-MANY = 60  # patterns of which each is seen
+DEPTH, LEVELS = 1.4, 15  # range of the contours above the lowest energy, and their number
+MANY = 60  # more patterns than this are drawn as dots, not as crosses
 GROUPS = ("Patterns", "Spurious states", "Points of the circle")
 GROUP_LOOKS = (Look(INK, "D", "-", ""), CLASS_LOOKS[1], Look(PALE, "P", ":", ""))
-
-
-class Scene(NamedTuple):
-    """What a landscape shows of one K at time t; kinds are indices of verdicts.CLASSES."""
-
-    axis: np.ndarray
-    energy: np.ndarray  # [G, G], learned
-    exact_energy: np.ndarray
-    patterns: np.ndarray
-    wells: np.ndarray
-    well_kinds: np.ndarray
-    samples: np.ndarray
-    sample_kinds: np.ndarray
 
 
 @styled
 def data_figure(points: np.ndarray, subsets: Mapping[int, np.ndarray]) -> Figure:
     """All points of the circle, and beside them the subsets by K."""
     fig = new_figure(2.3 * (1 + len(subsets)), 2.5)
-    named = {f"{len(points):,} points": points, **{f"K = {k}": p for k, p in subsets.items()}}
-    for ax, (title, shown) in zip(
-        np.atleast_1d(fig.subplots(1, len(named))), named.items(), strict=True
-    ):
+    panels = {f"{len(points):,} points": points, **{f"K = {k}": p for k, p in subsets.items()}}
+    axes = np.atleast_1d(fig.subplots(1, len(panels)))
+    for ax, (title, patterns) in zip(axes, panels.items(), strict=True):
         _plane(ax, 1.4, title)
         _circle(ax)
-        _patterns(ax, shown)
+        _patterns(ax, patterns)
     return fig
 
 
 @styled
 def samples_figure(samples: np.ndarray, patterns: np.ndarray, step: int) -> Figure:
-    """Samples of a network in training, after `step` steps, over its training points."""
+    """Samples of a network after `step` training steps, and its training points."""
     fig = new_figure(3.2, 3.2)
     ax = fig.subplots()
     _plane(ax, 1.6, f"K = {len(patterns)}, step {step:,}")
@@ -72,14 +58,14 @@ def exact_figure(
     patterns: Mapping[str, np.ndarray],
     beta: float,
 ) -> Figure:
-    """Analytic energies side by side, on one scale, and below them along two lines.
+    """Analytic energies side by side with common contours, and below them along two lines.
 
-    energies: by title; patterns: of some titles. Below: E along y = 0 and the ray of each."""
+    energies: by title; patterns: of some of these titles. The lines are y = 0 and x = 0."""
     fig = new_figure(2.9 * len(energies) + 0.6, 5.4)
     upper, lower = fig.subplots(2, len(energies), squeeze=False, height_ratios=(3, 2))
     middle, lowest = len(axis) // 2, _floor(*energies.values())
     for ax, line, (title, energy) in zip(upper, lower, energies.items(), strict=True):
-        drawn = _energy(ax, axis, energy, lowest)
+        contours = _energy(ax, axis, energy, lowest)
         _plane(ax, axis[-1], title)
         if title in patterns:
             _patterns(ax, patterns[title])
@@ -89,7 +75,7 @@ def exact_figure(
         line.sharey(lower[0])
     lower[0].set_ylabel("Energy E")
     lower[0].legend(loc="upper center")
-    fig.colorbar(drawn, ax=list(upper), label="Energy E", shrink=0.9)
+    fig.colorbar(contours, ax=list(upper), label="Energy E", shrink=0.9)
     fig.suptitle(f"Exact energy, beta = {beta:g}, t = {1 / (2 * beta):.3g}", fontsize=10)
     return fig
 
@@ -115,82 +101,86 @@ def training_figure(
 
 
 @styled
-def landscape_figure(scene: Scene, landscape: Landscape, t: float) -> Figure:
-    """One K at time t: learned energy and score, exact energy, samples, and where they settle."""
+def landscape_figure(landscape: Landscape, t: float) -> Figure:
+    """One K at time t: learned energy and score, exact energy, samples, and settled samples."""
     fig = new_figure(7.4, 6.9)
-    (learned, exact), (samples, rest) = fig.subplots(2, 2)
-    lowest = _floor(scene.energy, scene.exact_energy)
-    drawn = _energy(learned, scene.axis, scene.energy, lowest)
-    _energy(exact, scene.axis, scene.exact_energy, lowest)
-    _arrows(learned, scene.axis, landscape.score)
+    (learned, exact), (samples, settled) = fig.subplots(2, 2)
+    axis, patterns = landscape.axis, landscape.patterns
+    lowest = _floor(landscape.energy, landscape.exact_energy)
+    contours = _energy(learned, axis, landscape.energy, lowest)
+    _energy(exact, axis, landscape.exact_energy, lowest)
+    _arrows(learned, axis, landscape.score)
     for ax in (learned, exact):
-        _patterns(ax, scene.patterns)
-    _wells(learned, scene, t)
-    _samples(samples, scene)
-    _patterns(samples, scene.patterns)
-    _circle(rest)
-    rest.scatter(*landscape.settled.T, s=6, color=PALE, alpha=0.4, linewidths=0)
-    centres = landscape.centres
-    for centre, energy, kind in zip(
-        centres, landscape.centre_energies, landscape.centre_kinds, strict=True
-    ):
+        _patterns(ax, patterns)
+    _wells(learned, landscape, t)
+    _samples(samples, landscape)
+    _patterns(samples, patterns)
+    _circle(settled)
+    settled.scatter(*landscape.settled.T, s=6, color=PALE, alpha=0.4, linewidths=0)
+    centres, energies = landscape.centres, landscape.centre_energies
+    for centre, energy, kind in zip(centres, energies, landscape.centre_kinds, strict=True):
         look = CLASS_LOOKS[kind]
-        rest.scatter(*centre, s=60, color=look.colour, marker=look.marker, edgecolor=INK, zorder=4)
-        away = centre / max(np.linalg.norm(centre), 1e-9)
-        rest.annotate(f"{energy:.2f}", centre + 0.28 * away, ha="center", va="center", fontsize=8)
-    titles = ("Learned energy and score", "Exact energy", "Samples of the flow")
-    for ax, title in zip((learned, exact, samples), titles, strict=True):
-        _plane(ax, scene.axis[-1], title)
-    count = len(centres)
-    _plane(rest, scene.axis[-1], f"Settled samples: {count} cluster{'s' * (count > 1)}, energies")
-    fig.colorbar(drawn, ax=[learned, exact], label="Energy E", shrink=0.9)
+        style = {"s": 60, "color": look.colour, "marker": look.marker, "edgecolor": INK}
+        settled.scatter(*centre, **style, zorder=4)
+        outward = centre / max(np.linalg.norm(centre), 1e-9)
+        label_at = centre + 0.28 * outward
+        settled.annotate(f"{energy:.2f}", label_at, ha="center", va="center", fontsize=8)
+    titles = {
+        learned: "Learned energy and score",
+        exact: "Exact energy",
+        samples: "Samples of the flow",
+        settled: f"Settled samples: {len(centres)} cluster{'s' * (len(centres) > 1)}, energies",
+    }
+    for ax, title in titles.items():
+        _plane(ax, axis[-1], title)
+    fig.colorbar(contours, ax=[learned, exact], label="Energy E", shrink=0.9)
     _legend(fig)
-    fig.suptitle(f"K = {len(scene.patterns)}, t = {t:g}", fontsize=11)
+    fig.suptitle(f"K = {len(patterns)}, t = {t:g}", fontsize=11)
     return fig
 
 
 @styled
-def circle_figure(scenes: Mapping[int, Scene], t: float) -> Figure:
-    """A column for each K, at time t: learned energy, exact energy, samples by what they are."""
-    sizes = sorted(scenes)
+def circle_figure(landscapes: Mapping[int, Landscape], t: float) -> Figure:
+    """A column for each K, at time t: learned energy, exact energy, samples by class."""
+    sizes = sorted(landscapes)
     fig = new_figure(2.35 * len(sizes) + 0.8, 7.6)
     rows = fig.subplots(3, len(sizes), squeeze=False, sharex=True, sharey=True)
     for column, k in enumerate(sizes):
-        scene = scenes[k]
+        landscape, axis = landscapes[k], landscapes[k].axis
         learned, exact, samples = rows[:, column]
-        lowest = min(scene.energy.min(), scene.exact_energy.min())
-        drawn = _energy(learned, scene.axis, scene.energy - lowest, 0.0)
-        _energy(exact, scene.axis, scene.exact_energy - lowest, 0.0)
-        _wells(learned, scene, t)
-        _samples(samples, scene)
+        lowest = min(landscape.energy.min(), landscape.exact_energy.min())
+        contours = _energy(learned, axis, landscape.energy - lowest, 0.0)
+        _energy(exact, axis, landscape.exact_energy - lowest, 0.0)
+        _wells(learned, landscape, t)
+        _samples(samples, landscape)
         for ax in (learned, exact, samples):
-            _plane(ax, scene.axis[-1], f"K = {k}" if ax is learned else "")
+            _plane(ax, axis[-1], f"K = {k}" if ax is learned else "")
             ax.label_outer()
-            _patterns(ax, scene.patterns)
+            _patterns(ax, landscape.patterns)
     for ax, name in zip(rows[:, 0], ("Learned energy", "Exact energy", "Samples"), strict=True):
         ax.set_ylabel(f"{name}\ny")
     label = f"Energy above the lowest, t = {t:g}"
-    fig.colorbar(drawn, ax=list(rows[:2].flat), label=label, shrink=0.6, aspect=30)
+    fig.colorbar(contours, ax=list(rows[:2].flat), label=label, shrink=0.6, aspect=30)
     _legend(fig)
     return fig
 
 
 @styled
 def basin_figure(basins: Basins, title: str) -> Figure:
-    """Recovery over time of each group, critical times in the plane, and their spread."""
+    """Recovery over time of each group, critical times in the plane, and their distribution."""
     groups, censored, critical = basins.groups, basins.censored, basins.critical_time
     fig = new_figure(9.6, 3.3)
     curves, plane, strip = fig.subplots(1, 3, width_ratios=(1.15, 1.1, 0.9))
     _circle(plane)
     for group in np.unique(groups)[::-1]:  # points of the circle below the others
-        mine, look = groups == group, GROUP_LOOKS[group]
-        shift = np.linspace(-0.2, 0.2, mine.sum()) if mine.sum() > 1 else np.zeros(1)
-        for some, fill in ((~censored[mine], look.colour), (censored[mine], "none")):
-            mark = {"s": 16, "marker": look.marker, "facecolor": fill, "edgecolor": look.colour}
-            strip.scatter(group + shift[some], critical[mine][some], **mark)
-        drawn = plane.scatter(
-            *basins.points[mine].T,
-            c=critical[mine],
+        members, look = groups == group, GROUP_LOOKS[group]
+        shift = np.linspace(-0.2, 0.2, members.sum()) if members.sum() > 1 else np.zeros(1)
+        for part, fill in ((~censored[members], look.colour), (censored[members], "none")):
+            style = {"s": 16, "marker": look.marker, "facecolor": fill, "edgecolor": look.colour}
+            strip.scatter(group + shift[part], critical[members][part], **style)
+        coloured = plane.scatter(
+            *basins.points[members].T,
+            c=critical[members],
             vmin=0,
             vmax=critical.max() or 1,
             cmap="cividis",
@@ -201,15 +191,15 @@ def basin_figure(basins: Basins, title: str) -> Figure:
             zorder=3,
         )
     for group in np.unique(groups):
-        mine, look = groups == group, GROUP_LOOKS[group]
-        label = f"{GROUPS[group]} ({mine.sum()})"
-        mean = basins.recovery[mine].mean(axis=0)
+        members, look = groups == group, GROUP_LOOKS[group]
+        label = f"{GROUPS[group]} ({members.sum()})"
+        mean = basins.recovery[members].mean(axis=0)
         style = {"color": look.colour, "linestyle": look.line, "label": label}
-        curves.plot(basins.times[mine][0], mean, **style)
+        curves.plot(basins.times[members][0], mean, **style)
     curves.set(xlabel="Time t", ylabel="Share of trials recovered", ylim=(-0.03, 1.03), xlim=(0, 1))
     curves.legend(fontsize=8)
     _plane(plane, 1.4, "")
-    fig.colorbar(drawn, ax=plane, label="Critical time", shrink=0.8)
+    fig.colorbar(coloured, ax=plane, label="Critical time", shrink=0.8)
     strip.set_xticks(range(3), ["Patterns", "Spurious", "Circle"])
     strip.set(xlabel="Kind of point", xlim=(-0.5, 2.5))
     strip.set_ylabel("Critical time (hollow: lives to the end)")
@@ -219,7 +209,7 @@ def basin_figure(basins: Basins, title: str) -> Figure:
 
 
 def _energy(ax: Axes, axis: np.ndarray, energy: np.ndarray, base: float) -> Any:
-    """Filled contours of energies from base to base + DEPTH; deep is dark."""
+    """Filled contours of energies from base to base + DEPTH; low is dark."""
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -230,52 +220,47 @@ def _energy(ax: Axes, axis: np.ndarray, energy: np.ndarray, base: float) -> Any:
 
 
 def _floor(*energies: np.ndarray) -> float:
-    """The lowest energy, rounded down to a tenth: where the levels begin."""
+    """The lowest energy, rounded down to a tenth: the first contour level."""
     return math.floor(10 * min(energy.min() for energy in energies)) / 10
 
 
 def _arrows(ax: Axes, axis: np.ndarray, score: np.ndarray) -> None:
-    """The direction of the score; its length would hide all but the rim."""
+    """The direction of the score, as unit vectors: its length is large only at the border."""
     step = max(1, len(axis) // 15)
-    places, arrows = axis[step // 2 :: step], score[step // 2 :: step, step // 2 :: step]
+    ticks, arrows = axis[step // 2 :: step], score[step // 2 :: step, step // 2 :: step]
     length = np.maximum(np.linalg.norm(arrows, axis=2, keepdims=True), 1e-12)
     u, v = np.moveaxis(arrows / length, 2, 0)
-    ax.quiver(places, places, u, v, color=INK, alpha=0.55, scale=26, width=0.004, pivot="mid")
+    ax.quiver(ticks, ticks, u, v, color=INK, alpha=0.55, scale=26, width=0.004, pivot="mid")
 
 
-def _wells(ax: Axes, scene: Scene, t: float) -> None:
-    """A mark at each well; a ring has no place, so its bottom is outlined."""
-    for well, kind in zip(scene.wells, scene.well_kinds, strict=True):
+def _wells(ax: Axes, landscape: Landscape, t: float) -> None:
+    """A marker at each well; of a ring, which has no single place, the outline of its bottom."""
+    axis, energies = landscape.axis, landscape.energy
+    for well, kind in zip(landscape.wells, landscape.well_kinds, strict=True):
         look = CLASS_LOOKS[kind]
         if kind == GENERALIZED:
-            lowest = scene.energy[tuple(nearest_cells(well[None], scene.axis)[0])]
+            lowest = energies[tuple(nearest_cells(well[None], axis)[0])]
             edge = [lowest + 2 * t * BARRIER]
-            ax.contour(scene.axis, scene.axis, scene.energy, levels=edge, colors=look.colour)
+            ax.contour(axis, axis, energies, levels=edge, colors=look.colour)
         else:
-            ax.scatter(
-                *well, s=52, color=look.colour, marker=look.marker, edgecolor="white", zorder=4
-            )
+            style = {"s": 52, "color": look.colour, "marker": look.marker, "edgecolor": "white"}
+            ax.scatter(*well, **style, zorder=4)
 
 
-def _samples(ax: Axes, scene: Scene) -> None:
+def _samples(ax: Axes, landscape: Landscape) -> None:
     _circle(ax)
     for kind, look in enumerate(CLASS_LOOKS):
-        mine = scene.samples[scene.sample_kinds == kind]
+        samples = landscape.samples[landscape.sample_kinds == kind]
         style = {"s": 7, "marker": look.marker, "color": look.colour, "alpha": 0.5}
-        ax.scatter(*mine.T, linewidths=0, rasterized=True, **style)
+        ax.scatter(*samples.T, linewidths=0, rasterized=True, **style)
 
 
 def _patterns(ax: Axes, patterns: np.ndarray) -> None:
-    few = len(patterns) <= MANY
-    look = {"marker": "x", "s": 26, "linewidths": 1.1} if few else {"marker": ".", "s": 3}
-    ax.scatter(
-        *patterns.T,
-        color=INK,
-        zorder=3,
-        **look,
-        **({} if few else {"linewidths": 0}),
-        rasterized=len(patterns) > 5000,
-    )
+    if len(patterns) <= MANY:
+        style = {"marker": "x", "s": 26, "linewidths": 1.1}
+    else:
+        style = {"marker": ".", "s": 3, "linewidths": 0}
+    ax.scatter(*patterns.T, color=INK, zorder=3, **style, rasterized=len(patterns) > 5000)
 
 
 def _circle(ax: Axes) -> None:
@@ -290,7 +275,7 @@ def _plane(ax: Axes, reach: float, title: str) -> None:
 
 
 def _legend(fig: Figure) -> None:
-    """Classes and patterns, below everything."""
+    """Classes and patterns, below the panels."""
     from matplotlib.lines import Line2D
 
     dot = {"linestyle": "", "markersize": 6}

@@ -1,12 +1,12 @@
 """The toy's files: the points, and for each K its checkpoints, landscapes and basins.
 
-docs/formats.md in code, as formats.py is for images. `args` holds a section for each command."""
+docs/formats.md has the tables. `args` has a section of options for each command."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,16 +21,15 @@ from utils.cli.options.toy import CIRCLE_POINTS, ToyDataOptions, ToyExactOptions
 from utils.files.arrays import read_npz, save_npz
 from utils.files.k_files import k_of
 from utils.files.provenance import check_same, digest, read_args
-from utils.files.tensors import load_torch, save_torch
-from utils.inputs.checkpoints import checkpoints_in
+from utils.files.tensors import load_torch
+from utils.inputs.checkpoints import check_fit, checkpoints_in, whole_checkpoints
 
-FORMAT_VERSION = 1
-ON_CIRCLE = 1e-6  # how far from radius 1 rounding may take a point
-PUBLISHED_CHECKPOINT = 500_000  # the one that the original plots
+RADIUS_ERROR = 1e-6  # rounding may move a point this far from radius 1
+PUBLISHED_CHECKPOINT = 500_000  # the step that the original toolkit plots
 
 
 def k_folder(root: Path, k: int) -> Path:
-    """Everything of one K."""
+    """The folder with everything of one K."""
     return Path(root) / str(k)
 
 
@@ -38,35 +37,20 @@ def data_file(root: Path) -> Path:
     return Path(root) / "data.npz"
 
 
-def landscape_file(root: Path, k: int, t: float) -> Path:
-    return k_folder(root, k) / f"landscape-t{t:g}.npz"
+def checkpoint_file(root: Path, k: int, step: int) -> Path:
+    return k_folder(root, k) / "checkpoints" / f"{step}.pt"
 
 
 def exact_file(root: Path, k: int, options: ToyExactOptions) -> Path:
     return k_folder(root, k) / f"exact-beta{options.beta:g}.npz"
 
 
+def landscape_file(root: Path, k: int, t: float) -> Path:
+    return k_folder(root, k) / f"landscape-t{t:g}.npz"
+
+
 def basin_file(root: Path, k: int, t: float) -> Path:
     return k_folder(root, k) / f"basins-t{t:g}.npz"
-
-
-def save_points(options: ToyDataOptions) -> None:
-    """data.npz: 60,000 points of the circle, in the order of which each subset is the first K."""
-    points = ordered_points(options).numpy()
-    args = json.dumps(data_args(options))
-    save_npz(data_file(options.results_path), points=points, args=args)
-
-
-def data_args(options: ToyDataOptions) -> dict[str, Any]:
-    """What decides the points; where they lie does not."""
-    return {"toy_data": {"seed": options.seed, "subset_seed": options.subset_seed}}
-
-
-def ordered_points(options: ToyDataOptions) -> Tensor:
-    """The points [60000, 2] float64, shuffled."""
-    points = circle_points(CIRCLE_POINTS, options.seed)
-    generator = torch.Generator().manual_seed(options.subset_seed)
-    return points[torch.randperm(CIRCLE_POINTS, generator=generator)]
 
 
 @dataclass(frozen=True)
@@ -77,8 +61,26 @@ class Circle:
     args: dict[str, Any]
 
 
+def save_points(options: ToyDataOptions) -> None:
+    """Write data.npz: 60,000 points of the circle, shuffled; the first K are the subset of K."""
+    args = json.dumps(data_args(options))
+    save_npz(data_file(options.results_path), points=ordered_points(options).numpy(), args=args)
+
+
+def data_args(options: ToyDataOptions) -> dict[str, Any]:
+    """The options that determine the points."""
+    return {"toy_data": {"seed": options.seed, "subset_seed": options.subset_seed}}
+
+
+def ordered_points(options: ToyDataOptions) -> Tensor:
+    """The points [60000, 2] float64, shuffled."""
+    points = circle_points(CIRCLE_POINTS, options.seed)
+    generator = torch.Generator().manual_seed(options.subset_seed)
+    return points[torch.randperm(CIRCLE_POINTS, generator=generator)]
+
+
 def load_points(root: Path, keep: bool = True) -> Circle:
-    """data.npz; where it is absent, the points of the default seeds, which keep also writes.
+    """Read data.npz. If it is absent: the points of the default seeds, written if keep.
 
     Raises UserError naming a fault."""
     path = data_file(root)
@@ -90,15 +92,16 @@ def load_points(root: Path, keep: bool = True) -> Circle:
     arrays = read_npz(path, ["points", "args"])
     points, remedy = arrays["points"], "make it again with `toy_example.py data --overwrite`"
     if points.shape != (CIRCLE_POINTS, 2) or points.dtype != np.float64:
-        found = f"points {points.dtype} {list(points.shape)}"
-        raise UserError(path, found, remedy)
-    if not (np.abs(np.linalg.norm(points, axis=1) - 1) <= ON_CIRCLE).all():  # NaN too
+        raise UserError(path, f"points {points.dtype} {list(points.shape)}", remedy)
+    if not (np.abs(np.linalg.norm(points, axis=1) - 1) <= RADIUS_ERROR).all():  # NaN too
         raise UserError(path, "points that are not on the circle of radius 1", remedy)
-    return Circle(torch.from_numpy(points), _sections(read_args(arrays, path), path, ["toy_data"]))
+    args = _check_sections(read_args(arrays, path), path, ["toy_data"])
+    return Circle(torch.from_numpy(points), args)
 
 
-def _sections(args: Any, path: Path, needed: Iterable[str]) -> dict[str, Any]:
-    for name in needed:
+def _check_sections(args: Any, path: Path, sections: Iterable[str]) -> dict[str, Any]:
+    """args as a dict. Raises UserError if one of the sections is missing."""
+    for name in sections:
         if not isinstance(args, Mapping) or not isinstance(args.get(name), Mapping):
             raise UserError(path, f"no {name} in args", "give a file that toy_example.py wrote")
     return dict(args)
@@ -119,67 +122,48 @@ class ToyCheckpoint:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that stand for the weights."""
+        """16 hex digits that identify the weights."""
         return digest(*(self.model[name].numpy() for name in sorted(self.model)))
 
 
-def checkpoint_file(root: Path, k: int, step: int) -> Path:
-    return k_folder(root, k) / "checkpoints" / f"{step}.pt"
-
-
-def save_checkpoint(root: Path, checkpoint: ToyCheckpoint) -> None:
-    path = checkpoint_file(root, checkpoint.k, checkpoint.iterations)
-    save_torch(path, {**vars(checkpoint), "format_version": FORMAT_VERSION})
-
-
 def load_checkpoint(path: Path) -> ToyCheckpoint:
-    """A checkpoint on the CPU. Raises UserError where it is missing, cut short, not finite, of
-    another K than its folder, of another step than its name, or no network of the toy."""
+    """A checkpoint on the CPU. Raises UserError if it is missing, cut short, not finite, of
+    another K than its folder, of another step than its name, or not a network of the toy."""
     path, content = Path(path), load_torch(path)
-    remedy = "delete it and train again"
-    names = {field.name for field in fields(ToyCheckpoint)}
-    if not isinstance(content, Mapping) or not names <= content.keys():
+    names = [field.name for field in fields(ToyCheckpoint)]
+    if not isinstance(content, Mapping) or not content.keys() >= set(names):
         raise UserError(path, "no checkpoint of the toy", "give one of `toy_example.py train`")
     try:
-        found = ToyCheckpoint(**{name: content[name] for name in names})
-        args = _sections(found.args, path, ["toy_data", "toy_train"])
-        ScoreNets([0]).load_state_of(0, found.model)
-        for moments in (found.opt["exp_avg"], found.opt["exp_avg_sq"]):
-            if any(moments[name].shape != w.shape for name, w in _trained(found.model).items()):
-                raise ValueError("opt: shapes that differ from the weights'")
-        tensors = [*found.model.values(), *found.opt["exp_avg"].values()]
+        checkpoint = ToyCheckpoint(**{name: content[name] for name in names})
+        args = _check_sections(checkpoint.args, path, ["toy_data", "toy_train"])
+        model, opt = checkpoint.model, checkpoint.opt
+        ScoreNets([0]).load_state_of(0, model)
+        trained = {name: value for name, value in model.items() if name != "frequencies"}
+        for moments in (opt["exp_avg"], opt["exp_avg_sq"]):
+            check_fit(moments, trained)
+        tensors = [*model.values(), *opt["exp_avg"].values()]
         if not all(value.isfinite().all() for value in tensors):
             raise ValueError("weights that are not finite")
-        k, step = int(args["toy_train"]["k"]), int(found.iterations)
+        k, step = int(args["toy_train"]["k"]), int(checkpoint.iterations)
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise UserError(path, f"no whole checkpoint of the toy ({error})", remedy) from error
+        found = f"no whole checkpoint of the toy ({error})"
+        raise UserError(path, found, "delete it and train again") from error
     if (str(k), step) != (path.parent.parent.name, k_of(path)):
         raise UserError(path, f"a network of K = {k} at step {step}", "put it where it belongs")
-    return found
-
-
-def _trained(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in model.items() if name != "frequencies"}
+    return checkpoint
 
 
 def usable_checkpoints(root: Path, k: int, args: Mapping) -> dict[int, ToyCheckpoint]:
-    """The checkpoints of K that are whole, by step. Raises UserError for other options' ones."""
-    found = {}
-    for path in checkpoints_in(k_folder(root, k)):
-        try:
-            checkpoint = load_checkpoint(path)
-        except UserError as error:
-            print(f"left out: {error}", flush=True)
-            continue
-        check_same(path, checkpoint.args, args, ("toy_data", "toy_train"))
-        found[checkpoint.iterations] = checkpoint
-    return found
+    """The checkpoints of K that are whole, by step. Raises UserError if options differ."""
+    sections = ("toy_data", "toy_train")
+    whole = whole_checkpoints(k_folder(root, k), load_checkpoint, args, sections)
+    return {checkpoint.iterations: checkpoint for checkpoint in whole}
 
 
 def pick_checkpoint(root: Path, k: int, step: int | None) -> ToyCheckpoint:
-    """The checkpoint that is asked for; None: that of step 500,000, or else the newest.
+    """The checkpoint of K at a step; None: step 500,000 if there is one, else the newest.
 
-    Raises UserError, with the steps that there are, where it is not there."""
+    Raises UserError, listing the steps of K, if it does not exist."""
     paths = {k_of(path): path for path in checkpoints_in(k_folder(root, k))}
     if not paths:
         remedy = f"train it first: toy_example.py train --sample_size {k}"
@@ -192,14 +176,18 @@ def pick_checkpoint(root: Path, k: int, step: int | None) -> ToyCheckpoint:
     return load_checkpoint(paths[step])
 
 
+def array(form: str) -> Any:
+    """A field for an array, with its kind (f, i, b) and its axes, as in "f N 2".
+
+    A letter is a length, equal for all arrays of the file. "i N <W" are indices below length W."""
+    return field(metadata={"form": form})
+
+
 class ToyArrays:
-    """What the files of a K have in common: arrays under their fields' names, and args."""
+    """A .npz file of one K: arrays under the names of their fields, and args."""
 
     args: dict[str, Any]
-    sections: ClassVar[Sequence[str]]  # of args, that such a file must have
-    # Of each array its kind (f, i, b) and its axes: a letter stands for a length, the same
-    # everywhere; an integer below a letter's length is an index into what has that length.
-    forms: ClassVar[Mapping[str, str]]
+    sections: ClassVar[Sequence[str]]  # that args must have, besides toy_data
 
     def save(self, path: Path) -> None:
         arrays = {f.name.replace("_", "-"): getattr(self, f.name) for f in fields(self)}
@@ -207,19 +195,19 @@ class ToyArrays:
 
     @classmethod
     def load(cls, path: Path) -> Any:
-        """Raises UserError where path is absent, damaged or another kind of file."""
-        names = [f.name for f in fields(cls)]
-        arrays = read_npz(path, [name.replace("_", "-") for name in names])
-        values = {name: arrays[name.replace("_", "-")] for name in names if name != "args"}
-        told = misfit(values, cls.forms)
-        if told:
-            raise UserError(path, told, "make it again with --overwrite")
-        args = _sections(read_args(arrays, path), path, ["toy_data", *cls.sections])
-        return cls(**values, args=args)
+        """Raises UserError if path is absent, damaged or another kind of file."""
+        keys = {f.name: f.name.replace("_", "-") for f in fields(cls)}
+        stored = read_npz(path, keys.values())
+        forms = {f.name: f.metadata["form"] for f in fields(cls) if f.name != "args"}
+        arrays = {name: stored[keys[name]] for name in forms}
+        if problem := misfit(arrays, forms):
+            raise UserError(path, problem, "make it again with --overwrite")
+        args = _check_sections(read_args(stored, path), path, ["toy_data", *cls.sections])
+        return cls(**arrays, args=args)
 
     @classmethod
     def is_finished(cls, path: Path, args: Mapping) -> bool:
-        """Whether path holds this; absent is False. Raises UserError for other options' files."""
+        """Whether path holds this result. Raises UserError if it was made with other options."""
         if not Path(path).exists():
             return False
         check_same(path, cls.load(path).args, args, args)
@@ -227,100 +215,93 @@ class ToyArrays:
 
 
 def misfit(arrays: Mapping[str, np.ndarray], forms: Mapping[str, str]) -> str | None:
-    """What is wrong with arrays that should have these forms; None where nothing is."""
+    """The first way in which arrays differ from their forms (`array`), None if they fit."""
     lengths: dict[str, int] = {"2": 2, "3": 3}
     for name, form in forms.items():
         kind, *axes = form.partition(" <")[0].split()
-        array = arrays[name]
-        if array.dtype.kind != kind or array.ndim != len(axes):
-            return f"{name} {array.dtype} {list(array.shape)}"
-        for axis, length in zip(axes, array.shape, strict=True):
+        values = arrays[name]
+        if values.dtype.kind != kind or values.ndim != len(axes):
+            return f"{name} {values.dtype} {list(values.shape)}"
+        for axis, length in zip(axes, values.shape, strict=True):
             if lengths.setdefault(axis, length) != length:
-                return f"{name} {list(array.shape)}, beside others of {lengths[axis]}"
-        if kind == "f" and not np.isfinite(array).all():
+                return f"{name} {list(values.shape)}, beside others of {lengths[axis]}"
+        if kind == "f" and not np.isfinite(values).all():
             return f"infinite values or NaN under {name}"
     for name, form in forms.items():
         bound = form.partition(" <")[2]
         if bound and not ((arrays[name] >= 0) & (arrays[name] < lengths[bound])).all():
-            return f"{name} beyond the {lengths[bound]} that there are"
+            return f"{name} outside 0 to {lengths[bound] - 1}"
     return None
 
 
 @dataclass(frozen=True)
 class ExactEnergies(ToyArrays):
-    """K/exact-betaB.npz: energies [G, G] of K patterns and of infinitely many (`ring`), on the
-    square of `axis` [G], the row being y."""
+    """K/exact-betaB.npz: energies of K patterns and of infinitely many (`ring`), on the square
+    of `axis`; rows are y."""
 
     sections: ClassVar = ("toy_exact",)
-    forms: ClassVar = {"axis": "f G", "energy": "f G G", "ring": "f G G", "patterns": "f K 2"}
 
-    axis: np.ndarray
-    energy: np.ndarray
-    ring: np.ndarray
-    patterns: np.ndarray  # [K, 2]
+    axis: np.ndarray = array("f G")
+    energy: np.ndarray = array("f G G")
+    ring: np.ndarray = array("f G G")
+    patterns: np.ndarray = array("f K 2")
     args: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Landscape(ToyArrays):
-    """K/landscape-tT.npz: p_t of a network and of the exact model, and the samples in it.
+    """K/landscape-tT.npz: p_t of a network and of the exact model, and samples of the network.
 
-    Energies are those of models.circle.exact, [G, G] on the square of `axis` [G], the row being y.
-    `basins` int64 [G, G] says to which well a place belongs; `samples` are points of p_t [N, 2],
-    `sample-wells` int64 [N] theirs, `settled` [N, 2] where they come to rest, `clusters` int64
-    [N] the cluster of the settled point. A well or centre has a place [n, 2], an energy [n] and a
-    kind int64 [n], an index of verdicts.CLASSES; `threshold` is the distance of the clusters."""
+    Energies are those of models.circle.exact, on the square of `axis`; rows are y. `basins` has
+    the well of each cell. `samples` are points of p_t, `sample-wells` their wells, `settled` the
+    points where they come to rest, `clusters` the clusters of these, parted at the distance
+    `threshold`. A kind is an index of CLASSES."""
 
     sections: ClassVar = ("toy_train", "toy_plots")
-    forms: ClassVar = {
-        **{"axis": "f G", "energy": "f G G", "score": "f G G 2", "exact_energy": "f G G"},
-        **{"wells": "f W 2", "well_energies": "f W", "well_kinds": "i W <3", "patterns": "f K 2"},
-        **{"basins": "i G G <W", "samples": "f N 2", "sample_wells": "i N <W"},
-        **{"settled": "f N 2", "clusters": "i N <C", "threshold": "f"},
-        **{"centres": "f C 2", "centre_energies": "f C", "centre_kinds": "i C <3"},
-    }
 
-    axis: np.ndarray
-    energy: np.ndarray
-    score: np.ndarray  # [G, G, 2]
-    exact_energy: np.ndarray
-    basins: np.ndarray
-    wells: np.ndarray
-    well_energies: np.ndarray
-    well_kinds: np.ndarray
-    patterns: np.ndarray  # [K, 2]
-    samples: np.ndarray
-    sample_wells: np.ndarray
-    settled: np.ndarray
-    clusters: np.ndarray
-    threshold: np.ndarray
-    centres: np.ndarray
-    centre_energies: np.ndarray
-    centre_kinds: np.ndarray
+    axis: np.ndarray = array("f G")
+    energy: np.ndarray = array("f G G")
+    score: np.ndarray = array("f G G 2")
+    exact_energy: np.ndarray = array("f G G")
+    basins: np.ndarray = array("i G G <W")
+    wells: np.ndarray = array("f W 2")
+    well_energies: np.ndarray = array("f W")
+    well_kinds: np.ndarray = array("i W <3")
+    patterns: np.ndarray = array("f K 2")
+    samples: np.ndarray = array("f N 2")
+    sample_wells: np.ndarray = array("i N <W")
+    settled: np.ndarray = array("f N 2")
+    clusters: np.ndarray = array("i N <C")
+    threshold: np.ndarray = array("f")
+    centres: np.ndarray = array("f C 2")
+    centre_energies: np.ndarray = array("f C")
+    centre_kinds: np.ndarray = array("i C <3")
     args: dict[str, Any]
+
+    @property
+    def sample_kinds(self) -> np.ndarray:
+        """The kind of each sample, int64 [N]: that of its well."""
+        return self.well_kinds[self.sample_wells]
 
 
 @dataclass(frozen=True)
 class Basins(ToyArrays):
-    """K/basins-tT.npz: points [n, 2], what they are, and how much noise they survive.
+    """K/basins-tT.npz: for each of N points, how much noise it can be recovered from.
 
-    `groups` int64 [n]: 0 pattern, 1 spurious state, 2 point of the circle. `recovery` [n, T'] is
-    the share of trials recovered at each of `times` [n, T'], ascending in (0, 1]; `critical-time`
-    the last time before the point stops, 0 where it never lived; `censored`: it lived at the
-    last; `radius` the mean distance of the noised copies there; `delta` the threshold."""
+    `groups`: 0 pattern, 1 spurious state, 2 point of the circle. `recovery` is the share of
+    trials recovered at each of `times`, ascending in (0, 1]; `critical-time` the last time up to
+    which the point was recovered at every time, 0 if at none; `censored`: it was recovered at all
+    times; `radius` the mean distance of the noised copies at the critical time; `delta` the
+    distance up to which a copy counts as recovered."""
 
     sections: ClassVar = ("toy_train", "toy_basin")
-    forms: ClassVar = {
-        **{"points": "f N 2", "groups": "i N <3", "times": "f N T", "recovery": "f N T"},
-        **{"critical_time": "f N", "censored": "b N", "radius": "f N", "delta": "f"},
-    }
 
-    points: np.ndarray
-    groups: np.ndarray
-    times: np.ndarray
-    recovery: np.ndarray
-    critical_time: np.ndarray
-    censored: np.ndarray
-    radius: np.ndarray
-    delta: np.ndarray
+    points: np.ndarray = array("f N 2")
+    groups: np.ndarray = array("i N <3")
+    times: np.ndarray = array("f N T")
+    recovery: np.ndarray = array("f N T")
+    critical_time: np.ndarray = array("f N")
+    censored: np.ndarray = array("b N")
+    radius: np.ndarray = array("f N")
+    delta: np.ndarray = array("f")
     args: dict[str, Any]

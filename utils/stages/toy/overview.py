@@ -1,4 +1,4 @@
-"""What a command of the toy shows at its end: pictures of its files, a table in the terminal."""
+"""What a command of the toy shows at its end: figures of its files, and a table in the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from utils.figures.save import save_figure
 from utils.files.training_log import read_stats
 from utils.stages.toy.figures import (
     GROUPS,
-    Scene,
     basin_figure,
     circle_figure,
     data_figure,
@@ -34,27 +33,27 @@ from utils.stages.toy.files import (
 from utils.stages.toy.landscapes import GENERALIZED, along_the_circle
 from utils.stages.toy.training import ERROR_TIMES
 
-FEW = (2, 9, 1000)  # subsets that are drawn beside the whole circle
+SUBSETS = (2, 9, 1000)  # drawn beside the whole circle
 
 
 def show_data(root: Path) -> None:
     points = load_points(root).points.numpy()
-    _save(data_figure(points, {k: points[:k] for k in FEW}), root / "data.png")
+    _save(data_figure(points, {k: points[:k] for k in SUBSETS}), root / "data.png")
 
 
 def show_exact(root: Path, options: ToyExactOptions) -> None:
     """The energies of every K and of the circle side by side."""
-    found = {k: ExactEnergies.load(exact_file(root, k, options)) for k in options.sample_size}
-    energies = {f"K = {k}": e.energy for k, e in found.items()}
-    last = list(found.values())[-1]
-    energies["infinitely many patterns"] = last.ring
-    patterns = {f"K = {k}": e.patterns for k, e in found.items()}
-    figure = exact_figure(last.axis, energies, patterns, options.beta)
+    energies, patterns = {}, {}
+    for k in options.sample_size:
+        exact = ExactEnergies.load(exact_file(root, k, options))
+        energies[f"K = {k}"], patterns[f"K = {k}"] = exact.energy, exact.patterns
+    energies["infinitely many patterns"] = exact.ring
+    figure = exact_figure(exact.axis, energies, patterns, options.beta)
     _save(figure, root / f"exact-beta{options.beta:g}.png")
 
 
 def show_training(root: Path, sizes: Sequence[int]) -> None:
-    """Loss curves, and how far each network is from the exact score."""
+    """Loss curves, and the error of each network's score against the exact one."""
     stats = {k: read_stats(k_folder(root, k)) for k in sizes}
     losses = {k: [(row["step"], row["loss"]) for row in rows] for k, rows in stats.items()}
     measured = {k: [r for r in rows if r.get("score_errors")] for k, rows in stats.items()}
@@ -68,73 +67,55 @@ def show_training(root: Path, sizes: Sequence[int]) -> None:
 
 
 def show_landscapes(root: Path, sizes: Sequence[int], t: float) -> None:
-    """A picture of each K, one of all of them, and what the wells and the samples are."""
-    scenes = {}
-    for k in sizes:
-        found = Landscape.load(landscape_file(root, k, t))
-        scenes[k] = scene_of(found)
-        _save(landscape_figure(scenes[k], found, t), landscape_file(root, k, t).with_suffix(".png"))
-        print(told(k, t, found))
-    _save(circle_figure(scenes, t), root / f"circle-t{t:g}.png")
+    """A figure of each K and one of all of them, and the classes of wells and samples."""
+    landscapes = {k: Landscape.load(landscape_file(root, k, t)) for k in sizes}
+    for k, landscape in landscapes.items():
+        path = landscape_file(root, k, t).with_suffix(".png")
+        _save(landscape_figure(landscape, t), path)
+        print(summary_of(k, t, landscape))
+    _save(circle_figure(landscapes, t), root / f"circle-t{t:g}.png")
 
 
-def scene_of(found: Landscape) -> Scene:
-    kinds = found.well_kinds[found.sample_wells]
-    return Scene(
-        found.axis,
-        found.energy,
-        found.exact_energy,
-        found.patterns,
-        found.wells,
-        found.well_kinds,
-        found.samples,
-        kinds,
-    )
-
-
-def told(k: int, t: float, found: Landscape) -> str:
+def summary_of(k: int, t: float, landscape: Landscape) -> str:
     """Wells, shares of samples, and clusters of one K, in two lines."""
-    kinds = found.well_kinds[found.sample_wells]
-    wells = ", ".join(
-        f"{n} {name}"
-        for name, n in zip(CLASSES, np.bincount(found.well_kinds, minlength=3), strict=True)
-        if n
+    n = len(landscape.samples)
+    wells = _by_class(landscape.well_kinds, "{count} {name}")
+    shares = _by_class(landscape.sample_kinds, "{percent:.0f} % {name}")
+    line = f"K = {k}, t = {t:g}: wells: {wells}; of {n} samples {shares}"
+    if GENERALIZED in landscape.well_kinds:
+        nats = along_the_circle(landscape.energy, landscape.axis) / (2 * t)
+        line += f"; along the ring beta E has a standard deviation of {nats.std():.2f}"
+    clusters, threshold = len(landscape.centres), f"{landscape.threshold:.3g}"
+    if clusters > 1:
+        return f"{line}\n  {clusters} clusters of settled samples, parted at {threshold}"
+    line += f"\n  one cluster: settled samples form a chain with links below {threshold}"
+    if not landscape.args["toy_plots"]["dynamic_threshold"]:
+        line += " (--distance_threshold; a smaller one or --dynamic_threshold may part them)"
+    return line
+
+
+def _by_class(kinds: np.ndarray, text: str) -> str:
+    """text for each class that occurs, with its name, count and percent: `2 memorized`."""
+    counts = zip(CLASSES, np.bincount(kinds, minlength=len(CLASSES)), strict=True)
+    return ", ".join(
+        text.format(name=name, count=count, percent=100 * count / len(kinds))
+        for name, count in counts
+        if count
     )
-    shares = ", ".join(
-        f"{100 * n / len(kinds):.0f} % {name}"
-        for name, n in zip(CLASSES, np.bincount(kinds, minlength=3), strict=True)
-        if n
-    )
-    lines = [f"K = {k}, t = {t:g}: wells: {wells}; of {len(kinds)} samples {shares}"]
-    if GENERALIZED in found.well_kinds:
-        nats = along_the_circle(found.energy, found.axis) / (2 * t)
-        lines[0] += f"; along the ring beta E has a standard deviation of {nats.std():.2f}"
-    clusters, threshold = len(found.centres), float(found.threshold)
-    if clusters == 1:
-        lines.append(
-            f"  one cluster: settled samples form a chain with links below {threshold:.3g}"
-        )
-        if not found.args["toy_plots"]["dynamic_threshold"]:
-            lines[1] += (
-                " (--distance_threshold; a smaller one or --dynamic_threshold may part them)"
-            )
-    else:
-        lines.append(f"  {clusters} clusters of settled samples, parted at {threshold:.3g}")
-    return "\n".join(lines)
 
 
 def show_basins(root: Path, sizes: Sequence[int], t: float) -> None:
-    """A picture of each K, and the median critical time and radius of each group."""
+    """A figure of each K, and the median critical time and radius of each group."""
     print(f"{'K':>6} {'':20} {'points':>6} {'median critical time':>21} {'radius':>7}")
     for k in sizes:
         path = basin_file(root, k, t)
-        found = Basins.load(path)
-        title = f"K = {k}: recovered within {float(found.delta):g}"
-        _save(basin_figure(found, title), path.with_suffix(".png"))
-        for group in np.unique(found.groups):
-            mine = found.groups == group
-            row = np.median(found.critical_time[mine]), np.median(found.radius[mine])
-            print(f"{k:>6} {GROUPS[group]:20} {mine.sum():>6} {row[0]:>21.4f} {row[1]:>7.3f}")
+        basins = Basins.load(path)
+        title = f"K = {k}: recovered within {float(basins.delta):g}"
+        _save(basin_figure(basins, title), path.with_suffix(".png"))
+        for group in np.unique(basins.groups):
+            members = basins.groups == group
+            time, radius = (np.median(x[members]) for x in (basins.critical_time, basins.radius))
+            print(f"{k:>6} {GROUPS[group]:20} {members.sum():>6} {time:>21.4f} {radius:>7.3f}")
 
 
 def _save(figure, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training of the toy's score networks: those of several K together, resumable at any step."""
+"""Training of the toy's score networks: several K together, resumable at any step."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from utils.cli.progress import progress
 from utils.cli.signals import GO_ON, stop_request
 from utils.figures.save import save_figure
 from utils.files.training_log import TrainingLog
+from utils.inputs.checkpoints import save_checkpoint
 from utils.stages.toy.figures import samples_figure
-from utils.stages.toy.files import Circle, ToyCheckpoint, k_folder, save_checkpoint
+from utils.stages.toy.files import Circle, ToyCheckpoint, checkpoint_file, k_folder
 
-FIRST_TIME = 1e-3  # the earliest time that is trained on, and where generation ends
-LAST_LEVEL = 1.05  # noise level sqrt(t) up to which is trained: so t = 1 is not at the edge
-ERROR_TIMES = (0.01, 0.05, 0.15, 0.3, 0.6, 1.0)  # where a network is held against the exact score
+FIRST_TIME = 1e-3  # the earliest time of training; generation ends there
+LAST_LEVEL = 1.05  # the largest noise level sqrt(t) of training, so that t = 1 is not at the edge
+ERROR_TIMES = (0.01, 0.05, 0.15, 0.3, 0.6, 1.0)  # at which networks and exact score are compared
 ERROR_POINTS = 4000
-DRAWN_STEPS = 64  # steps whose points are drawn at once
+DRAWN_STEPS = 64  # steps whose points are drawn together
 LOG_STEPS = 500
 PICTURE_SAMPLES = 1000
 PUBLISHED_LR, PUBLISHED_BATCH, PUBLISHED_FIRST_TIME = 1e-4, 500, 1e-5
@@ -38,7 +39,7 @@ PUBLISHED_LR, PUBLISHED_BATCH, PUBLISHED_FIRST_TIME = 1e-4, 500, 1e-5
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a step is made: points of each network, and the step size over the training."""
+    """The noised points of each network in a step, and the step size over the training."""
 
     batch: int
     first_lr: float
@@ -53,45 +54,45 @@ class Recipe:
 
 
 def recipe(options: ToyTrainOptions, k: int) -> Recipe:
+    """The recipe of these options for K points: our own, or as published."""
     if options.as_published:
         return Recipe(min(PUBLISHED_BATCH, k), PUBLISHED_LR, False, options.n_iter)
     return Recipe(options.global_batch_size, options.lr, True, options.n_iter)
 
 
 def training_args(options: ToyTrainOptions, circle: Circle, k: int) -> dict[str, Any]:
-    """What the checkpoints of K carry: all that decides the weights."""
-    own: dict[str, Any] = {"k": k, "seed": options.seed, "as_published": options.as_published}
+    """args of the checkpoints of K: all options that determine the weights."""
+    settings = {"k": k, "seed": options.seed, "as_published": options.as_published}
     if not options.as_published:
-        # a cosine of another length is another training; the published one just goes on
+        # n_iter is the length of the cosine; the published step size does not depend on it
         names = ("global_batch_size", "lr", "n_iter")
-        own.update({name: getattr(options, name) for name in names})
-    return {"toy_data": circle.args["toy_data"], "toy_train": own}
+        settings |= {name: getattr(options, name) for name in names}
+    return {"toy_data": circle.args["toy_data"], "toy_train": settings}
 
 
 class Draws:
-    """The noised points of each step: they depend on (seed, K, step) alone."""
+    """The noised points of each step; they depend on (seed, K, step) alone."""
 
     def __init__(
         self, patterns: Sequence[Tensor], batch: int, seed: int, uniform: bool, device: torch.device
     ) -> None:
         self._patterns, self._batch, self._seed = patterns, batch, seed
         self._uniform, self._device = uniform, device
-        self._block, self._drawn = -1, ()
+        self._block, self._drawn = -1, ()  # the last block of steps that was drawn
 
     def at(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """x_0 [n, B, 2], t [n, B] and noise [n, B, 2] of a step, float32."""
-        block, place = divmod(step, DRAWN_STEPS)
+        block, row = divmod(step, DRAWN_STEPS)
         if block != self._block:
             # drawn on the CPU: other devices turn the same seed into other numbers
-            rows = [self._draw(patterns, block) for patterns in self._patterns]
-            self._drawn = tuple(
-                torch.stack(part).to(self._device) for part in zip(*rows, strict=True)
-            )
-            self._block = block
+            draws = [self._draw(patterns, block) for patterns in self._patterns]
+            stacks = (torch.stack(part).to(self._device) for part in zip(*draws, strict=True))
+            self._block, self._drawn = block, tuple(stacks)
         x_0, t, noise = self._drawn
-        return x_0[:, place], t[:, place], noise[:, place]
+        return x_0[:, row], t[:, row], noise[:, row]
 
     def _draw(self, patterns: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:
+        """x_0, t and noise of one network for a block of steps: [64, B, 2], [64, B], [64, B, 2]."""
         g = torch.Generator().manual_seed(mix(self._seed, "toy", len(patterns), block))
         shape = (DRAWN_STEPS, self._batch)
         x_0 = patterns[torch.randint(len(patterns), shape, generator=g)].float()
@@ -99,8 +100,8 @@ class Draws:
         if self._uniform:
             t = PUBLISHED_FIRST_TIME + (1 - PUBLISHED_FIRST_TIME) * u
         else:
-            # One in each of B equal parts of the noise level, sqrt(t): all levels at every step,
-            # and the low ones, at which scores are hardest to learn, as often as the high ones.
+            # Stratified: one point in each of B equal intervals of the noise level sqrt(t). Uniform
+            # levels draw small t, where scores are hardest to learn, more often than uniform t.
             low = math.sqrt(FIRST_TIME)
             level = low + (LAST_LEVEL - low) * (u + torch.arange(self._batch)) / self._batch
             t = level.square()
@@ -108,9 +109,9 @@ class Draws:
 
 
 class Trainer:
-    """Networks of several K and their Adam, on their way to the last step.
+    """Networks of several K and their Adam optimizer, from the first step to the last.
 
-    All K take the same steps side by side, and one's weights do not depend on its companions."""
+    All K take the same steps together; the weights of one K do not depend on the others."""
 
     def __init__(
         self,
@@ -123,16 +124,17 @@ class Trainer:
         self.root, self.options, self.sizes = Path(root), options, list(sizes)
         self.device, self.step = device, 0
         self.args = [training_args(options, circle, k) for k in sizes]
-        self.patterns = [circle.points[:k] for k in sizes]
+        self.exact = [PatternMixture(circle.points[:k]) for k in sizes]
         self.recipe = recipe(options, sizes[0])
         self.nets = ScoreNets([mix(options.seed, "toy weights", k) for k in sizes]).to(device)
         fused = {"fused": True} if device.type in ("cpu", "cuda") else {}
         self.optimizer = torch.optim.Adam(self.nets.parameters(), lr=self.recipe.lr(0), **fused)
+        patterns = [exact.patterns for exact in self.exact]
         uniform = options.as_published
-        self.draws = Draws(self.patterns, self.recipe.batch, options.seed, uniform, device)
+        self.draws = Draws(patterns, self.recipe.batch, options.seed, uniform, device)
 
     def resume(self, checkpoints: Sequence[ToyCheckpoint]) -> None:
-        """Go on from one checkpoint for each K, all of the same step."""
+        """Continue from one checkpoint for each K, all of the same step."""
         self.step = checkpoints[0].iterations
         for i, checkpoint in enumerate(checkpoints):
             self.nets.load_state_of(i, checkpoint.model)
@@ -147,9 +149,9 @@ class Trainer:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def train(self) -> None:
-        """Train to the last step; log and save on the way.
+        """Train to the last step; log and save in between.
 
-        Raises UserError where a loss is not finite, Interrupted on a signal."""
+        Raises UserError if a loss is not finite, Interrupted on a signal."""
         total, every = self.options.n_iter, self.options.sampling_freq
         logs = [TrainingLog(k_folder(self.root, k), self.step) for k in self.sizes]
         names = ", ".join(map(str, self.sizes))
@@ -164,13 +166,16 @@ class Trainer:
                 if not save and self.step % LOG_STEPS:
                     continue
                 rate = len(losses) / (time.perf_counter() - since)
-                means = torch.stack(losses).mean(dim=0).tolist()  # the device is waited for here
-                for k, log, loss in zip(self.sizes, logs, means, strict=True):
-                    self.check_finite(k, loss)
-                    left = (total - self.step) / rate
-                    row = {"steps_per_second": rate, "seconds_left": left}
-                    errors = self.errors(self.sizes.index(k)) if save else None
-                    log.write(step=self.step, loss=loss, **row, score_errors=errors)
+                means = torch.stack(losses).mean(dim=0).tolist()  # waits for the device
+                for i, log in enumerate(logs):
+                    self.check_finite(self.sizes[i], means[i])
+                    log.write(
+                        step=self.step,
+                        loss=means[i],
+                        steps_per_second=rate,
+                        seconds_left=(total - self.step) / rate,
+                        score_errors=self.errors(i) if save else None,
+                    )
                 if save:
                     self.save()
                     if stop.asked and not last:
@@ -178,21 +183,23 @@ class Trainer:
                 losses, since = [], time.perf_counter()
 
     def train_step(self) -> Tensor:
-        """One step of Adam for every network; their losses [n]."""
+        """One step of Adam for every network; returns their losses [n]."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr(self.step)
         losses = denoising_loss(self.nets, *self.draws.at(self.step))
         self.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()  # a weight of one network has no part in the others' losses
+        losses.sum().backward()  # no network's weights affect the loss of another
         self.optimizer.step()
         self.step += 1
         return losses.detach()
 
     def errors(self, i: int) -> list[float]:
+        """`score_errors` of network i."""
         score = NetworkScore(self.nets.state_of(i), torch.device("cpu"))
-        return score_errors(score, PatternMixture(self.patterns[i]))
+        return score_errors(score, self.exact[i])
 
     def check_finite(self, k: int, loss: float) -> None:
+        """Raises UserError, before anything is saved, if the training has diverged."""
         if not math.isfinite(loss):
             remedy = "the last checkpoint is whole; try a smaller --lr"
             raise UserError(f"loss of K = {k} at step {self.step}", loss, remedy)
@@ -201,11 +208,12 @@ class Trainer:
         """Write the checkpoint and a picture of samples of each K."""
         for i, k in enumerate(self.sizes):
             model = {name: value.cpu() for name, value in self.nets.state_of(i).items()}
-            samples = generate(model, self.patterns[i], PICTURE_SAMPLES, self.options.seed)
+            score, exact = NetworkScore(model, torch.device("cpu")), self.exact[i]
+            samples = samples_at(score, exact, FIRST_TIME, PICTURE_SAMPLES, self.options.seed)
             picture = k_folder(self.root, k) / "samples" / f"{self.step}.png"
-            save_figure(samples_figure(samples, self.patterns[i].numpy(), self.step), picture)
+            save_figure(samples_figure(samples, exact.patterns.numpy(), self.step), picture)
             checkpoint = ToyCheckpoint(model, self._moments(i), self.args[i], self.step)
-            save_checkpoint(self.root, checkpoint)
+            save_checkpoint(checkpoint_file(self.root, k, self.step), checkpoint)
 
     def _moments(self, i: int) -> dict[str, dict[str, Tensor]]:
         """Adam's moments of network i by the names of its weights."""
@@ -216,17 +224,17 @@ class Trainer:
         }
 
 
-def generate(model: dict[str, Tensor], patterns: Tensor, count: int, seed: int) -> np.ndarray:
-    """count samples [count, 2] of a network: exact noised data at t = 1, carried to FIRST_TIME."""
-    x = PatternMixture(patterns).sample(count, 1.0, mix(seed, "toy samples"))
-    ends = torch.ones(count).double(), torch.full((count,), FIRST_TIME).double()
-    return flow(NetworkScore(model, torch.device("cpu")), x, *ends).numpy()
+def samples_at(score: Score, exact: PatternMixture, t: float, count: int, seed: int) -> np.ndarray:
+    """count samples [count, 2] of a score at time t: exact noised data at t = 1, moved to t."""
+    x = exact.sample(count, 1.0, mix(seed, "toy samples"))
+    start, end = torch.ones(count).to(x), torch.full((count,), t).to(x)
+    return (flow(score, x, start, end) if t < 1 else x).cpu().numpy()
 
 
 def score_errors(score: Score, exact: PatternMixture) -> list[float]:
     """t mean |s(x, t) - grad log p_t(x)|^2 / 2 over points of p_t, at each of ERROR_TIMES.
 
-    The mean is over points and axes; 1 is the error of no score at all far above the noise."""
+    The mean is over points and axes. A score of 0 everywhere has an error of about 1 at small t."""
     errors = []
     for t in ERROR_TIMES:
         x = exact.sample(ERROR_POINTS, t, mix(0, "toy errors", t))
