@@ -1,4 +1,4 @@
-"""The circle in the plane: two patterns are two wells, nine make spurious wells, a thousand a ring.
+"""The circle in the plane: 2 patterns give two wells, 9 also spurious wells, 1000 give a ring.
 
     python toy_example.py all
     python toy_example.py data --seed 9
@@ -7,8 +7,8 @@
     python toy_example.py plots --sample_size 9 --t 0.05 --dynamic_threshold
     python toy_example.py basin --sample_size 9 --t 0.05 --delta 0.1
 
-Everything lies below --results_path: data.npz, pictures of several K, and a folder for each K with
-its checkpoints, landscapes and basins (docs/formats.md). Each command finds what the one before it
+All files are below --results_path: data.npz, figures of several K, and a folder for each K with its
+checkpoints, landscapes and basins (docs/formats.md). Each command reads what the ones before it
 wrote; run it again to continue."""
 
 from utils.cli.main import run_commands
@@ -23,7 +23,7 @@ from utils.cli.options.sections import (
 
 
 def data(options: ToyDataStage) -> None:
-    """Write the data set: 60,000 points of the circle of radius 1; its first K are a subset.
+    """Write the data set: 60,000 points of the circle of radius 1; the first K are the subset of K.
 
     python toy_example.py data --seed 9
     """
@@ -33,7 +33,7 @@ def data(options: ToyDataStage) -> None:
 
 
 def exact(options: ToyExactStage) -> None:
-    """Draw the analytic energies: of K patterns, and of infinitely many.
+    """Draw the analytic energies of K patterns and of infinitely many.
 
     python toy_example.py exact --sample_size 2,9,1000 --beta 20
     """
@@ -43,7 +43,7 @@ def exact(options: ToyExactStage) -> None:
 
 
 def train(options: ToyTrainStage) -> None:
-    """Train a score network on each K, all of them together, and hold it against the exact score.
+    """Train score networks on several K together, and compare them with the exact scores.
 
     python toy_example.py train --sample_size 2,9,1000 --n_iter 50000 --sampling_freq 10000
     """
@@ -53,7 +53,7 @@ def train(options: ToyTrainStage) -> None:
 
 
 def plots(options: ToyPlotsStage) -> None:
-    """Draw what a network learned beside the exact: energy, score, wells, samples, clusters.
+    """Draw learned and exact energies side by side, with score, wells, samples and clusters.
 
     python toy_example.py plots --sample_size 2,9,1000 --t 0.05 --dynamic_threshold
     """
@@ -63,7 +63,7 @@ def plots(options: ToyPlotsStage) -> None:
 
 
 def basin(options: ToyBasinStage) -> None:
-    """Measure how much noise patterns, spurious states and points of the circle survive.
+    """Measure how much noise patterns, spurious states and points of the circle recover from.
 
     python toy_example.py basin --sample_size 2,9,1000 --t 0.05 --delta 0.1
     """
@@ -73,7 +73,7 @@ def basin(options: ToyBasinStage) -> None:
 
 
 def everything(options: ToyAllStage) -> None:
-    """Do all of this for several K, and draw them side by side.
+    """Run all commands for several K, and draw them side by side.
 
     python toy_example.py all
     """
