@@ -1,4 +1,4 @@
-"""Signals that ask a job to stop: save, then exit with 75, so that the same command goes on."""
+"""Signals that stop a job: it saves and exits with 75; the same command continues it."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from utils.cli.errors import Interrupted, UserError
 FROM_SCHEDULERS = [getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n)]
 SIGNALS = [*FROM_SCHEDULERS, signal.SIGINT]
 GO_ON = "run the same command again to go on"
-KEYBOARD_SECONDS = 4.0  # after Ctrl-C, for saving: then the process is gone, whatever it does
-LEAVING_SECONDS = 30.0  # for the way out after a scheduler's signal, as SLURM gives before it kills
+KEYBOARD_SECONDS = 4.0  # from Ctrl-C to the end of the process, whatever it does
+LEAVING_SECONDS = 30.0  # from a scheduler's signal to the end; SLURM kills after as many
 WATCH_SECONDS = 0.5
 
 
 class _State:
-    """What this process was asked, and what it has said."""
+    """Of this process: whether it is stopping, has printed so, and is watched by a thread."""
 
     stopping = False
-    told = False
+    printed = False
     watched = False
 
 
 def stop_while_loading() -> None:
-    """Until `stop_at_once`: nothing is held yet, so a signal ends the process where it is."""
+    """Until `stop_at_once` a signal ends the process at once: there is nothing to clean up."""
     _handle(SIGNALS, lambda *_: leave())
 
 
 def stop_at_once() -> None:
-    """Turn signals into an exception: parts and claims are removed on the way out.
+    """Turn signals into the exception Interrupted, on which parts and claims are removed.
 
-    After Ctrl-C the process is gone within KEYBOARD_SECONDS even where no exception gets through,
-    in a long product or a save to a slow disk; the next run clears away what that leaves. After
-    a scheduler's signal it is gone within LEAVING_SECONDS of its handler: a library may swallow
-    the exception, as an import does with any that comes in the middle of some callbacks."""
+    A thread sets a time limit. After Ctrl-C the process ends within KEYBOARD_SECONDS, also where
+    the exception is late, in a long matrix product or a save to a slow disk; the next run removes
+    what is left over. After a scheduler's signal it ends within LEAVING_SECONDS of the handler's
+    call: a library may swallow the exception, as an import does in some callbacks."""
     _handle(SIGNALS, _stop)
     if not _State.watched and threading.current_thread() is threading.main_thread():
         _State.watched = True
@@ -53,25 +53,25 @@ def stop_at_once() -> None:
 
 
 def stopping() -> bool:
-    """Whether a signal has come: what goes wrong afterwards, as an import cut short, is no bug."""
+    """Whether a signal has come. Errors after it, such as an import cut short, are no bugs."""
     return _State.stopping
 
 
 def check_stopping() -> None:
-    """Before work begins: raises Interrupted where a signal came and its exception got lost."""
+    """Raises Interrupted if a signal has come, whose exception a library may have swallowed."""
     if stopping():
         raise Interrupted(GO_ON)
 
 
 def print_stopped(line: str) -> None:
-    """Say so on stderr; once, whoever comes first, and by the first rank alone."""
-    if not _State.told and _speaks():
-        with suppress(OSError, ValueError):  # a terminal that is gone
+    """Print line to stderr, once, and on the first rank alone."""
+    if not _State.printed and _is_first_rank():
+        with suppress(OSError, ValueError):  # a terminal that was closed
             print(line, file=sys.stderr, flush=True)
-    _State.told = True
+    _State.printed = True
 
 
-def _speaks() -> bool:
+def _is_first_rank() -> bool:
     try:
         from utils.cli.launcher import launched
 
@@ -81,30 +81,30 @@ def _speaks() -> bool:
 
 
 def leave() -> None:
-    """End the process now, as a kill would, but with its line and code."""
+    """End the process now, without clean-up, but with the line and the exit code."""
     print_stopped(f"stopped: {GO_ON}")
     os._exit(Interrupted.exit_code)
 
 
 def ignore_more() -> None:
-    """The way out is taken: a second signal, as scancel and requeue send it, would cut it short.
+    """Shutdown has begun; ignore further signals so that saving can finish.
 
-    A second Ctrl-C does. Not SIG_IGN: Python complains of a signal that came before and is handled
-    after that."""
+    scancel and requeue send the same signal twice. A second Ctrl-C ends the process at once. Not
+    SIG_IGN: Python would complain of a signal that is pending when the handler is removed."""
     _State.stopping = True
     _handle(FROM_SCHEDULERS, lambda *_: None)
     _handle([signal.SIGINT], lambda *_: leave())
 
 
 def ignore_for_good() -> None:
-    """For the last line before the exit: while Python shuts down, handlers are gone already."""
+    """Just before the exit: while Python shuts down, its handlers no longer work."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _handle(numbers: list[int], handler: object) -> None:
     for number in numbers:
-        # What `nohup` or a shell's background ignores stays ignored.
+        # Keep ignoring what `nohup` or a shell's background job ignores.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 
@@ -115,12 +115,14 @@ def _stop(*_: object) -> None:
 
 
 def _watch(reader: int) -> None:
-    """Wait for a signal, then for its limit: Python writes the number of each into the pipe, also
-    where the handler must wait."""
-    end, asked = math.inf, False
+    """Wait for a signal, then for its time limit, and end the process there.
+
+    Python writes the number of each signal into the pipe at once, even where its handler is
+    delayed until a library's call returns."""
+    end, signalled = math.inf, False
     while (left := end - time.monotonic()) > 0:
-        if select.select([reader], [], [], min(left, WATCH_SECONDS) if asked else None)[0]:
-            asked = True
+        if select.select([reader], [], [], min(left, WATCH_SECONDS) if signalled else None)[0]:
+            signalled = True
             if signal.SIGINT in os.read(reader, 64):
                 end = min(end, time.monotonic() + KEYBOARD_SECONDS)
         if stopping():
@@ -129,22 +131,21 @@ def _watch(reader: int) -> None:
 
 
 class StopRequest:
-    """Says whether a signal has come; the same one may come twice."""
+    """A signal handler that only notes that a signal has come; a second Ctrl-C ends at once."""
 
-    asked = False
+    requested = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.requested and number == signal.SIGINT:
             leave()
-        self.asked = True
+        self.requested = True
 
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """While this lasts, a signal only sets `asked`: the loop saves and stops where it is whole.
+    """Within this context a signal only sets `requested`: the loop saves and stops between steps.
 
-    Raises Interrupted at the end where one came and the loop had nothing more to do: what would
-    follow must not go on."""
+    Raises Interrupted at the end if a signal came when the loop was already done."""
     check_stopping()
     request = StopRequest()
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -154,7 +155,7 @@ def stop_request() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if request.asked:
+        if request.requested:
             ignore_more()
-    if request.asked:
+    if request.requested:
         raise Interrupted(GO_ON)

@@ -162,7 +162,7 @@ class Trainer:
                 losses.append(self.train_step())
                 bar.update()
                 last = self.step == total
-                save = last or stop.asked or self.step % every == 0
+                save = last or stop.requested or self.step % every == 0
                 if not save and self.step % LOG_STEPS:
                     continue
                 rate = len(losses) / (time.perf_counter() - since)
@@ -178,7 +178,7 @@ class Trainer:
                     )
                 if save:
                     self.save()
-                    if stop.asked and not last:
+                    if stop.requested and not last:
                         raise Interrupted(f"saved at step {self.step}; {GO_ON}")
                 losses, since = [], time.perf_counter()
 

@@ -141,7 +141,7 @@ class Trainer:
                 bar.update()
                 last = self.step == options.iterations
                 # A signal may reach one rank, and at any time: all look at it here and only here.
-                ends = bool(self.ranks.largest(int(stop.asked)))
+                ends = bool(self.ranks.largest(int(stop.requested)))
                 save = last or ends or self.step % options.ckpt_every == 0
                 if save or self.step % options.log_every == 0:
                     # The only place where the device is waited for.
