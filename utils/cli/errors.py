@@ -1,44 +1,45 @@
-"""The one error that a user sees: everything else that escapes is a bug of ours."""
+"""The errors that end a run with one line and an exit code; a traceback is always our bug."""
 
 MOST_SHOWN = 600  # characters of a name or a value: paths may be long
 
 
 class UserError(Exception):
-    """Something that the user can mend: names the flag or file, the value found, the remedy.
+    """A mistake that the user can correct: the flag or file, the value found, and the remedy.
 
-    `utils.cli.parse.run_stage` prints it in one line and exits with code 2."""
+    `utils.cli.main.run_stage` prints it in one line, `error: WHERE: found VALUE; REMEDY`, and
+    exits with code 2."""
 
     exit_code = 2
 
     def __init__(self, where: object, found: object, remedy: str) -> None:
-        shown = found if isinstance(found, str) else repr(found)
+        value = found if isinstance(found, str) else repr(found)
         # One line and no control characters, whatever a file or a library's message contains.
-        text = " ".join(f"{_short(str(where))}: found {_short(shown)}; {remedy}".split())
+        text = " ".join(f"{_short(str(where))}: found {_short(value)}; {remedy}".split())
         super().__init__("".join(c if c.isprintable() else "?" for c in text))
-        self._parts = (str(where), shown, remedy)
+        self._parts = (str(where), value, remedy)
 
     def __reduce__(self) -> tuple:
-        """So that a worker's error reaches the parent process whole."""
+        """Pickle the parts, so that a worker's error reaches the parent process unchanged."""
         return type(self), self._parts
 
 
 def _short(text: str) -> str:
-    """As much as fits a line that somebody reads: both ends of what is longer."""
+    """At most MOST_SHOWN characters: of a longer text both ends."""
     half = MOST_SHOWN // 2
     return text if len(text) <= MOST_SHOWN else f"{text[:half]} ... {text[-half:]}"
 
 
 class Interrupted(BaseException):
-    """Work was saved and stopped on a signal; the same command continues (exit code 75).
+    """Work was saved and stopped on a signal; the same command continues it (exit code 75).
 
-    No Exception, as KeyboardInterrupt is none: a signal may come while a library, torch's import
-    for one, tries something and passes over whatever goes wrong."""
+    Like KeyboardInterrupt it is no Exception: a signal may come inside a library's
+    `try: ... except Exception: pass`, as in torch's import."""
 
     exit_code = 75
 
 
 class ReportedByAnotherRank(Exception):
-    """Another rank has failed and told why: this one ends with the same code, in silence."""
+    """Another rank has failed and printed why: this one ends with the same code, silently."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)

@@ -1,7 +1,7 @@
-"""Who this process is among those of a launcher (torchrun, srun), and who speaks.
+"""The rank of this process among those of a launcher (torchrun, srun).
 
-The launcher's environment is read here alone, and nothing heavy is imported: the command line asks
-who speaks."""
+The launcher's environment is read here alone. Nothing heavy is imported: the command line needs
+the rank."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Launch:
 def launched() -> Launch:
     """How this process was started: by torchrun, by srun with several tasks, or alone.
 
-    Raises UserError where the environment contradicts itself. SLURM_PROCID and SLURM_NTASKS are
-    no sign of ranks: a plain batch script has them too."""
+    Raises UserError where the environment contradicts itself. SLURM_PROCID and SLURM_NTASKS alone
+    do not mean ranks: SLURM sets them in a plain batch script too."""
     steps = _number("SLURM_STEP_NUM_TASKS", 1)
-    given = [name for name in TORCHRUN if os.environ.get(name)]
-    if given:
-        missing = [name for name in TORCHRUN if name not in given]
+    present = [name for name in TORCHRUN if os.environ.get(name)]
+    if present:
+        missing = [name for name in TORCHRUN if name not in present]
         if missing:
-            remedy = f"unset {given[0]}, or set {missing[0]} too, as torchrun does"
-            raise UserError(missing[0], f"nothing beside {', '.join(given)}", remedy)
+            remedy = f"unset {present[0]}, or set {missing[0]} too, as torchrun does"
+            raise UserError(missing[0], f"nothing beside {', '.join(present)}", remedy)
         groups = _number("GROUP_WORLD_SIZE", steps)
         if steps > 1 and groups != steps:
-            # srun -n 2 torchrun --standalone makes two worlds that do not know of each other.
+            # srun -n 2 torchrun --standalone makes two groups of ranks, unaware of each other.
             remedy = "give torchrun --nnodes and --rdzv-endpoint, or start it without srun"
             raise UserError("GROUP_WORLD_SIZE", f"{groups} of {steps} srun tasks", remedy)
         launch = Launch(*(_number(name, 0) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
@@ -63,34 +63,35 @@ def _number(name: str, default: int) -> int:
 
 
 def refuse_several_ranks(remedy: str) -> None:
-    """For a stage that one process does: started with more, say so at once."""
+    """Raises UserError if there is more than one rank: for stages that run in one process."""
     launch = launched()
     if launch.world > 1:
         raise UserError("torchrun or srun", f"{launch.world} ranks", remedy)
 
 
 def let_first_rank_speak() -> None:
-    """Options, progress and results are told by rank 0 alone; errors by whom they befall."""
+    """Let rank 0 alone print options, progress and results; each rank prints its errors."""
     if launched().rank > 0:
         os.environ[QUIET] = "1"
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
 
 
 def meeting_point() -> str:
-    """Where the ranks meet, for torch.distributed: as torchrun says, or on the first machine.
+    """The address at which the ranks meet, for torch.distributed.
 
-    Raises UserError where srun's machines cannot be asked for."""
+    torchrun's, or a port of srun's first machine. Raises UserError where scontrol, which lists
+    srun's machines, cannot run."""
     if os.environ.get("RANK"):
         return "env://"
     nodes = os.environ.get("SLURM_STEP_NODELIST", "")
-    asked = ["scontrol", "show", "hostnames", nodes]
+    command = ["scontrol", "show", "hostnames", nodes]
     try:
-        names = subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout.split()
+        names = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.split()
     except (OSError, subprocess.SubprocessError):
         names = []
     if not names:
         remedy = "start it by srun where scontrol runs, or by torchrun"
         raise UserError("SLURM_STEP_NODELIST", nodes or "nothing", remedy)
-    # Another port for each step of a job: an earlier one may still be held.
+    # Another port for each step of a job: that of an earlier step may still be in use.
     number = 8 * _number("SLURM_JOB_ID", 0) + _number("SLURM_STEP_ID", 0)
     return f"tcp://{names[0]}:{15_000 + number % 15_000}"

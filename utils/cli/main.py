@@ -1,6 +1,6 @@
-"""Run a stage from its command line: one line for every mistake, and the exit code.
+"""Run a stage from its command line: a mistake gives one line and an exit code, not a traceback.
 
-The only place that exits."""
+The only module that exits."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from utils.cli.signals import GO_ON, ignore_for_good, print_stopped, stop_at_onc
 def run_commands(
     commands: dict[str, tuple[Callable[[Any], None], type]], doc: str, argv: list[str] | None = None
 ) -> None:
-    """Run the command that argv begins with, as `run_stage` does: its main, its stage class.
+    """Run the command that argv begins with. commands: by name, its main and its stage class.
 
-    A main's docstring is the command's help. Exits as `run_stage`."""
+    A main's docstring is the command's help. Exits as `run_stage` does."""
     arguments = sys.argv[1:] if argv is None else argv
     script, name = Path(sys.argv[0]).name, arguments[0] if arguments else "nothing"
     if name in ("-h", "--help"):
@@ -32,7 +32,7 @@ def run_commands(
         print(f"\n`{script} COMMAND --help` lists the flags of a command.")
         return
     if name not in commands:
-        remedy = f"begin with one of {', '.join(commands)}; --help tells what they do"
+        remedy = f"begin with one of {', '.join(commands)}; --help says what they do"
         _stop(f"error: {UserError('command line', name, remedy)}", UserError.exit_code)
     main, stage_class = commands[name]
     run_stage(main, stage_class, main.__doc__ or "", arguments[1:], f"{script} {name}")
@@ -56,7 +56,7 @@ def run_stage(
         options = parse(stage_class, arguments, doc, prog)
         print_options(options)
         main(options)
-        ignore_for_good()  # done: a signal now would only spoil the exit code
+        ignore_for_good()  # the work is done: a signal now would only change the exit code
     except UserError as error:
         _stop(f"error: {error}", error.exit_code)
     except Interrupted as stopped:
@@ -64,21 +64,21 @@ def run_stage(
     except ReportedByAnotherRank as failure:
         ignore_for_good()
         sys.exit(failure.exit_code)
-    except BrokenPipeError:  # the reader of our output left, as `| head` does
+    except BrokenPipeError:  # whoever reads our output has ended, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(UserError.exit_code)
     except Exception as error:
         if stopping():  # a signal in the middle of an import becomes an error of the library
             _stop_resumable(f"stopped: {GO_ON}")
-        ours = isinstance(error, RuntimeError) and "out of memory" in str(error)
-        if not ours and not isinstance(error, MemoryError):
+        of_torch = isinstance(error, RuntimeError) and "out of memory" in str(error)
+        if not of_torch and not isinstance(error, MemoryError):
             raise
         remedy = "choose a smaller batch size or network, or another --device"
         _stop(f"error: out of memory; {remedy}", UserError.exit_code)
 
 
 def _stop_resumable(line: str) -> None:
-    """Told by one of the ranks: a signal reaches all of them."""
+    """One of the ranks prints the line: a signal reaches all of them."""
     ignore_for_good()
     print_stopped(line)
     sys.exit(Interrupted.exit_code)
@@ -91,7 +91,7 @@ def _stop(line: str, code: int) -> None:
 
 
 def print_options(options: Any) -> None:
-    """The resolved options, one line a section."""
+    """Print the options after flags, YAML and defaults, one line a section."""
     for field in dataclasses.fields(options):
         if not field.metadata.get("flags", True):
             continue

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-QUIET = "M2G_QUIET"  # set in the workers of run_pipeline.py, whose bars would overwrite each other
+QUIET = "M2G_QUIET"  # no bars: set in run_pipeline.py's workers, whose bars would overlap
 
 
 def progress(items: Iterable | None = None, **options: Any) -> Any:
-    """tqdm over items, with what all stages share; quiet in a worker of the pipeline.
+    """tqdm over items with the settings of all stages; silent where QUIET is set.
 
     In a log file a bar is one line each 30 s instead of ten a second."""
     from tqdm import tqdm
