@@ -20,6 +20,7 @@ from hypothesis import given
 
 from models.noise import image_key
 from tests.helpers.damage import spoilt
+from tests.helpers.images import random_images
 from tests.helpers.runs import train_options
 from tests.helpers.sandbox import prepared, without_pictures, work
 from tests.helpers.trials import FULL, TRIES, examples, outcome, told_in
@@ -198,19 +199,16 @@ def sound_exact(found) -> None:
 # The kinds of files: who reads them, and which stage's run meets them.
 
 
-def images8(seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (8, 1, 8, 8), generator=generator, dtype=torch.uint8)
-
-
 def embed(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(1).float()[:, :DIM] / 7
 
 
 def from_cache(path: Path) -> torch.Tensor:
     cache = EmbeddingCache(path.parent, DIM, embed)
-    found = Embedded(images8(), embed, DIM, torch.device("cpu"), 4, cache).read(range(8)).clone()
-    assert torch.equal(found, embed(images8())), "an embedding of another image"
+    found = (
+        Embedded(random_images(8), embed, DIM, torch.device("cpu"), 4, cache).read(range(8)).clone()
+    )
+    assert torch.equal(found, embed(random_images(8))), "an embedding of another image"
     return found
 
 
@@ -496,7 +494,7 @@ def sound(tmp_path_factory, quick):
     save_unfinished(path, arrays, times.args)
     (folder / "cache").mkdir()
     Embedded(
-        *(images8(), embed, DIM, torch.device("cpu"), 4),
+        *(random_images(8), embed, DIM, torch.device("cpu"), 4),
         EmbeddingCache(folder / "cache", DIM, embed),
     ).read(range(8))
     (folder / "celebahq").mkdir()

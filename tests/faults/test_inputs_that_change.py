@@ -28,6 +28,8 @@ from utils.data.subsets import training_subset
 from utils.stages.pipeline import stage as pipeline
 from utils.stages.train import stage as train
 
+# What a stage calls first when everything is planned.
+PLANNED = {"generate": "utils.stages.generate.stage.check_writable"}
 INPUTS = [
     ("generate", "models/8.pt"),
     ("distances", "s/8.npz"),
@@ -74,7 +76,7 @@ def test_an_input_that_changes_after_planning_is_refused(
         with tally.attempt(stage, fault, (name, seed)):
             with monkeypatch.context() as patch:
                 spoil = partial(FAULTS[fault], path, seed)
-                at(patch, f"utils.stages.{stage.replace(' ', '_')}.stage.check_writable", spoil)
+                at(patch, PLANNED.get(stage, "utils.jobs.k_jobs.check_writable"), spoil)
                 with pytest.raises(UserError) as refused:
                     work(stage, own)
             assert name in str(refused.value) and "; " in str(refused.value)
@@ -108,7 +110,7 @@ def test_an_input_that_vanishes_after_it_was_listed_is_one_line(
 def test_references_are_read_once_and_kept(made, own, monkeypatch, tally, fault):
     with tally.attempt("energy", fault, "ref.npz"):
         spoil = partial(FAULTS[fault], own / "ref.npz", 0)
-        at(monkeypatch, "utils.stages.energy.stage.check_writable", spoil)
+        at(monkeypatch, "utils.jobs.k_jobs.check_writable", spoil)
         work("energy", own)
         assert arrays(own / "out") == made[1]["energy"]
 
@@ -130,7 +132,7 @@ def test_training_images_that_change_under_the_exact_model_are_refused(
     with tally.attempt(stage, "input replaced", "data set"):
         at(
             monkeypatch,
-            f"utils.stages.{stage.replace(' ', '_')}.stage.check_writable",
+            "utils.jobs.k_jobs.check_writable",
             other_images,
         )
         with pytest.raises(UserError, match="digits in .*other images than when this job began"):

@@ -7,16 +7,38 @@ from hashlib import md5
 from urllib.error import URLError
 
 import numpy as np
+import torch
 from PIL import Image
+from scipy.spatial.distance import cdist
 
-OFFLINE = URLError("no internet")
+from utils.data.datasets import load_image_set, to_float
+
+
+def real_digits(count: int = 1797) -> torch.Tensor:
+    """The first of scikit-learn's digits, in the data set's order: [count, 1, 8, 8] in [-1, 1]."""
+    return to_float(load_image_set("digits", ".", 8, 1).read(range(count)))
 
 
 def offline(*args, **kwargs):
-    raise OFFLINE
+    """Stands in for a download on a machine without internet."""
+    raise URLError("no internet")
+
+
+def random_images(count: int, seed: int = 0) -> torch.Tensor:
+    """Random pixels as PyTorch draws them: uint8 [count, 1, 8, 8]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+
+
+def nearest_within(x: np.ndarray) -> np.ndarray:
+    """Each row's Euclidean distance to the nearest other row: [N, D] to [N]."""
+    distances = cdist(x, x)
+    np.fill_diagonal(distances, np.inf)
+    return distances.min(axis=1)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    """Random pixels as NumPy draws them: uint8 of this shape."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -79,3 +101,17 @@ def write_mnist(folder, train, test):
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(
             b"\0\0\x08\x01" + count + bytes(len(images))
         )
+
+
+def digits_args(k: int = 16, v: int = 8, seed: int = 3407, **train) -> dict:
+    train = {"train_size": k, "valid_size": v, "global_seed": seed, **train}
+    return {
+        "data": {"data_name": "digits"},
+        "train": train,
+        "model": {"image_size": 8, "in_channels": 1},
+    }
+
+
+def planes(pixels: np.ndarray) -> torch.Tensor:
+    """[H, W, 3] as [3, H, W]."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -1,9 +1,14 @@
 """Denoisers with known answers, and seeded random tensors."""
 
+import numpy as np
 import torch
 
 from models.denoiser import Denoiser
 from models.schedule import Schedule, predict_eps
+from utils.stages.energy import stage as stage
+from utils.stages.energy.path_integral import (
+    energy,
+)
 
 
 class GaussianDenoiser(Denoiser):
@@ -25,3 +30,63 @@ class GaussianDenoiser(Denoiser):
 
     def eps(self, x_t, t):
         return predict_eps(x_t, self.x_0(x_t, t), self.schedule.alpha_bar_at(t))
+
+
+SCHEDULE = Schedule()
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def uniform(*shape, seed=0, dtype=torch.float64):
+    """Uniform in [-1, 1)."""
+    return torch.rand(shape, generator=seeded(seed), dtype=dtype) * 2 - 1
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=seeded(seed), dtype=dtype)
+
+
+def signs(*shape, seed=0):
+    return normal(*shape, seed=seed).sign()
+
+
+class Linear(Denoiser):
+    """eps = M x at every time: J = M. Rows [B, 1, 1, D]."""
+
+    def __init__(self, matrix):
+        self.matrix, self.schedule = matrix, SCHEDULE
+        self.shape, self.device = (1, 1, len(matrix)), torch.device("cpu")
+
+    def eps(self, x_t, t):
+        return (x_t.flatten(1) @ self.matrix.T.to(x_t.dtype)).reshape(x_t.shape)
+
+
+def both(values, count):
+    return torch.cat([values[..., :count], values[..., -count:]], -1)
+
+
+# Both ends, and the trace
+
+
+def matrix_products(matrices):
+    """Products with matrices J [N, D, D]."""
+    return lambda which, v: (v @ matrices[which].mT, v @ matrices[which])
+
+
+def of_spectrum(values, seed=0):
+    q = torch.linalg.qr(normal(len(values), len(values), seed=seed)).Q
+    return q @ torch.diag(values) @ q.T
+
+
+def closed_form(denoiser, x, r, t):
+    beta = denoiser.schedule.beta[t].item()
+    u_x, u_r = (energy(denoiser.log_density(images, t), images, beta) for images in (x, r))
+    return (u_r[:, None] - u_x[None]).numpy()
+
+
+def even(k, start=0.0, radius=1.0):
+    """k points [k, 2] at equal angles on a circle around 0, the first at the angle `start`."""
+    angle = start + 2 * np.pi * np.arange(k) / k
+    return radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -12,7 +13,25 @@ from pathlib import Path
 
 import pytest
 
-from utils.cli.options.sections import SECTIONS, TrainStage
+from utils.cli.errors import UserError
+from utils.cli.options.sections import (
+    SECTIONS,
+    ClassifyStage,
+    CriticalTimesStage,
+    CurvatureStage,
+    DistancesStage,
+    EnergyStage,
+    GeneralizationStage,
+    GenerateStage,
+    PipelineStage,
+    ToyAllStage,
+    ToyBasinStage,
+    ToyDataStage,
+    ToyExactStage,
+    ToyPlotsStage,
+    ToyTrainStage,
+    TrainStage,
+)
 from utils.cli.parse import parse
 
 ROOT = Path(__file__).parents[2]
@@ -87,3 +106,35 @@ def ok(script: str, *flags: object, run=run_script):
     done = run(script, *flags)
     assert done.returncode == 0, done.stderr
     return done
+
+
+HELP = ROOT / "tests" / "help"
+SCRIPTS = sorted(p.name for p in ROOT.glob("*.py"))
+STAGE_OF = {
+    "train_unet.py": TrainStage,
+    "run_generate.py": GenerateStage,
+    "run_distances.py": DistancesStage,
+    "run_classify.py": ClassifyStage,
+    "run_critical_times.py": CriticalTimesStage,
+    "run_energy.py": EnergyStage,
+    "run_curvature.py": CurvatureStage,
+    "run_generalization.py": GeneralizationStage,
+    "run_pipeline.py": PipelineStage,
+    "toy_example.py data": ToyDataStage,
+    "toy_example.py exact": ToyExactStage,
+    "toy_example.py train": ToyTrainStage,
+    "toy_example.py plots": ToyPlotsStage,
+    "toy_example.py basin": ToyBasinStage,
+    "toy_example.py all": ToyAllStage,
+}
+# what --help is asked of: scripts, and the commands of one that has commands
+HELPED = sorted({*SCRIPTS, *STAGE_OF})
+
+
+def help_file(command):
+    return HELP / f"{command.replace(' ', '.')}.txt"
+
+
+def complaint(*words: str):
+    """The user's error whose message holds words in this order."""
+    return pytest.raises(UserError, match=".*".join(map(re.escape, words)))

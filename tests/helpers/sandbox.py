@@ -218,3 +218,14 @@ def train_toy(root, *flags):
     with without_toy_pictures():
         run_train(toy_training(root, *flags))
     return root
+
+
+def bytes_below(root, *endings):
+    return {
+        p.relative_to(root): p.read_bytes()
+        for p in sorted(root.rglob("*"))
+        if p.suffix in endings and "logs" not in p.parts
+    }
+
+
+GENERALIZATION_TESTS = ["two-models", "memorizer", "denoising-gap", "c-t", "authenticity", "ratio"]

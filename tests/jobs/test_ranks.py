@@ -153,7 +153,7 @@ def _as_rank(rank: int, world: int, port: int) -> None:
         ranks.add_up(tensors)
         assert torch.equal(tensors[0], torch.full((2, 3), 3.0)) and tensors[1] == 1
         assert ranks.largest(5 * rank) == 10
-        assert list(ranks.follow(n for n in ([4, 0] if rank == 0 else [9, 9, 9]))) == [4, 0]
+        assert list(ranks.from_first(n for n in ([4, 0] if rank == 0 else [9, 9, 9]))) == [4, 0]
         assert ranks.first_does(lambda: 7 if rank == 0 else 8) == 7
         assert ranks.together(lambda: f"own {rank}") == f"own {rank}"
 
@@ -184,7 +184,7 @@ def test_alone_nothing_is_shared():
         tensor = torch.ones(3)
         ranks.add_up([tensor])
         assert torch.equal(tensor, torch.ones(3)) and ranks.largest(3) == 3
-        assert list(ranks.follow(n for n in [2, 0])) == [2, 0]
+        assert list(ranks.from_first(n for n in [2, 0])) == [2, 0]
         with pytest.raises(UserError):
             ranks.together(lambda: (_ for _ in ()).throw(UserError("a", "b", "c")))
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers.images import random_images
 from tests.helpers.runs import ROOT
 from utils.cli.errors import UserError
 from utils.cli.options.run import CacheOptions
@@ -21,11 +22,6 @@ from utils.metrics.embedders import load_metric, open_cache
 from utils.metrics.nearest import SearchSettings, nearest_images
 
 CPU = torch.device("cpu")
-
-
-def images(n: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
 
 
 def embed(x: Tensor) -> Tensor:
@@ -49,7 +45,7 @@ def vectors(x: Tensor, cache: EmbeddingCache | None, batch: int = 4) -> Embedded
 
 
 def test_nested_sets_embed_each_image_once(tmp_path):
-    x, cache = images(57), opened(tmp_path)
+    x, cache = random_images(57), opened(tmp_path)
     for k in (2, 9, 10, 31, 57, 40):
         found = vectors(x[:k], cache).read(range(k))
         assert torch.equal(found, embed(x[:k]))
@@ -62,13 +58,13 @@ def test_nested_sets_embed_each_image_once(tmp_path):
 
 
 def test_copies_are_embedded_once(tmp_path):
-    x, cache = images(3)[torch.tensor([0, 1, 0, 2, 2, 2, 1] * 5)], opened(tmp_path)
+    x, cache = random_images(3)[torch.tensor([0, 1, 0, 2, 2, 2, 1] * 5)], opened(tmp_path)
     assert torch.equal(vectors(x, cache).read(range(35)), embed(x))
     assert cache.embedded == 3
 
 
 def test_any_span_and_batch_gives_the_same(tmp_path):
-    x = images(35)
+    x = random_images(35)
     for place, (start, stop, batch) in enumerate(
         [(0, 35, 7), (9, 12, 1), (30, 35, 100), (4, 4, 3)]
     ):
@@ -79,7 +75,7 @@ def test_any_span_and_batch_gives_the_same(tmp_path):
 
 def test_what_is_held_is_read_from_memory():
     told: list[int] = []
-    x = images(20)
+    x = random_images(20)
     found = Embedded(x, embed, 128, CPU, 8, None, told.append)
     held = found.hold(range(5, 15))
     assert told == [8, 2]
@@ -121,7 +117,7 @@ def replace_by_other_record(path: Path) -> None:
     [flip_a_number, cut_short, empty, replace_by_plain_array, replace_by_other_record],
 )
 def test_a_corrupt_block_is_told_in_one_line_and_made_again(tmp_path, capsys, harm):
-    x = images(25)
+    x = random_images(25)
     vectors(x, opened(tmp_path)).read(range(25))
     blocks = sorted(tmp_path.glob("*.npy"))
     assert len(blocks) == 3
@@ -138,7 +134,7 @@ def test_a_corrupt_block_is_told_in_one_line_and_made_again(tmp_path, capsys, ha
 
 
 def test_a_changed_digest_never_gives_another_images_embedding(tmp_path, capsys):
-    x = images(10)
+    x = random_images(10)
     vectors(x, opened(tmp_path)).read(range(10))
     (block,) = tmp_path.glob("*.npy")
     flip_a_digest(block)
@@ -155,11 +151,11 @@ def test_a_disk_that_keeps_nothing_ends_in_the_users_error(tmp_path, monkeypatch
 
     monkeypatch.setattr(embedding_cache, "save_npy", worn_out)
     with pytest.raises(UserError, match="do not stay as written; check the disk"):
-        vectors(images(5), opened(tmp_path)).read(range(5))
+        vectors(random_images(5), opened(tmp_path)).read(range(5))
 
 
 def test_a_block_that_vanishes_is_made_again(tmp_path):
-    x, cache = images(25), opened(tmp_path)
+    x, cache = random_images(25), opened(tmp_path)
     found = vectors(x, cache)
     found.read(range(25))
     for path in tmp_path.glob("*.npy"):
@@ -170,6 +166,7 @@ def test_a_block_that_vanishes_is_made_again(tmp_path):
 FILLER = """
 import sys, time
 from pathlib import Path
+from tests.helpers.images import random_images
 from tests.metrics import test_cache as here
 from utils.metrics import cache as embedding_cache
 embedding_cache.BLOCK_BYTES = 10 * 128 * 4
@@ -178,7 +175,7 @@ def slow(x):
     time.sleep(0.02 * len(x))
     return here.embed(x)
 cache = embedding_cache.EmbeddingCache(folder, 128, slow)
-x = here.images(64)[:k]
+x = random_images(64)[:k]
 found = embedding_cache.Embedded(x, slow, 128, here.CPU, 4, cache).read(range(k))
 assert here.torch.equal(found, here.embed(x))
 print("embedded", cache.embedded)
@@ -206,12 +203,12 @@ def test_a_killed_process_loses_its_block_alone(tmp_path):
     worker.communicate()
     whole = len(list(tmp_path.glob("*.npy")))
     cache = opened(tmp_path)
-    assert torch.equal(vectors(images(64), cache).read(range(64)), embed(images(64)))
+    assert torch.equal(vectors(random_images(64), cache).read(range(64)), embed(random_images(64)))
     assert cache.embedded == 64 - 10 * whole
 
 
 def test_digests_tell_images_apart():
-    x = images(50)
+    x = random_images(50)
     assert len(set(image_digests(x))) == 50
     assert image_digests(x) == image_digests(x.clone()) == image_digests(x[:, :, :, :])
     assert not set(image_digests(x)) & set(image_digests(x.float()))
@@ -229,7 +226,7 @@ def alex():
 
 def test_cached_equals_uncached(tmp_path, monkeypatch, alex):
     monkeypatch.setattr(embedding_cache, "BLOCK_BYTES", 7 * 5760 * 4)
-    samples, train = images(20).float() / 127.5 - 1, images(33, seed=1)
+    samples, train = random_images(20).float() / 127.5 - 1, random_images(33, seed=1)
     wanted = nearest_images(alex, samples, train, 4)
     beside = tmp_path / "dists"
     for _ in range(2):
@@ -242,7 +239,7 @@ def test_cached_equals_uncached(tmp_path, monkeypatch, alex):
 
 
 def test_its_size_is_said_before_it_is_written(tmp_path, capsys, alex):
-    x = images(20)
+    x = random_images(20)
     cache = open_cache(alex, CacheOptions(), tmp_path / "dists", x, 1000)
     said = capsys.readouterr().out
     assert f"embeddings in {cache.folder}: up to 22M more, " in said
@@ -254,16 +251,18 @@ def test_its_size_is_said_before_it_is_written(tmp_path, capsys, alex):
 def test_without_the_space_there_is_no_cache(tmp_path, capsys, monkeypatch, alex):
     monkeypatch.setattr("utils.metrics.embedders.free_space", lambda folder: 10 * 5760 * 4 - 1)
     options = CacheOptions(cache_path=tmp_path / "here")
-    assert open_cache(alex, options, tmp_path / "dists", images(1), 10) is None
+    assert open_cache(alex, options, tmp_path / "dists", random_images(1), 10) is None
     said = capsys.readouterr()
     assert said.out == "" and len(said.err.splitlines()) == 1 and "--cache-path" in said.err
-    assert open_cache(alex, options, tmp_path / "dists", images(1), 9) is not None
+    assert open_cache(alex, options, tmp_path / "dists", random_images(1), 9) is not None
 
 
 def test_no_cache_where_none_is_wanted(tmp_path, alex):
-    assert open_cache(alex, CacheOptions(no_cache=True), tmp_path / "d", images(1), 10) is None
+    assert (
+        open_cache(alex, CacheOptions(no_cache=True), tmp_path / "d", random_images(1), 10) is None
+    )
     l2 = load_metric("l2", None, "cpu")
-    assert open_cache(l2, CacheOptions(), tmp_path / "d", images(1), 10) is None
+    assert open_cache(l2, CacheOptions(), tmp_path / "d", random_images(1), 10) is None
     assert not list(tmp_path.iterdir())
 
 
@@ -271,7 +270,7 @@ def test_networks_and_shapes_do_not_share(tmp_path, alex):
     folders = {
         open_cache(metric, CacheOptions(), tmp_path / "d", x, 1).folder
         for metric in (alex, load_metric("vgg", None, "cpu"))
-        for x in (images(1), torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 16, 8))
+        for x in (random_images(1), torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 16, 8))
     }
     assert len(folders) == 6
     other = load_metric("alex", None, "cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors as SklearnNeighbors
 from torch import Tensor
 
+from tests.helpers.models import normal
 from utils.metrics import exact_search as neighbours
 from utils.metrics import pairs as pair_distances
 from utils.metrics.exact_search import NearestNeighbours, merge_nearest, nearest_neighbours
@@ -41,8 +43,7 @@ def assert_same(found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> 
     assert torch.equal(found[1], wanted[1])
 
 
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+noise = partial(normal, dtype=torch.float32)
 
 
 def clustered(n: int, dim: int, spread: float, seed: int = 0) -> Tensor:

@@ -7,12 +7,14 @@ import io
 import pickle
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.helpers.models import uniform
 from utils.cli.errors import UserError
 from utils.metrics import lpips_weights
 from utils.metrics.lpips import SMALLEST_SIDE, TAPS, LpipsEmbedding
@@ -21,8 +23,7 @@ from utils.metrics.lpips_weights import find_backbone, load_embedding, read_back
 WITH_WEIGHTS = ["alex", "vgg"]
 
 
-def images(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+images = partial(uniform, dtype=torch.float32)
 
 
 def original(network: str) -> nn.Module:

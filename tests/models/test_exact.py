@@ -12,13 +12,14 @@ import pytest
 import torch
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from models import exact as dense_am
 from models.exact import ExactDenoiser
 from models.schedule import Schedule
+from tests.helpers.images import real_digits
+from tests.helpers.models import normal, seeded, uniform
 from tests.helpers.runs import ROOT
 
 TIMES = (0, 1, 50, 500, 999)
@@ -26,24 +27,7 @@ SCHEDULE = Schedule()
 VECTORS = ("logits", "weights", "log_density", "energy", "x_0", "eps", "score")
 
 
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def uniform(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(shape, generator=seeded(seed), dtype=torch.float64) * 2 - 1
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
-
-
-def digits(k: int) -> Tensor:
-    """Real images, [k, 1, 8, 8] in [-1, 1]."""
-    return torch.from_numpy(load_digits().images[:k])[:, None] / 8 - 1
-
-
-DATA = {"digits": lambda: digits(40), "random": lambda: uniform(30, 1, 8, 8)}
+DATA = {"digits": lambda: real_digits(40).double(), "random": lambda: uniform(30, 1, 8, 8)}
 on_data_and_times = pytest.mark.parametrize(
     ("data", "t"), [(name, t) for name in DATA for t in TIMES]
 )
@@ -114,8 +98,8 @@ def test_score_is_the_gradient_of_the_log_density(data, t):
 
 @pytest.mark.parametrize("t", TIMES)
 def test_score_is_the_slope_of_the_log_density(t):
-    denoiser = ExactDenoiser(digits(40), SCHEDULE)
-    x, direction = points(digits(40), t), normal(12, 1, 8, 8, seed=3)
+    denoiser = ExactDenoiser(real_digits(40).double(), SCHEDULE)
+    x, direction = points(real_digits(40).double(), t), normal(12, 1, 8, 8, seed=3)
     h = 1e-3 * (1 - SCHEDULE.alpha_bar[t].item())
     rise = denoiser.log_density(x + h * direction, t) - denoiser.log_density(x - h * direction, t)
     wanted = (denoiser.score(x, t) * direction).flatten(1).sum(1)
@@ -171,9 +155,9 @@ def test_log_odds_of_two_patterns_are_linear(t):
     """l = (sqrt(a) x.(y - z) - a (|y|^2 - |z|^2) / 2) / (1 - a) at alpha_bar a.
 
     The denoiser is then (y + z) / 2 + tanh(l / 2) (y - z) / 2."""
-    patterns = digits(2)
+    patterns = real_digits(2).double()
     y, z = patterns
-    x, a = points(digits(8), t), SCHEDULE.alpha_bar_at(t)
+    x, a = points(real_digits(8).double(), t), SCHEDULE.alpha_bar_at(t)
     along = (x * (y - z)).flatten(1).sum(1)
     odds = (a.sqrt() * along - a * (y.square().sum() - z.square().sum()) / 2) / (1 - a)
     denoiser = ExactDenoiser(patterns, SCHEDULE)
@@ -201,7 +185,7 @@ def test_hessian_is_the_second_derivative(data, t):
 
 def test_between_two_patterns_the_curvature_is_negative():
     """Halfway at t: along u = y - z it is (1 - a |u|^2 / (4 (1 - a))) / (1 - a)."""
-    y, z = digits(2)
+    y, z = real_digits(2).double()
     a = SCHEDULE.alpha_bar_at(50)
     u = ((y - z) / (y - z).norm())[None]
     x = a.sqrt() * (y + z)[None] / 2
@@ -248,8 +232,8 @@ def test_the_expansion_in_float32_would_be_off_by_nats():
 
 @pytest.mark.parametrize("t", TIMES)
 def test_float32_rounds_the_float64_answer_once(t):
-    patterns = digits(40).float()
-    x, v = points(digits(40), t).float(), normal(12, 1, 8, 8).float()
+    patterns = real_digits(40)
+    x, v = points(real_digits(40).double(), t).float(), normal(12, 1, 8, 8).float()
     single, double = ExactDenoiser(patterns, SCHEDULE), ExactDenoiser(patterns.double(), SCHEDULE)
     for name in ("x_0", "eps", "score"):
         assert torch.equal(
@@ -261,11 +245,11 @@ def test_float32_rounds_the_float64_answer_once(t):
 
 @pytest.mark.parametrize("chunk_bytes", [1, 8 * 64 * 7, 8 * 64 * 39])
 def test_chunks_of_patterns_change_nothing(monkeypatch, chunk_bytes):
-    x, v = points(digits(40), 50), normal(12, 1, 8, 8)
+    x, v = points(real_digits(40).double(), 50), normal(12, 1, 8, 8)
     x[0] = x[4]  # between two patterns
-    whole = everything(ExactDenoiser(digits(40), SCHEDULE), x, 50, v)
+    whole = everything(ExactDenoiser(real_digits(40).double(), SCHEDULE), x, 50, v)
     monkeypatch.setattr(dense_am, "CHUNK_BYTES", chunk_bytes)
-    parts = everything(ExactDenoiser(digits(40), SCHEDULE), x, 50, v)
+    parts = everything(ExactDenoiser(real_digits(40).double(), SCHEDULE), x, 50, v)
     for name in whole:
         scale = whole[name].abs().max().item()
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-9, atol=1e-12 * scale)
@@ -274,7 +258,10 @@ def test_chunks_of_patterns_change_nothing(monkeypatch, chunk_bytes):
 @pytest.mark.parametrize("chunk_bytes", [2**24, 8 * 64 * 7])
 def test_gradients_pass_through(monkeypatch, chunk_bytes):
     monkeypatch.setattr(dense_am, "CHUNK_BYTES", chunk_bytes)
-    denoiser, x = ExactDenoiser(digits(40), SCHEDULE), points(digits(40), 50).requires_grad_()
+    denoiser, x = (
+        ExactDenoiser(real_digits(40).double(), SCHEDULE),
+        points(real_digits(40).double(), 50).requires_grad_(),
+    )
     (slope,) = torch.autograd.grad(denoiser.log_density(x, 50).sum(), x)
     torch.testing.assert_close(slope, denoiser.score(x, 50))
     (bent,) = torch.autograd.grad(denoiser.score(x, 50), x, x)  # a symmetric Jacobian: -H
@@ -305,7 +292,7 @@ def threads(request):
 )
 @pytest.mark.parametrize("side", [8, 27, 28])  # an odd D is the hard one
 def test_no_bit_depends_on_the_other_rows(threads, side, k):
-    patterns = (digits(k) if side == 8 else uniform(k, 1, side, side)).float()
+    patterns = (real_digits(k).double() if side == 8 else uniform(k, 1, side, side)).float()
     t = torch.randint(0, 1000, (100,), generator=seeded(1))
     t[::2] = torch.randint(0, 80, (50,), generator=seeded(2))
     z, v = normal(2, 100, 1, side, side, seed=3).float()
@@ -326,8 +313,8 @@ def test_no_bit_depends_on_the_other_rows(threads, side, k):
 
 def test_no_bit_of_the_hessian_depends_on_the_other_rows():
     denoiser, x, t = (
-        ExactDenoiser(digits(40), SCHEDULE),
-        points(digits(40), 50),
+        ExactDenoiser(real_digits(40).double(), SCHEDULE),
+        points(real_digits(40).double(), 50),
         torch.arange(40, 52),
     )
     whole, rows = denoiser.hessian(x, t), torch.tensor([7, 0, 4])
@@ -337,8 +324,8 @@ def test_no_bit_of_the_hessian_depends_on_the_other_rows():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_time_for_each_row_is_that_time_for_the_row(dtype):
-    denoiser = ExactDenoiser(digits(40), SCHEDULE)
-    x, v = points(digits(40), 50).to(dtype), normal(12, 1, 8, 8).to(dtype)
+    denoiser = ExactDenoiser(real_digits(40).double(), SCHEDULE)
+    x, v = points(real_digits(40).double(), 50).to(dtype), normal(12, 1, 8, 8).to(dtype)
     t = torch.tensor([0, 1, 5, 20, 50, 50, 99, 200, 400, 500, 998, 999])
     whole = everything(denoiser, x, t, v)
     for i, time in enumerate(t.tolist()):
@@ -348,7 +335,7 @@ def test_a_time_for_each_row_is_that_time_for_the_row(dtype):
 
 def test_no_rows_give_no_rows():
     empty = torch.zeros(0, 1, 8, 8)
-    found = everything(ExactDenoiser(digits(5), SCHEDULE), empty, 3, empty)
+    found = everything(ExactDenoiser(real_digits(5).double(), SCHEDULE), empty, 3, empty)
     assert found["logits"].shape == (0, 5) and found["energy"].shape == (0,)
     assert found["score"].shape == empty.shape and found["hessian"].shape == (0, 64, 64)
 
@@ -407,11 +394,13 @@ def test_refuses_other_patterns(patterns):
 def test_refuses_other_times(name, t, message):
     x = torch.zeros(3, 1, 8, 8)
     with pytest.raises(ValueError, match=message):
-        getattr(ExactDenoiser(digits(5), SCHEDULE), name)(x, t, *[x][: name == "hessian_vector"])
+        getattr(ExactDenoiser(real_digits(5).double(), SCHEDULE), name)(
+            x, t, *[x][: name == "hessian_vector"]
+        )
 
 
 def test_refuses_other_shapes():
-    denoiser, x = ExactDenoiser(digits(5), SCHEDULE), torch.zeros(3, 1, 8, 8)
+    denoiser, x = ExactDenoiser(real_digits(5).double(), SCHEDULE), torch.zeros(3, 1, 8, 8)
     with pytest.raises(ValueError, match=r"x_t: found \[3, 1, 8, 7\]; give \[B, 1, 8, 8\]"):
         denoiser.score(x[..., :7], 0)
     with pytest.raises(ValueError, match=r"v: found \[2, 1, 8, 8\]; give \[3, 1, 8, 8\]"):

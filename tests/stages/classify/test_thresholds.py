@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import binom
 
-from tests.helpers.images import write_mnist
+from tests.helpers.images import nearest_within, real_digits, write_mnist
 from utils.cli.errors import UserError
 from utils.data.datasets import load_image_set, to_float
 from utils.data.subsets import permutation
@@ -23,9 +23,7 @@ ARGS = {
 @pytest.fixture(scope="module")
 def digits():
     """All digits as vectors, in the order of perm."""
-    images = load_image_set("digits", ".", 8, 1)
-    order = permutation(len(images), 3407)
-    return to_float(images.read(order)).flatten(1).double().numpy()
+    return real_digits()[permutation(1797, 3407)].flatten(1).double().numpy()
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +48,6 @@ def test_delta_s_is_of_as_many_real_images_as_are_judged(digits, l2):
     assert found.n == 256
     larger = calibrate(ARGS, l2, 0.05, 1500, n=1024)
     assert larger.delta_s < found.delta_s
-
-
-def nearest_within(x):
-    distance = cdist(x, x)
-    np.fill_diagonal(distance, np.inf)
-    return distance.min(axis=1)
 
 
 def test_the_error_rate_on_images_that_were_not_used_is_the_one_asked_for(digits):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from tests.helpers.images import nearest_within, real_digits
 from utils.cli.errors import UserError
 from utils.cli.options.choices import CLASSES
 from utils.stages.classify import verdicts
@@ -149,15 +150,7 @@ def test_negative_sizes_are_refused():
 @pytest.fixture(scope="module")
 def digits():
     """Real 8 x 8 digits as vectors in [-1, 1], [1797, 64]."""
-    from sklearn.datasets import load_digits
-
-    return load_digits().data / 8 - 1
-
-
-def nearest_within(images):
-    distances = cdist(images, images)
-    np.fill_diagonal(distances, INF)
-    return distances.min(axis=1)
+    return real_digits().flatten(1).double().numpy()
 
 
 @pytest.mark.parametrize("q", [0.01, 0.05, 0.2])

@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
 
-from tests.helpers.figures import assert_files_of_a_figure, assert_nothing_is_cut_off, texts
+from tests.helpers.figures import assert_files_of_a_figure, assert_nothing_is_cut_off, colour, texts
+from tests.helpers.images import real_digits
 from utils.figures.groups import OTHER_LOOKS
 from utils.figures.style import LOOKS
 from utils.stages.critical_times.figures import (
@@ -27,9 +27,7 @@ SCANNED = np.arange(1, LAST + 1, 25)
 @pytest.fixture(scope="module")
 def digit():
     """A real digit, [1, 8, 8] in [-1, 1]."""
-    from sklearn.datasets import load_digits
-
-    return (load_digits().images[3, None] / 8 - 1).astype(np.float32)
+    return real_digits(4)[3].numpy()
 
 
 def marks(*times):
@@ -39,10 +37,6 @@ def marks(*times):
 
 def normal(n, seed=0, centre=5.0):
     return np.random.default_rng(seed).normal(centre, size=n)
-
-
-def colour(found):
-    return to_hex(found).upper()
 
 
 def points(ax):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from utils.data.datasets import digit_values
+from tests.helpers.images import real_digits
 from utils.metrics.intervals import median_interval
 from utils.stages.generalization.findings import (
     GENERALIZATION,
@@ -31,7 +31,7 @@ MOST = stats.binom.ppf(0.995, REPEATS, 0.025)  # so often 2.5 % happens in 200 r
 @pytest.fixture(scope="module")
 def digits():
     """Real digits [1797, 64] and all their distances."""
-    values = digit_values().reshape(1797, 64) / 8 - 1
+    values = real_digits().flatten(1).double().numpy()
     squares = (values**2).sum(1)
     return values, np.sqrt(np.maximum(squares[:, None] + squares - 2 * values @ values.T, 0))
 

@@ -11,7 +11,7 @@ from models.denoiser import Denoiser
 from models.exact import ExactDenoiser
 from models.noise import SeededNoise
 from models.schedule import Schedule, add_noise, predict_eps
-from utils.data.datasets import load_image_set, to_float
+from tests.helpers.images import real_digits
 from utils.stages.generalization.memorizer import (
     collapse_times,
     denoising_errors,
@@ -26,7 +26,7 @@ SCHEDULE = Schedule(1000)
 @pytest.fixture(scope="module")
 def digits():
     """Real digits, [300, 1, 8, 8] in [-1, 1]."""
-    return to_float(load_image_set("digits", ".", 8, 1).read(range(300)))
+    return real_digits(300)
 
 
 class Constant(Denoiser):

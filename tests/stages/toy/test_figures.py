@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import PathCollection
-from matplotlib.colors import to_hex
 from matplotlib.contour import ContourSet
 from matplotlib.markers import MarkerStyle
 
 from models.circle.exact import PatternMixture
-from tests.helpers.figures import assert_files_of_a_figure, assert_nothing_is_cut_off, texts
+from tests.helpers.figures import assert_files_of_a_figure, assert_nothing_is_cut_off, colour, texts
+from tests.helpers.models import even
 from utils.figures.style import CLASS_LOOKS, INK, PALE, styled
 from utils.stages.toy.figures import (
     GROUP_LOOKS,
@@ -33,11 +33,6 @@ AXIS = np.linspace(-1.8, 1.8, 21)
 T = 0.05
 RED, YELLOW, BLUE = (look.colour for look in CLASS_LOOKS)
 LEGEND = ["Memorized", "Spurious", "Generalized", "Training pattern"]
-
-
-def even(k, radius=1.0):
-    angle = 2 * np.pi * np.arange(k) / k
-    return radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def energy_of(patterns, t=T):
@@ -69,7 +64,7 @@ def scene(k, kinds, seed=0):
     patterns, sample_kinds = even(k), rng.permutation(np.repeat([0, 1, 2], [3, 4, 5]))
     exact = energy_of(patterns)
     learned = exact + 0.01 * np.sin(5 * AXIS) - 0.25
-    wells = even(k, 0.95)[: len(kinds)]
+    wells = even(k, radius=0.95)[: len(kinds)]
     samples = rng.normal(size=(12, 2))
     return Scene(AXIS, learned, exact, patterns, wells, np.array(kinds), samples, sample_kinds)
 
@@ -105,7 +100,7 @@ def all_data():
     losses = {9: [(1, 0.5), (10, 0.2)], 2: [(1, 0.4), (10, 0.1)]}
     return {
         data_figure: (even(500), {2: even(2), 300: even(300)}),
-        samples_figure: (even(30, 0.9), even(9), 1500),
+        samples_figure: (even(30, radius=0.9), even(9), 1500),
         exact_figure: (AXIS, {"K = 2": two.energy, "ring": ring.energy}, {"K = 2": even(2)}, 10.0),
         training_figure: (losses, [0.01, 0.1, 1], {2: [1e-3, 1e-2, 2e-2], 9: [3e-3, 4e-3, 1e-3]}),
         landscape_figure: (landscape(nine, centres, [-0.104, 0.256], [1, 0]), T),
@@ -115,10 +110,6 @@ def all_data():
 
 
 EVERY = pytest.mark.parametrize("draw", list(all_data()), ids=lambda draw: draw.__name__)
-
-
-def colour(found):
-    return to_hex(found).upper()
 
 
 def scatters(ax, size=None):
@@ -206,11 +197,11 @@ def test_many_points_are_pixels_in_a_pdf_and_few_are_not():
 
 
 def test_samples_in_training():
-    fig = samples_figure(even(30, 0.9), even(9), 1500)
+    fig = samples_figure(even(30, radius=0.9), even(9), 1500)
     (ax,) = fig.axes
     assert ax.get_title() == "K = 9, step 1,500"
     (samples, shade, _), (patterns, ink, _) = scatters(ax)
-    np.testing.assert_allclose(samples, even(30, 0.9))
+    np.testing.assert_allclose(samples, even(30, radius=0.9))
     np.testing.assert_allclose(patterns, even(9))
     assert (shade, ink) == (PALE.upper(), INK.upper())  # no class: nobody has judged them
     assert_nothing_is_cut_off(fig)

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import cdist, pdist, squareform
 
 from models.circle.exact import PatternMixture, circle_energy
+from tests.helpers.models import even
 from utils.cli.options.toy import ToyDataOptions
 from utils.stages.toy.files import ordered_points
 from utils.stages.toy.landscapes import (
@@ -90,11 +91,6 @@ def exact(patterns, t, axis=AXIS):
 
 def toy(k):
     return ordered_points(ToyDataOptions())[:k].numpy()
-
-
-def even(k, start=0.0):
-    angle = start + 2 * np.pi * np.arange(k) / k
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def spots(wells):

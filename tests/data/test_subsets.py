@@ -1,0 +1,140 @@
+"""The K training images, the validation images and the held-out images of a data set."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers.images import digits_args, noise
+from tests.helpers.runs import complaint
+from utils.cli.errors import UserError
+from utils.data.datasets import load_image_set
+from utils.data.subsets import (
+    fingerprint,
+    held_out_images,
+    permutation,
+    split_indices,
+    training_subset,
+    validation_subset,
+)
+
+# The K-subset
+
+
+def test_the_indices_are_those_of_the_original_toolkit(shared):
+    with np.load(shared / "reference" / "splits.npz") as reference:
+        keys = [key for key in reference.files if key.endswith("_train")]
+        assert len(keys) == 12
+        for key in keys:
+            n, k = map(int, key.split("_")[:2])
+            train, valid = split_indices(n, k, 1000, 3407)
+            assert len(train) == k and len(valid) == 1000
+            np.testing.assert_array_equal(train[:64], reference[key])
+            np.testing.assert_array_equal(valid[:64], reference[f"{n}_{k}_valid"])
+
+
+def test_subsets_are_nested_disjoint_and_blind_to_the_validation_size():
+    perm = permutation(100, 7)
+    for k in (1, 10, 50, 99):
+        train, valid = split_indices(100, k, 20, 7)
+        assert train.dtype == valid.dtype == torch.int64
+        assert torch.equal(train, perm[:k]) and torch.equal(valid, perm[k : k + 20])
+        assert torch.equal(split_indices(100, k, 3, 7)[0], train)
+    assert sorted(perm.tolist()) == list(range(100))
+    assert not torch.equal(perm, permutation(100, 8))
+
+
+@pytest.mark.parametrize("k", [100, 101, 50_000])
+def test_k_of_the_whole_data_set_takes_it_in_natural_order(k):
+    train, valid = split_indices(100, k, 20, 7)
+    assert torch.equal(train, torch.arange(100))
+    assert torch.equal(valid, permutation(100, 7)[80:])
+    assert len(split_indices(100, k, 0, 7)[1]) == 0
+    assert len(split_indices(100, k, 130, 7)[1]) == 100
+
+
+def test_the_second_subset_shares_nothing_with_the_first():
+    perm = permutation(100, 7)
+    train, valid = split_indices(100, 50, 20, 7, "second")
+    assert torch.equal(train, perm[50:]) and len(valid) == 0
+    train, valid = split_indices(100, 40, 5, 7, "second")
+    assert torch.equal(train, perm[40:80]) and torch.equal(valid, perm[80:85])
+    with complaint("--subset", "K = 51 of 100", "--train-size 50"):
+        split_indices(100, 51, 20, 7, "second")
+
+
+def test_a_training_subset_is_the_images_at_its_indices():
+    digits = load_image_set("digits", "", 8, 1)
+    subset = training_subset(digits_args(k=16))
+    assert torch.equal(subset.indices, permutation(1797, 3407)[:16])
+    assert subset.images.shape == (16, 1, 8, 8) and subset.images.dtype == torch.uint8
+    for image, index in zip(subset.images, subset.indices):
+        assert torch.equal(image, digits.read([index])[0])
+    larger = training_subset(digits_args(k=64, v=100))
+    assert torch.equal(larger.images[:16], subset.images)
+    held_out = validation_subset(digits_args(k=16, v=48))
+    assert torch.equal(held_out, larger.images[16:])
+    second = training_subset(digits_args(k=16, subset="second"))
+    assert torch.equal(second.images, larger.images[16:32])
+    assert second.fingerprint.startswith("digits seed=3407 K=16 second sha256=")
+    held_out = validation_subset(digits_args(k=16, v=32, subset="second"))
+    assert torch.equal(held_out, larger.images[32:])
+
+
+def test_more_images_than_there_are_means_all_and_says_so(capsys):
+    subset = training_subset(digits_args(k=50_000))
+    assert torch.equal(subset.indices, torch.arange(1797)) and "K=1797" in subset.fingerprint
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "50000" in said and "1797" in said
+    assert training_subset(digits_args(k=1797)).fingerprint == subset.fingerprint
+    assert capsys.readouterr().out == ""
+
+
+def test_options_that_an_older_file_lacks_take_their_defaults():
+    args = digits_args()
+    for name in ("valid_size", "global_seed"):  # defaults 1000 and 3407; subset is absent already
+        del args["train"][name]
+    assert training_subset(args).fingerprint == training_subset(digits_args()).fingerprint
+    assert len(validation_subset(args)) == 1000
+
+
+def test_a_fingerprint_tells_subsets_apart():
+    images = torch.from_numpy(noise(4, 1, 8, 8))
+    other = images.clone()
+    other[3, 0, 7, 7] ^= 1
+    prints = [
+        fingerprint("digits", 1, 4, images),
+        fingerprint("mnist", 1, 4, images),
+        fingerprint("digits", 2, 4, images),
+        fingerprint("digits", 1, 5, images),
+        fingerprint("digits", 1, 4, other),
+        fingerprint("digits", 1, 4, images.flip(0)),
+        fingerprint("digits", 1, 4, images, "second"),
+    ]
+    assert len(set(prints)) == len(prints)
+    assert re.fullmatch(r"digits seed=1 K=4 first sha256=[0-9a-f]{16}", prints[0])
+    strided = images.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
+    assert fingerprint("digits", 1, 4, strided) == prints[0]
+
+
+def test_held_out_images_are_those_that_neither_model_has_learnt():
+    """perm[K:], perm[2K:] beside a twin on the second subset, and for such a twin itself."""
+    data, perm = load_image_set("digits", "", 8, 1), permutation(1797, 3407)
+
+    def held_out(k, count, both=False, subset="first"):
+        train = {"train_size": k, "global_seed": 3407, "subset": subset}
+        model = {"image_size": 8, "in_channels": 1}
+        return held_out_images(
+            {"data": {"data_name": "digits"}, "train": train, "model": model}, count, both
+        )
+
+    assert held_out(100, 7).equal(data.read(perm[100:107]))
+    assert held_out(100, 7, both=True).equal(data.read(perm[200:207]))
+    assert held_out(100, 7, subset="second").equal(data.read(perm[200:207]))
+    assert len(held_out(1790, 50)) == 7
+    for k, both in ((1797, False), (2000, False), (899, True)):
+        with pytest.raises(UserError, match="held-out images: K: found .*choose a smaller K"):
+            held_out(k, 2, both)
