@@ -1,4 +1,4 @@
-"""What the options of all stages share: flags' names, checks of values, lists of numbers."""
+"""Checks and parsers of option values: ranges, choices, lists of numbers, sizes, shares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from utils.cli.errors import UserError
 
-MOST = 2**63 - 1  # of a number that is counted or measured: what an array and a file can hold
+MOST = 2**63 - 1  # the largest number that an array and a file can hold
 
 
 def flag(name: str) -> str:
@@ -19,13 +19,14 @@ def flag(name: str) -> str:
 
 
 def one_of(options: object, name: str, choices: Collection) -> None:
+    """Raises UserError where the option's value is not among choices."""
     value = getattr(options, name)
     if value not in choices:
         raise UserError(flag(name), value, "choose " + ", ".join(map(str, choices)))
 
 
 def within(options: object, name: str, low: float, high: float = MOST) -> None:
-    """Refuse a value outside [low, high], NaN and infinity; None passes."""
+    """Raises UserError where the option's value is outside [low, high] or NaN; None passes."""
     value = getattr(options, name)
     if value is not None and not low <= value <= high:
         bounds = f"{low} or more" if high == MOST and not value > high else f"{low} to {high}"
@@ -33,7 +34,7 @@ def within(options: object, name: str, low: float, high: float = MOST) -> None:
 
 
 def all_within(options: object, name: str, low: int, high: int = MOST) -> None:
-    """The same for each of a list of numbers."""
+    """`within` for each number of a list."""
     values = getattr(options, name)
     if not all(low <= value <= high for value in values):
         bounds = f"{low} or more" if high == MOST else f"{low} to {high}"
@@ -49,35 +50,38 @@ def parse_ints(text: str) -> tuple[int, ...]:
 
 
 def ints(*default: int) -> tuple[int, ...]:
+    """A field of whole numbers, on the command line as 1,2,2."""
     from simple_parsing import field as parsed_field
 
     return parsed_field(default=default, type=parse_ints, nargs=None)
 
 
 def with_help(default: Any, text: str) -> Any:
-    """A field whose help is text."""
+    """A field whose help is text, where a comment cannot be computed."""
     return field(default=default, metadata={"help": text})
 
 
 def required(section: Any, name: str) -> Any:
-    """The value of an option that has no default. Raises UserError where it was not given."""
+    """The value of an option that has no default. Raises UserError where it is missing."""
     value = getattr(section, name)
     if value in (None, ()):
         raise UserError(flag(name), "nothing", "give it on the command line or in the YAML file")
     return value
 
 
-SUFFIXES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse_memory(text: str | None) -> int | None:
-    """Bytes: `parse_memory("4G") == 4 * 2**30`, `parse_memory("500M") == 500 * 2**20`."""
+    """Bytes: `parse_memory("4G") == 4 * 2**30`, `parse_memory("500M") == 500 * 2**20`.
+
+    Raises UserError below 1M and for other texts."""
     if text is None:
         return None
     match = re.fullmatch(
         r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(?:i?B)?\s*", str(text), re.IGNORECASE
     )
-    size = int(float(match[1]) * SUFFIXES[match[2].upper()]) if match else 0
+    size = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
     if not 2**20 <= size < 2**63:
         raise UserError("--memory", text, "give a size of 1M or more, as 4G or 500M")
     return size

@@ -1,7 +1,7 @@
-"""What options may name, and what is known of it without its code: data sets, samplers, metrics.
+"""The names that options may take: data sets, samplers, metrics, classes.
 
 Nothing heavy is imported here, so that `--help` answers at once. The code behind the names is in
-`datasets.OPENERS`, `samplers.SAMPLERS` and `embeddings.load_metric` (docs/extending.md)."""
+`datasets.OPENERS`, `samplers.SAMPLERS` and `embedders.load_metric` (docs/extending.md)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Sampler(NamedTuple):
-    """calls: of the network for an image, unless --steps says; None: as many as timesteps."""
+    """calls: default number of network calls for an image (--steps); None: one a timestep."""
 
     calls: int | None
     description: str
@@ -47,6 +47,5 @@ def either(names: Collection[str]) -> str:
 
 
 SECOND = "second"  # folder below the root for the models of the second subsets, and their sets
-
 
 MEMORIZED, SPURIOUS, GENERALIZED = CLASSES = ("memorized", "spurious", "generalized")

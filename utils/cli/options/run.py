@@ -1,4 +1,4 @@
-"""How to run: device, precision, shares of the work, the cache of embeddings.
+"""Options of how to run: device, precision, shares of the work, the cache of embeddings.
 
 Nothing heavy is imported here, so that `--help` answers at once."""
 

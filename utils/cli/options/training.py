@@ -1,4 +1,4 @@
-"""Options of data set, training and network.
+"""Options of data set, training and network; the comment after a field is its help.
 
 Nothing heavy is imported here. `__post_init__` only checks: simple-parsing calls it twice."""
 
@@ -11,9 +11,9 @@ from utils.cli.errors import UserError
 from utils.cli.options.checks import all_within, ints, one_of, with_help, within
 from utils.cli.options.choices import DATA_NAMES, either
 
-# Far beyond any network that is trained: building one of a billion blocks would never end.
+# Far beyond any network that is trained; building one of a billion blocks would not end.
 MOST_BLOCKS, MOST_CHANNELS = 1000, 2**20
-MOST_LEVELS = 13  # the last one has a single pixel, of 4096
+MOST_LEVELS = 13  # at 4096 pixels the last level has a single one
 
 
 @dataclass
