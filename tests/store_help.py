@@ -1,6 +1,6 @@
-"""Store the --help of every script, for tests/cli/test_parse.py: `python -m tests.store_help`."""
+"""Store the --help of every script, for tests/cli/test_help.py: `python -m tests.store_help`."""
 
-from tests.cli.test_parse import HELP, HELPED, help_file, run_script
+from tests.helpers.runs import HELP, HELPED, help_file, run_script
 
 HELP.mkdir(exist_ok=True)
 for command in HELPED:

@@ -6,10 +6,12 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.helpers.processes import STAGES, Undisturbed, chain_in, undisturbed
+from tests.helpers.sandbox import copy_inputs, prepared, without_pictures
 from tests.helpers.trials import FULL, TRIES
 
 
@@ -47,6 +49,24 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
 def tries() -> int:
     """Tries of a fault in each stage."""
     return TRIES
+
+
+@pytest.fixture(scope="module")
+def no_pictures() -> Iterator[None]:
+    with without_pictures():
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(no_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """The folder of `prepare`, and what each stage made of it."""
+    return prepared(tmp_path_factory)
+
+
+@pytest.fixture
+def own(made: tuple[Path, dict], tmp_path: Path) -> Path:
+    """A copy of that folder's inputs that a test may damage."""
+    return copy_inputs(made[0], tmp_path)
 
 
 @pytest.fixture(scope="session")

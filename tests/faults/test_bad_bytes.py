@@ -22,16 +22,8 @@ from models.noise import image_key
 from tests.helpers.damage import spoilt
 from tests.helpers.images import random_images
 from tests.helpers.runs import train_options
-from tests.helpers.sandbox import prepared, without_pictures, work
+from tests.helpers.sandbox import run_stage, work
 from tests.helpers.trials import FULL, TRIES, examples, outcome, told_in
-from utils.cli.options.sections import (
-    ToyBasinStage,
-    ToyDataStage,
-    ToyExactStage,
-    ToyPlotsStage,
-    ToyTrainStage,
-)
-from utils.cli.parse import parse
 from utils.cli.progress import QUIET
 from utils.data.datasets import load_image_set
 from utils.describe import describe
@@ -55,7 +47,6 @@ from utils.stages.energy.overview import show_energies
 from utils.stages.generalization.files import load_arrays, load_measured
 from utils.stages.generalization.overview import show_generalization
 from utils.stages.toy import analysis as toy_analysis
-from utils.stages.toy import stage as toy
 from utils.stages.toy.files import Basins, ExactEnergies, Landscape, load_points
 from utils.stages.toy.files import load_checkpoint as load_toy_checkpoint
 from utils.stages.toy.overview import summary_of
@@ -308,23 +299,16 @@ def sampled(folder: Path) -> None:
 
 
 TOY = {
-    "data": (toy.run_data, ToyDataStage, ()),
-    "exact": (toy.run_exact, ToyExactStage, ("--sample_size", 2)),
-    "train": (
-        *(toy.run_train, ToyTrainStage),
-        ("--sample_size", 2, "--n_iter", 12, "--sampling_freq", 6, "--global_batch_size", 4),
-    ),
-    "plots": (toy.run_plots, ToyPlotsStage, ("--sample_size", 2, "--samples", 20)),
-    "basin": (
-        *(toy.run_basin, ToyBasinStage),
-        ("--sample_size", 2, "--points", 2, "--p_trials", 2),
-    ),
+    "data": (),
+    "exact": ("--sample_size", 2),
+    "train": ("--sample_size", 2, "--n_iter", 12, "--sampling_freq", 6, "--global_batch_size", 4),
+    "plots": ("--sample_size", 2, "--samples", 20),
+    "basin": ("--sample_size", 2, "--points", 2, "--p_trials", 2),
 }
 
 
 def circle(command: str, root: Path) -> None:
-    run, stage, flags = TOY[command]
-    run(parse(stage, ["--results_path", str(root), "--device", "cpu", *map(str, flags)]))
+    run_stage(f"toy {command}", "--results_path", root, "--device", "cpu", *TOY[command])
 
 
 def on_circle(*commands: str) -> Callable[[Path], None]:
@@ -448,9 +432,9 @@ def without_last(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick(tmp_path_factory):
+def quick(no_pictures):
     """No bars and no pictures; on many tries they are drawn, and thrown away."""
-    with without_pictures(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv(QUIET, "1")
         patch.setattr(toy_analysis, "SIDE", 15)
         patch.setattr(embedding_cache, "BLOCK_BYTES", 8 * DIM * 4)
@@ -463,9 +447,9 @@ def quick(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory, quick):
+def sound(tmp_path_factory, quick, made):
     """A folder with a sound file of every kind."""
-    made, results = prepared(tmp_path_factory)
+    made, results = made
     folder = tmp_path_factory.mktemp("sound")
     for name in ("models", "s", "d", "run"):
         shutil.copytree(made / name, folder / name)

@@ -13,44 +13,14 @@ import yaml
 from hypothesis import example, given, note
 from hypothesis import strategies as st
 
-from tests.helpers.sandbox import prepared
+from tests.helpers.sandbox import RUNS
 from tests.helpers.trials import FULL, TRIES, examples, outcome, told_in
-from utils import describe, to_diffusers
 from utils.cli.options import sections as options
 from utils.cli.options.checks import flag
 from utils.cli.options.sections import SECTIONS
 from utils.cli.parse import parse
-from utils.stages.classify import stage as classify
-from utils.stages.critical_times import stage as critical_times
-from utils.stages.curvature import stage as curvature
-from utils.stages.distances import stage as distances
-from utils.stages.energy import stage as energy
-from utils.stages.generalization import stage as generalization
-from utils.stages.generate import stage as generate
-from utils.stages.pipeline import stage as pipeline
-from utils.stages.toy import stage as toy
-from utils.stages.train import stage as train
 
 EXAMPLES = 12 * TRIES
-STAGES = {
-    "train": (train.run, options.TrainStage),
-    "generate": (generate.run, options.GenerateStage),
-    "distances": (distances.run, options.DistancesStage),
-    "classify": (classify.run, options.ClassifyStage),
-    "critical times": (critical_times.run, options.CriticalTimesStage),
-    "energy": (energy.run, options.EnergyStage),
-    "curvature": (curvature.run, options.CurvatureStage),
-    "generalization": (generalization.run, options.GeneralizationStage),
-    "pipeline": (pipeline.run, options.PipelineStage),
-    "describe": (describe.run, options.DescribeStage),
-    "to diffusers": (to_diffusers.run, options.ToDiffusersStage),
-    "toy data": (toy.run_data, options.ToyDataStage),
-    "toy exact": (toy.run_exact, options.ToyExactStage),
-    "toy train": (toy.run_train, options.ToyTrainStage),
-    "toy plots": (toy.run_plots, options.ToyPlotsStage),
-    "toy basin": (toy.run_basin, options.ToyBasinStage),
-    "toy all": (toy.run_all, options.ToyAllStage),
-}
 # What each stage needs beside the flags that are drawn; paths below the folder of the test.
 MODEL = "--image-size 8 --in-channels 1 --dim 32 --dim-mults 1 --timesteps 60 --valid-size 8"
 GIVEN = {
@@ -155,9 +125,9 @@ def all_in_their_ranges(stage: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(made):
     """With what the stages read; a dry run must leave it as it is."""
-    return prepared(tmp_path_factory)[0]
+    return made[0]
 
 
 def content(folder: Path) -> list[str]:
@@ -188,9 +158,9 @@ def flags_of(draw: st.DrawFn, stage: type) -> list[str]:
     return arguments
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", RUNS)
 def test_flags_of_any_kind_are_refused_or_hold(name, folder, tally, monkeypatch):
-    run, stage = STAGES[name]
+    run, stage = RUNS[name]
     monkeypatch.chdir(folder)
     given_flags = GIVEN.get(name, "--results-path out").split()
     before = content(folder)
@@ -373,7 +343,7 @@ def test_yaml_of_any_structure_is_refused_or_holds(tmp_path, tally):
 def test_every_key_of_a_section_takes_values_of_any_kind_or_refuses_them(section, tmp_path, tally):
     """The same ranges in YAML as on the command line."""
     path = tmp_path / "bad.yaml"
-    stages = [stage for _, stage in STAGES.values() if section in stage.__dataclass_fields__]
+    stages = [stage for _, stage in RUNS.values() if section in stage.__dataclass_fields__]
     keys = sorted(SECTIONS[section].__dataclass_fields__)
     with told_in(tally, "all", "bad flags") as counted:
 

@@ -10,28 +10,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.runs import assert_one_line, run_script, train_options
+from tests.helpers.runs import assert_one_line, run_here, train_options
 from tests.helpers.sandbox import (
     FAULTS,
-    STAGES,
+    FLAGS,
     arrays,
     at,
-    copy_inputs,
     cut,
-    prepared,
-    without_pictures,
+    run_stage,
     work,
 )
 from tests.helpers.trials import FULL
 from utils.cli.errors import UserError
-from utils.cli.options.sections import ToyPlotsStage, ToyTrainStage
-from utils.cli.parse import parse
 from utils.jobs import claims
 from utils.jobs.shares import Share
 from utils.stages.distances.parts import part_file
-from utils.stages.toy import stage as toy
 from utils.stages.train import stage as train
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 OUTPUTS = {
     "generate": ["out/s/8.npz"],
     "distances": ["out/8.npz"],
@@ -43,23 +39,7 @@ OUTPUTS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    with without_pictures():
-        yield
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return prepared(tmp_path_factory)
-
-
-@pytest.fixture
-def own(made, tmp_path):
-    return copy_inputs(made[0], tmp_path)
-
-
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FLAGS)
 def test_an_output_cut_short_is_never_taken_for_finished(made, own, tally, tries, stage):
     work(stage, own)
     for name in OUTPUTS[stage]:
@@ -80,7 +60,7 @@ def test_an_output_cut_short_is_never_taken_for_finished(made, own, tally, tries
 INPUT = {"generate": "models/8.pt", "classify": "d/8.npz", "energy": "models/8.pt"}
 
 
-@pytest.mark.parametrize("stage", STAGES if FULL else ["distances"])
+@pytest.mark.parametrize("stage", FLAGS if FULL else ["distances"])
 def test_a_copy_cut_short_is_one_line_from_the_shell(own, tally, tries, stage):
     """Of an input, and of what the stage itself has written."""
     script = f"run_{stage.replace(' ', '_')}.py"
@@ -89,7 +69,7 @@ def test_a_copy_cut_short_is_one_line_from_the_shell(own, tally, tries, stage):
     for fault, name in list(faults.items())[: tries - 1]:
         with tally.attempt(stage, fault, name):
             cut(own / name, 3)
-            done = run_script(script, *STAGES[stage][2].split(), cwd=own)
+            done = run_here(script, *FLAGS[stage].split(), cwd=own)
             assert_one_line(done, name)
 
 
@@ -155,7 +135,7 @@ def test_the_toy_reads_once_and_knows_what_is_whole(tmp_path, monkeypatch, tally
     def trained(steps):
         own = ["--results-path", tmp_path, "--sample-size", 2, "--n-iter", steps]
         own += ["--sampling-freq", 1]
-        toy.run_train(parse(ToyTrainStage, [str(flag) for flag in own]))
+        run_stage("toy train", *own)
 
     monkeypatch.setattr("utils.stages.toy.training.save_figure", lambda *_: None)
     monkeypatch.setattr("utils.stages.toy.training.samples_figure", lambda *_: None)
@@ -173,4 +153,4 @@ def test_the_toy_reads_once_and_knows_what_is_whole(tmp_path, monkeypatch, tally
         own = ["--results-path", tmp_path, "--sample-size", 2, "--checkpoint", 2]
         at(monkeypatch, "utils.stages.toy.stage.pick_checkpoint", lambda: FAULTS[fault](last, 3))
         with pytest.raises(UserError, match=r"2\.pt|--checkpoint"):
-            toy.run_plots(parse(ToyPlotsStage, [str(flag) for flag in own]))
+            run_stage("toy plots", *own)

@@ -11,25 +11,20 @@ import pytest
 from tests.helpers.runs import DIGITS, SMALL, train_options
 from tests.helpers.sandbox import (
     FAULTS,
-    STAGES,
     arrays,
     at,
-    copy_inputs,
-    prepared,
     replace,
-    without_pictures,
+    run_stage,
     work,
 )
 from tests.helpers.trials import FULL
 from utils.cli.errors import UserError
-from utils.cli.options.sections import PipelineStage
-from utils.cli.parse import parse
 from utils.data.subsets import training_subset
-from utils.stages.pipeline import stage as pipeline
 from utils.stages.train import stage as train
 
 # What a stage calls first when everything is planned.
 PLANNED = {"generate": "utils.stages.generate.stage.check_writable"}
+pytestmark = pytest.mark.usefixtures("no_pictures")
 INPUTS = [
     ("generate", "models/8.pt"),
     ("distances", "s/8.npz"),
@@ -48,22 +43,6 @@ TWINS = {  # read by the same functions
     *(("critical times", "s/8.npz"), ("energy", "models/8.pt")),
     *(("curvature", "s/8.npz"), ("curvature", "models/8.pt")),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    with without_pictures():
-        yield
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return prepared(tmp_path_factory)
-
-
-@pytest.fixture
-def own(made, tmp_path):
-    return copy_inputs(made[0], tmp_path)
 
 
 @pytest.mark.parametrize(("stage", "name"), [pair for pair in INPUTS if FULL or pair not in TWINS])
@@ -120,7 +99,6 @@ def test_training_images_that_change_under_the_exact_model_are_refused(
     own, monkeypatch, tally, stage
 ):
     """Planning knows their digest, and the data set is read again for model and samples."""
-    run, options, _ = STAGES[stage]
     more = ["--ref-path", own / "ref.npz"] if stage == "energy" else ["--stride", 300]
     flags = ["--config_path", DIGITS, "--exact", "--train-size", 3, "--result-path", own / "out"]
 
@@ -136,7 +114,7 @@ def test_training_images_that_change_under_the_exact_model_are_refused(
             other_images,
         )
         with pytest.raises(UserError, match="digits in .*other images than when this job began"):
-            run(parse(options, [str(flag) for flag in (*flags, *more)]))
+            run_stage(stage, *flags, *more)
         assert not arrays(own / "out")
 
 
@@ -192,5 +170,5 @@ def test_a_model_replaced_between_samples_and_basins_ends_the_pipeline(own, monk
             lambda: replace(own / "models" / "8.pt"),
         )
         with pytest.raises(UserError, match=r"8\.pt: found other weights than when this job began"):
-            pipeline.run(parse(PipelineStage, [str(flag) for flag in flags]))
+            run_stage("pipeline", *flags)
         assert not (own / "p" / "times").exists()

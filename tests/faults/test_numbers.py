@@ -5,72 +5,52 @@ import pytest
 import torch
 
 from tests.helpers.runs import DIGITS, SMALL, assert_one_line, run_script, train_options
-from tests.helpers.sandbox import without_pictures
+from tests.helpers.sandbox import run_stage, without_pictures, work
 from utils.cli.errors import UserError
 from utils.cli.options.sections import (
-    ClassifyStage,
     CriticalTimesStage,
-    DistancesStage,
     EnergyStage,
     GenerateStage,
-    PipelineStage,
-    ToyExactStage,
 )
-from utils.cli.parse import parse
 from utils.data.datasets import to_float
 from utils.data.subsets import training_subset
-from utils.files.provenance import to_plain
 from utils.inputs.samples import save_synthetics
 from utils.metrics.embedders import load_metric
 from utils.metrics.nearest import nearest_images
-from utils.stages.classify import stage as classify
 from utils.stages.classify.files import load_identified
 from utils.stages.critical_times import stage as critical_times
 from utils.stages.critical_times.files import load_times
-from utils.stages.distances import stage as distances
 from utils.stages.distances.files import load_dists
 from utils.stages.energy import stage as energy
 from utils.stages.energy.files import load_energies
 from utils.stages.generate import stage as generate
-from utils.stages.pipeline import stage as pipeline
-from utils.stages.toy import stage as toy
 from utils.stages.train import stage as train
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 LPIPS = ("--use-lpips", "--network", "alex")
 
 
-@pytest.fixture(autouse=True)
-def no_pictures():
-    with without_pictures():
-        yield
-
-
 def args_of(folder, k):
-    options = train_options(folder, "--train-size", k)
-    return {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
+    return train.training_args(train_options(folder, "--train-size", k))
 
 
 def real_images(folder, k):
     return to_float(training_subset(args_of(folder, k)).images).numpy()
 
 
-def work(run, stage, *flags):
-    run(parse(stage, [str(flag) for flag in flags]))
-
-
 def chain(folder, samples, k, metric=(), *criterion):
     """Distances, classes, critical times and energies (exact model) of samples, in files."""
     save_synthetics(folder / "s" / f"{k}.npz", np.asarray(samples, np.float32), args_of(folder, k))
     paths = ["--synth-path", folder / "s", "--result-path", folder / "d"]
-    work(distances.run, DistancesStage, *paths, *metric)
+    run_stage("distances", *paths, *metric)
     paths = ["--dist-path", folder / "d", "--eval-path", folder / "s"]
-    work(classify.run, ClassifyStage, *paths, "--result-path", folder / "i", *criterion)
+    run_stage("classify", *paths, "--result-path", folder / "i", *criterion)
     own = ["--exact", "--sample-path", folder / "s", "--sample-size", 2]
     few = ["--stride", 10, "--p-trials", 2, "--ddim-steps", 2, "--batch-size", 8]
-    work(critical_times.run, CriticalTimesStage, *own, *few, "--result-path", folder / "t", *metric)
+    run_stage("critical times", *own, *few, "--result-path", folder / "t", *metric)
     np.savez(folder / "ref.npz", samples=np.asarray(samples[:1], np.float32))
     own += ["--ref-path", folder / "ref.npz", "--path-points", 4, "--result-path", folder / "e"]
-    work(energy.run, EnergyStage, *own)
+    run_stage("energy", *own)
     loaders = (("d", load_dists), ("t", load_times), ("e", load_energies))
     return [load(folder / name / f"{k}.npz") for name, load in loaders]
 
@@ -107,7 +87,7 @@ def test_one_training_image_and_one_sample(tmp_path, tally, metric):
         for criterion, words in (("calibrated", "judge 2 samples"), ("ratio", "another")):
             own = [*paths, tmp_path / criterion, "--criterion", criterion]
             with pytest.raises(UserError, match=words):
-                work(classify.run, ClassifyStage, *own)
+                run_stage("classify", *own)
             assert not (tmp_path / criterion).exists()
 
 
@@ -127,7 +107,7 @@ def test_one_sample_of_one_image_is_that_image(tmp_path, tally):
     with tally.attempt("generate", "numbers", "K = 1, N = 1"):
         own = ["--config_path", DIGITS, "--exact", "--train-size", 1, "--num-samples", 1]
         own += ["--result-path", tmp_path / "g", "--synth-path", tmp_path / "s", "--steps", 3]
-        work(generate.run, GenerateStage, *own)
+        run_stage("generate", *own)
         found = np.load(tmp_path / "s" / "1.npz")["samples"]
         np.testing.assert_allclose(found, real_images(tmp_path, 1), atol=1e-6)
 
@@ -136,7 +116,7 @@ def test_one_pattern_on_the_circle(tmp_path, tally, monkeypatch):
     monkeypatch.setattr("utils.stages.toy.stage.show_exact", lambda *_: None)
     with tally.attempt("toy", "numbers", "K = 1"):
         own = ["--results-path", tmp_path, "--sample-size", 1, "--beta", 10]
-        work(toy.run_exact, ToyExactStage, *own)
+        run_stage("toy exact", *own)
         found = np.load(tmp_path / "1" / "exact-beta10.npz")
         axis, energy_of = found["axis"], found["energy"]
         y, x = np.unravel_index(energy_of.argmin(), energy_of.shape)
@@ -189,7 +169,7 @@ def test_features_that_overflow_are_one_line_and_never_cached(tmp_path, tally, m
     own = ["--synth-path", tmp_path / "s", "--result-path", tmp_path / "d", *LPIPS]
     with tally.attempt("distances", "numbers", f"features times {factor}"):
         with pytest.raises(UserError, match="LPIPS alex: found NaN or infinite features"):
-            work(distances.run, DistancesStage, *own)
+            run_stage("distances", *own)
         assert not list(tmp_path.rglob("*.npy")) and not list((tmp_path / "d").rglob("*.npz"))
 
 
@@ -246,7 +226,7 @@ def test_energies_beyond_float32_are_refused_before_they_are_written(
     own = ["--ckpt-path", unsound / "models", "--result-path", tmp_path / "out"]
     with tally.attempt("energy", "numbers", "1e39"):
         with pytest.raises(UserError, match="model of K = 8: found energies beyond"):
-            work(energy.run, EnergyStage, *own, "--ref-path", unsound / "ref.npz")
+            run_stage("energy", *own, "--ref-path", unsound / "ref.npz")
         assert not outputs(tmp_path / "out")
 
 
@@ -288,5 +268,5 @@ def test_the_pipeline_refuses_the_ratio_of_one_training_image_at_once(tmp_path, 
     flags = ["--config_path", DIGITS, "--sizes", "1,8", "--criterion", "ratio", "--metric", "l2"]
     with tally.attempt("pipeline", "numbers", "K = 1"):
         with pytest.raises(UserError, match="K = 1, which has no second training image"):
-            work(pipeline.run, PipelineStage, *flags, "--root", tmp_path / "p")
+            run_stage("pipeline", *flags, "--root", tmp_path / "p")
         assert not (tmp_path / "p").exists()

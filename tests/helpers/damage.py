@@ -1,11 +1,14 @@
-"""Ways to spoil a file, as hypothesis draws them: each gives the bytes of the spoilt file."""
+"""Ways to damage a file: of its bytes from a seed, of its content as hypothesis draws it."""
 
 from __future__ import annotations
 
 import copy
 import io
 import json
+import struct
 import warnings
+from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ import torch
 from hypothesis import note
 from hypothesis import strategies as st
 
-from tests.helpers.formats import archive_of, members_of, npy
+from tests.helpers.formats import archive_of, inside, members_of, npy
 
 NUMBERS = (
     *(float("nan"), float("inf"), float("-inf"), 1e38, -1e38, -0.0, 1.0011, -1.0011, 1e-40, 1e30),
@@ -38,25 +41,80 @@ CLAIMS = (  # shapes that a header tells of, where there are a few bytes
 )
 
 
+def flipped(data: bytes, chance: Random, times: int) -> bytes:
+    changed = bytearray(data)
+    for _ in range(times):
+        changed[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+def inserted(data: bytes, chance: Random) -> bytes:
+    place = chance.randrange(len(data))
+    return data[:place] + chance.randbytes(chance.randrange(1, 9)) + data[place:]
+
+
+def removed(data: bytes, chance: Random) -> bytes:
+    place = chance.randrange(len(data))
+    return data[:place] + data[place + chance.randrange(1, 9) :]
+
+
+def repeated(data: bytes, chance: Random) -> bytes:
+    place = chance.randrange(len(data))
+    part = data[place : place + chance.randrange(1, 9)]
+    return data[:place] + part * chance.choice((2, 100)) + data[place:]
+
+
+def swapped(data: bytes, chance: Random) -> bytes:
+    members = members_of(data)
+    i, j = chance.sample(range(len(members)), 2)
+    (a, x), (b, y) = members[i], members[j]
+    members[i], members[j] = (a, y), (b, x)
+    return archive_of(members)
+
+
+def doubled(data: bytes, chance: Random) -> bytes:
+    members = members_of(data)
+    name, content = chance.choice(members)
+    return archive_of([*members, (name, flipped(content or b"x", chance, 1))])
+
+
+def claimed(data: bytes, chance: Random) -> bytes:
+    """A size, or an offset, of a member's headers is another one."""
+    marks = {b"PK\x01\x02": (20, 24, 42), b"PK\x03\x04": (18, 22), b"PK\x05\x06": (8, 12, 16)}
+    mark = chance.choice(list(marks))
+    places = [i for i in range(len(data)) if data.startswith(mark, i)]
+    place = chance.choice(places) + chance.choice(marks[mark])
+    size = chance.choice([0, 1, 2**16, 2**30, 2**31 - 1, 2**32 - 1])
+    return data[:place] + struct.pack("<I", size) + data[place + 4 :]
+
+
+Mutation = Callable[[bytes, Random], bytes]
+BYTES: dict[str, Mutation] = {  # of any file that is not empty
+    "one bit": lambda data, chance: flipped(data, chance, 1),
+    "many bits": lambda data, chance: flipped(data, chance, chance.randrange(2, 50)),
+    "truncated": lambda data, chance: data[: chance.randrange(len(data))],
+    "inserted": inserted,
+    "removed": removed,
+    "repeated": repeated,
+}
+ARCHIVES: dict[str, Mutation] = {  # of a zip archive
+    "members swapped": swapped,
+    "a member twice": doubled,
+    "sizes claimed": claimed,
+}
+INSIDE: dict[str, Mutation] = {  # of an archive's pickle or options; it stays a sound archive
+    f"{name} inside": lambda data, chance, change=change: inside(data, lambda d: change(d, chance))
+    for name, change in BYTES.items()
+}
+MUTATIONS = {**BYTES, **ARCHIVES, **INSIDE}
+
+
 @st.composite
-def bytes_changed(draw: st.DrawFn, data: bytes) -> bytes:
-    """Some of the bytes flipped, inserted, removed or repeated, or the rest cut off."""
-    how = draw(st.sampled_from(("flip", "insert", "remove", "truncate", "repeat")))
-    at = draw(st.integers(0, max(0, len(data) - 1)))
-    note(f"bytes: {how} at {at}")
-    if how == "truncate" or not data:
-        return data[:at]
-    if how == "flip":
-        changed = bytearray(data)
-        for place in [at, *draw(st.lists(st.integers(0, len(data) - 1), max_size=8))]:
-            changed[place] ^= draw(st.integers(1, 255))
-        return bytes(changed)
-    more = draw(st.binary(min_size=1, max_size=8))
-    if how == "insert":
-        return data[:at] + more + data[at:]
-    if how == "repeat":
-        return data[:at] + data[at : at + len(more)] * draw(st.sampled_from((2, 100))) + data[at:]
-    return data[:at] + data[at + len(more) :]
+def bytes_changed(draw: st.DrawFn, data: bytes, kinds: dict[str, Mutation] = BYTES) -> bytes:
+    """The bytes changed in one of these ways."""
+    how, seed = draw(st.sampled_from(sorted(kinds))), draw(st.integers(0, 2**32 - 1))
+    note(f"bytes: {how}, seed {seed}")
+    return kinds[how](data, Random(seed)) if data else data
 
 
 @st.composite
@@ -147,7 +205,7 @@ def npz_changed(draw: st.DrawFn, data: bytes) -> bytes:
     """A .npz that is spoilt as bytes, as an archive, as arrays or as options."""
     how = draw(st.sampled_from(("bytes", "member", "header", "keys", "array", "array", "args")))
     if how == "bytes":
-        return draw(bytes_changed(data))
+        return draw(bytes_changed(data, {**BYTES, **ARCHIVES}))
     members = members_of(data)
     if how in ("member", "header"):
         place = draw(st.integers(0, len(members) - 1))
@@ -219,7 +277,7 @@ def pt_changed(draw: st.DrawFn, data: bytes) -> bytes:
     """A checkpoint that is spoilt as bytes, in its pickle, as tensors or as options."""
     how = draw(st.sampled_from(("bytes", "member", "keys", "args", "tensors", "tensors", "value")))
     if how == "bytes":
-        return draw(bytes_changed(data))
+        return draw(bytes_changed(data, {**BYTES, **ARCHIVES}))
     if how == "member":
         members = members_of(data)
         place = draw(st.integers(0, len(members) - 1))

@@ -1,6 +1,5 @@
-"""The image stages in this process on inputs that a test may spoil, at the moment it chooses."""
+"""Stages in this process, on inputs that a test may damage at the moment it chooses."""
 
-import os
 import shutil
 from contextlib import contextmanager
 
@@ -9,20 +8,11 @@ import pytest
 import torch
 
 from tests.helpers.runs import train_options
-from utils.cli.options.sections import (
-    ClassifyStage,
-    CriticalTimesStage,
-    CurvatureStage,
-    DistancesStage,
-    EnergyStage,
-    GeneralizationStage,
-    GenerateStage,
-    ToyTrainStage,
-)
+from utils import describe, to_diffusers
+from utils.cli.options import sections as options
 from utils.cli.parse import parse
 from utils.data.datasets import to_float
 from utils.data.subsets import training_subset
-from utils.files.provenance import to_plain
 from utils.inputs.samples import save_synthetics
 from utils.stages.classify import stage as classify
 from utils.stages.critical_times import stage as critical_times
@@ -31,62 +21,59 @@ from utils.stages.distances import stage as distances
 from utils.stages.energy import stage as energy
 from utils.stages.generalization import stage as generalization
 from utils.stages.generate import stage as generate
-from utils.stages.toy.stage import run_train
+from utils.stages.pipeline import stage as pipeline
+from utils.stages.toy import stage as toy
 from utils.stages.train import stage as train
 
-STAGES = {
-    "generate": (
-        generate.run,
-        GenerateStage,
-        "--ckpt-path models/8.pt --result-path out --synth-path out/s --num-samples 4 "
-        "--sampler ddim --steps 2 --device cpu",
-    ),
-    "distances": (
-        distances.run,
-        DistancesStage,
-        "--synth-path s --result-path out --device cpu",
-    ),
-    "classify": (
-        classify.run,
-        ClassifyStage,
-        "--dist-path d --eval-path s --result-path out --delta-m 1 --delta-s 3",
-    ),
-    "critical times": (
-        critical_times.run,
-        CriticalTimesStage,
-        "--ckpt-path models --sample-path s --result-path out --sample-size 2 "
-        "--stride 25 --p-trials 1 --ddim-steps 2 --batch-size 8 --device cpu",
-    ),
-    "energy": (
-        energy.run,
-        EnergyStage,
-        "--ckpt-path models --sample-path s --ref-path ref.npz --result-path out "
-        "--sample-size 2 --path-points 4 --batch-size 8 --device cpu",
-    ),
-    "curvature": (
-        curvature.run,
-        CurvatureStage,
-        "--ckpt-path models --sample-path s --result-path out --sample-size 2 --t 5 "
-        "--normal-points 70 --batch-size 64 --device cpu",
-    ),
-    "generalization": (
-        generalization.run,
-        GeneralizationStage,
-        "--ckpt-path models --synth-path s --result-path out --t 2,10 --probe-size 8 --noises 2 "
-        "--cells 2 --held-out-size 60 --device cpu",
-    ),
+RUNS = {
+    "train": (train.run, options.TrainStage),
+    "generate": (generate.run, options.GenerateStage),
+    "distances": (distances.run, options.DistancesStage),
+    "classify": (classify.run, options.ClassifyStage),
+    "critical times": (critical_times.run, options.CriticalTimesStage),
+    "energy": (energy.run, options.EnergyStage),
+    "curvature": (curvature.run, options.CurvatureStage),
+    "generalization": (generalization.run, options.GeneralizationStage),
+    "pipeline": (pipeline.run, options.PipelineStage),
+    "describe": (describe.run, options.DescribeStage),
+    "to diffusers": (to_diffusers.run, options.ToDiffusersStage),
+    "toy data": (toy.run_data, options.ToyDataStage),
+    "toy exact": (toy.run_exact, options.ToyExactStage),
+    "toy train": (toy.run_train, options.ToyTrainStage),
+    "toy plots": (toy.run_plots, options.ToyPlotsStage),
+    "toy basin": (toy.run_basin, options.ToyBasinStage),
+    "toy all": (toy.run_all, options.ToyAllStage),
+}
+
+
+def run_stage(name, *flags):
+    """Run a stage in this process, with the flags of its script; its errors are raised."""
+    run, stage = RUNS[name]
+    run(parse(stage, [*map(str, flags)]))
+
+
+# Flags of a short run of each stage that examines models or samples, in the folder of `prepare`.
+FLAGS = {
+    "generate": "--ckpt-path models/8.pt --result-path out --synth-path out/s --num-samples 4 "
+    "--sampler ddim --steps 2 --device cpu",
+    "distances": "--synth-path s --result-path out --device cpu",
+    "classify": "--dist-path d --eval-path s --result-path out --delta-m 1 --delta-s 3",
+    "critical times": "--ckpt-path models --sample-path s --result-path out --sample-size 2 "
+    "--stride 25 --p-trials 1 --ddim-steps 2 --batch-size 8 --device cpu",
+    "energy": "--ckpt-path models --sample-path s --ref-path ref.npz --result-path out "
+    "--sample-size 2 --path-points 4 --batch-size 8 --device cpu",
+    "curvature": "--ckpt-path models --sample-path s --result-path out --sample-size 2 --t 5 "
+    "--normal-points 70 --batch-size 64 --device cpu",
+    "generalization": "--ckpt-path models --synth-path s --result-path out --t 2,10 "
+    "--probe-size 8 --noises 2 --cells 2 --held-out-size 60 --device cpu",
 }
 
 
 def work(stage, folder, *more):
-    """Run a stage in a folder: paths are relative, as results tell of them."""
-    run, options, flags = STAGES[stage]
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        run(parse(options, [*flags.split(), *map(str, more)]))
-    finally:
-        os.chdir(before)
+    """Run a stage in a folder: paths are relative, since results hold the paths of their inputs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_stage(stage, *FLAGS[stage].split(), *more)
 
 
 def arrays(folder):
@@ -98,7 +85,7 @@ def arrays(folder):
 
 @contextmanager
 def without_pictures():
-    """They take most of the time, and are drawn from what is written."""
+    """No figures of the image stages: they take most of the time, and only show what is stored."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("save_figure", "neighbour_panel", "histogram_figure", "transition_figure"):
             patch.setattr(f"utils.stages.classify.stage.{name}", lambda *_, **__: None)
@@ -124,9 +111,9 @@ def prepared(factory):
 
 def prepare(folder):
     """A model, samples, their distances and a reference; what each stage makes of them."""
-    options = train_options(folder, "--iterations", 2, "--timesteps", 60)
-    train.run(options)
-    args = {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
+    training = train_options(folder, "--iterations", 2, "--timesteps", 60)
+    train.run(training)
+    args = train.training_args(training)
     real = to_float(training_subset(args).images).numpy()
     noise = np.array([0, 0.1, 0.5, 0.5], np.float32)[:, None, None, None]
     noise = noise * np.random.default_rng(0).standard_normal(real[:4].shape)
@@ -138,7 +125,7 @@ def prepare(folder):
     work("distances", folder)
     (folder / "out").rename(folder / "d")
     results = {}
-    for stage in STAGES:
+    for stage in FLAGS:
         work(stage, folder)
         results[stage] = arrays(folder / "out")
         shutil.rmtree(folder / "out")
@@ -146,7 +133,7 @@ def prepare(folder):
 
 
 def copy_inputs(source, target):
-    """The inputs, to be spoilt."""
+    """A copy of the inputs that a test may damage."""
     for name in ("models", "s", "d"):
         shutil.copytree(source / name, target / name)
     shutil.copy(source / "ref.npz", target)
@@ -181,7 +168,7 @@ FAULTS = {
 
 
 def at(monkeypatch, place, action):
-    """Do something once, when the function at this place is called, before it does its work."""
+    """Run action once, just before the first call of the function at this dotted path."""
     module, _, name = place.rpartition(".")
     real = getattr(__import__(module, fromlist=[name]), name)
     todo = [action]
@@ -198,12 +185,14 @@ TOY_TRAINING = ("--n_iter", "60", "--sampling_freq", "20", "--global_batch_size"
 
 
 def toy_training(root, *flags):
-    return parse(ToyTrainStage, ["--results_path", str(root), *TOY_TRAINING, *map(str, flags)])
+    return parse(
+        options.ToyTrainStage, ["--results_path", str(root), *TOY_TRAINING, *map(str, flags)]
+    )
 
 
 @contextmanager
 def without_toy_pictures():
-    """Pictures take most of the time of a short run; where they are looked at they are drawn."""
+    """No figures of the toy, which take most of the time of a short run."""
     overviews = ("data", "exact", "training", "landscape", "circle", "basin")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("samples", *overviews):
@@ -215,12 +204,14 @@ def without_toy_pictures():
 
 
 def train_toy(root, *flags):
+    """Train short on the circle, without figures; returns root."""
     with without_toy_pictures():
-        run_train(toy_training(root, *flags))
+        toy.run_train(toy_training(root, *flags))
     return root
 
 
 def bytes_below(root, *endings):
+    """Files below root with these endings, by path; logs are left out."""
     return {
         p.relative_to(root): p.read_bytes()
         for p in sorted(root.rglob("*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import resource
 from collections.abc import Callable
@@ -10,9 +11,13 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from hypothesis import HealthCheck, settings
 
 from utils.cli.errors import UserError
+from utils.inputs.checkpoints import load_checkpoint
+from utils.inputs.samples import load_synthetics
 
 GIBIBYTE = 2**30
 LIMITED = Path("/proc/self/statm").exists()
@@ -87,3 +92,24 @@ def examples(count: int) -> settings:
 
 TRIES = int(os.environ.get("M2G_TRIES", 2))  # of each fault: 20 in `make faults`
 FULL = TRIES > 2
+
+
+def refusal(path):
+    """The error that reading path gives; None where it is read, and read into what it should be."""
+    try:
+        if path.suffix == ".pt":
+            found = load_checkpoint(path)
+            for state in (found.model, found.ema):
+                assert state and all(torch.isfinite(value).all() for value in state.values())
+            assert type(found.k) is int and type(found.iterations) is int
+            assert isinstance(found.opt, dict) and isinstance(found.rng, dict)
+            _ = found.fingerprint
+        else:
+            found = load_synthetics(path)
+            assert found.samples.dtype == np.float32 and np.isfinite(found.samples).all()
+        assert all(isinstance(found.args[name], dict) for name in ("data", "train", "model"))
+        json.dumps(found.args)
+    except UserError as error:
+        assert "\n" not in str(error) and path.name in str(error), str(error)
+        return str(error)
+    return None
