@@ -1,4 +1,4 @@
-"""Data sets as uint8 images, and the K of them that a model is trained on.
+"""Data sets as uint8 images, by name.
 
 Small sets lie in memory; those in files are decoded when read (`utils/data/image_files.py`)."""
 
@@ -49,12 +49,10 @@ def to_float(images: Tensor) -> Tensor:
 
     >>> to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist()
     [-1.0, -0.6000000238418579, 1.0]"""
-    # CUDA multiplies by the reciprocal of a plain number, which rounds otherwise; not of a tensor.
+    # CUDA divides by a number as a product with its reciprocal, which rounds otherwise; by a tensor
+    # it divides.
     most = torch.full((1,), 255.0, device=images.device)
     return (images.float() / most - 0.5) / 0.5
-
-
-# The K-subset
 
 
 def setting(args: Mapping, section: str, name: str) -> Any:
@@ -63,11 +61,8 @@ def setting(args: Mapping, section: str, name: str) -> Any:
     return args.get(section, {}).get(name, default)
 
 
-# The data sets
-
-
 def open_images(args: Mapping, split: str = "train") -> ImageSet:
-    """The data set that resolved options name."""
+    """The data set of resolved options (`data`, `train`, `model`)."""
     return load_image_set(
         setting(args, "data", "data_name"),
         setting(args, "data", "data_path"),
@@ -94,10 +89,11 @@ def load_image_set(
         raise ValueError(f"split {split!r} is neither train nor test")
     if data_name not in OPENERS:
         raise UserError("--data-name", data_name, "choose " + ", ".join(OPENERS))
-    own = DATA_NAMES[data_name]
-    if in_channels != own and (own or in_channels not in (1, 3)):
-        kind = {1: "grey", 3: "in colour"}.get(own)
-        remedy = f"choose {own}: {data_name} is {kind}" if own else "choose 1 (grey) or 3 (colour)"
+    channels = DATA_NAMES[data_name]
+    if channels is None and in_channels not in (1, 3):
+        raise UserError("--in-channels", in_channels, "choose 1 (grey) or 3 (colour)")
+    if channels and in_channels != channels:
+        remedy = f"choose {channels}: {data_name} is {'grey' if channels == 1 else 'in colour'}"
         raise UserError("--in-channels", in_channels, remedy)
     form = Form(image_size, in_channels, centercrop)
     return OPENERS[data_name](Path(data_path).expanduser(), form, split)
@@ -130,8 +126,9 @@ class MemorySet:
 
 
 def digit_values() -> np.ndarray:
-    """scikit-learn's digits [1797, 8, 8], 0 .. 16: from its file, since to import scikit-learn
-    takes as long as half of torch does; from the package where the file lies elsewhere."""
+    """scikit-learn's digits [1797, 8, 8], 0 .. 16.
+
+    Read from its file where that is found: the import of scikit-learn takes a second."""
     places = getattr(find_spec("sklearn"), "submodule_search_locations", None) or []
     for place in places:
         path = Path(place, "datasets", "data", "digits.csv.gz")
@@ -175,6 +172,3 @@ OPENERS: dict[str, Callable[[Path, Form, str], ImageSet]] = {
     "lsun-church": open_lsun_church,
     "folder": open_folder,
 }
-
-
-# torchvision's sets

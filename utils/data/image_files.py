@@ -1,15 +1,15 @@
-"""Images in files: found at once, decoded when asked for, cut to a square.
+"""Images in files: listed at once, decoded when read, cropped to a square.
 
-Every `open_*` takes the data folder and the form that images are wanted in, and returns a
-`FileSet`. Nothing is downloaded here."""
+Every `open_*` takes the data folder and the form of the images, and returns a `FileSet`. Nothing
+is downloaded here."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
-THREADS = 8  # decoders release the interpreter's lock
-FEW = 32  # images that are not worth a thread pool
+THREADS = 8  # decoders release the global interpreter lock
+FEW = 32  # for fewer images a thread pool takes longer than it saves
 
 
 @dataclass(frozen=True)
 class Form:
-    """What images are wanted as: side in pixels, 1 (grey) or 3 (colour) channels, cropped?"""
+    """The form of images: side in pixels, 1 (grey) or 3 (colour) channels, whether to crop."""
 
     size: int
     channels: int
@@ -43,12 +43,12 @@ class Form:
 
 @dataclass(frozen=True)
 class FileSet:
-    """Images that lie in files, one a key. `session()` yields decode: key -> uint8 [C, H, W]."""
+    """Images in files, one for each key. `session()` yields decode: key -> uint8 [C, H, W]."""
 
     name: str
     shape: tuple[int, int, int]
     keys: Sequence[Hashable]
-    session: Callable[[], Any]  # a context manager: what it opens is shared by one read's threads
+    session: Callable[[], Any]  # a context manager: the threads of one read share what it opens
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -69,30 +69,22 @@ def decode_all(decode: Callable[[Any], Tensor], keys: Sequence, shape: Sequence[
     """decode(key) for each key, in order: uint8 [n, C, H, W]."""
     images = torch.empty((len(keys), *shape), dtype=torch.uint8)
 
-    def put(place: int) -> None:
-        images[place] = decode(keys[place])
-
-    if len(keys) < FEW:
-        for place in range(len(keys)):
-            put(place)
-    else:
-        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(put, range(len(keys))):  # raises the first error in order
-                pass
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        decoded = map(decode, keys) if len(keys) < FEW else pool.map(decode, keys)
+        for position, image in enumerate(decoded):  # raises the first error in order
+            images[position] = image
     return images
 
 
 def file_set(
     name: str, form: Form, paths: Sequence[Path], decode: Callable[[Path], Tensor]
 ) -> FileSet:
-    @contextmanager
-    def session() -> Iterator[Callable[[Path], Tensor]]:
-        yield decode
-
-    return FileSet(name, form.shape, paths, session)
+    """Images of one file each, which need nothing opened before."""
+    return FileSet(name, form.shape, paths, lambda: nullcontext(decode))
 
 
 def no_test_split(name: str) -> UserError:
+    """The error for a data set that has only training images."""
     remedy = "choose a smaller --pool-size: what it leaves is held out"
     return UserError(f"--data-name {name}", "no official test split", remedy)
 
@@ -118,12 +110,14 @@ def center_crop(image: Image, size: int) -> Image:
 
 
 def to_tensor(image: Image, where: object, form: Form) -> Tensor:
-    """uint8 [C, H, W] of an L or RGB image; UserError where its size is another and not cropped."""
+    """uint8 [C, H, W] of an L or RGB image, cropped if form says so.
+
+    Raises UserError that names where, for another size."""
     if form.crop:
         image = center_crop(image, form.size)
     elif image.size != (form.size, form.size):
-        found = f"{image.width} x {image.height} pixels, --image-size {form.size}"
-        raise UserError(where, found, "add --centercrop, or choose the images' own --image-size")
+        problem = f"{image.width} x {image.height} pixels, --image-size {form.size}"
+        raise UserError(where, problem, "add --centercrop, or choose the images' own --image-size")
     pixels = np.array(image).reshape(form.size, form.size, form.channels)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -138,17 +132,17 @@ def decode(file: Path | io.BytesIO, where: object, form: Form) -> Tensor:
         with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")  # Pillow warns of the direct way
+                image = image.convert("RGBA")  # Pillow warns of a direct conversion to L or RGB
             deep = image.mode[0] in "IF"
             if not deep:
                 image = image.convert("L" if form.channels == 1 else "RGB")
     except Exception as error:  # a damaged file can make a decoder raise anything
-        found = f"no readable image ({error})"
-        raise UserError(where, found, "remove it, or copy it again") from error
+        problem = f"no readable image ({error})"
+        raise UserError(where, problem, "remove it, or copy it again") from error
     if deep:
-        # Pillow would clip 16 bits to 8, and all but the darkest pixels would be white.
-        found = f"pixels of mode {image.mode}, over 8 bits"
-        raise UserError(where, found, "convert it to 8 bits a channel")
+        # Pillow would clip 16 bits to 8: all but the darkest pixels would be white.
+        problem = f"pixels of mode {image.mode}, over 8 bits"
+        raise UserError(where, problem, "convert it to 8 bits a channel")
     return to_tensor(image, where, form)
 
 
@@ -164,25 +158,19 @@ def open_folder(root: Path, form: Form, split: str) -> FileSet:
     paths = find_images(root)
     if not paths:
         remedy = "give a folder that holds " + ", ".join(ending[1:] for ending in ENDINGS)
-        found = "no images in it" if root.is_dir() else "no such folder"
-        raise UserError(f"--data-path {root}", found, remedy)
+        problem = "no images in it" if root.is_dir() else "no such folder"
+        raise UserError(f"--data-path {root}", problem, remedy)
     return file_set("folder", form, paths, lambda path: decode(path, path, form))
 
 
 def find_images(root: Path) -> list[Path]:
-    """Image files below root by their path's text, the same on every file system; no hidden ones.
+    """Image files below root, without hidden ones, sorted by path: in the same order everywhere.
 
-    Links to folders are followed, but not upwards: that would never end."""
-    found = []
+    Links to folders are followed, except to a folder above: that would not end."""
+    images = []
     for folder, folders, names in os.walk(root, followlinks=True):
-        here = os.path.realpath(folder)
-        ups = [f for f in folders if Path(here).is_relative_to(os.path.realpath(f"{folder}/{f}"))]
-        folders[:] = [f for f in folders if not f.startswith(".") and f not in ups]
-        found += [Path(folder, n) for n in names if n.lower().endswith(ENDINGS) and n[0] != "."]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
-
-
-# CelebA
-
-
-# CelebA-HQ as arrays
+        here = Path(os.path.realpath(folder))
+        above = [f for f in folders if here.is_relative_to(os.path.realpath(f"{folder}/{f}"))]
+        folders[:] = [f for f in folders if not f.startswith(".") and f not in above]
+        images += [Path(folder, n) for n in names if n.lower().endswith(ENDINGS) and n[0] != "."]
+    return sorted(images, key=lambda path: path.relative_to(root).as_posix())

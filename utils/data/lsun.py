@@ -29,7 +29,7 @@ def open_lsun_church(root: Path, form: Form, split: str) -> FileSet:
 
     @contextmanager
     def session() -> Iterator[Callable[[str], Tensor]]:
-        # Opened for one read: lmdb refuses a second opening in a process, and use after a fork.
+        # Opened anew for each read: lmdb refuses to open a file twice, and use after a fork.
         with open_lmdb(path) as environment:
 
             def decode_key(key: str) -> Tensor:
@@ -44,12 +44,13 @@ def open_lsun_church(root: Path, form: Form, split: str) -> FileSet:
 
 @contextmanager
 def open_lmdb(path: Path) -> Iterator[Any]:
+    """A database, read-only. Raises UserError where it is damaged or the package lmdb is absent."""
     try:
         import lmdb
     except ImportError as error:
         raise UserError("--data-name lsun-church", "no lmdb package", "pip install lmdb") from error
     try:
-        # Without a lock file, so that a read-only folder will do.
+        # Without a lock file, so that the folder may be read-only.
         with lmdb.open(str(path), readonly=True, lock=False, create=False, readahead=False) as env:
             yield env
     except lmdb.Error as error:
@@ -57,10 +58,10 @@ def open_lmdb(path: Path) -> Iterator[Any]:
 
 
 def lsun_keys(path: Path) -> list[str]:
-    """The keys in the database's order, from a cache where that is of this very file.
+    """The keys in the database's order, from a cache if it is of this size and modification time.
 
-    Listing them reads the whole database (2 GB), so they are kept beside it, or in the user's
-    cache folder where that is read-only; nowhere else, and it works without a cache."""
+    To list them the whole database (2 GB) is read, so they are stored beside it, or in the user's
+    cache folder if its folder is read-only, or not at all if both are."""
     stat = (path / "data.mdb").stat()
     stamp = [stat.st_size, stat.st_mtime_ns]
     caches = [path.with_name(f"{path.name}.keys.json"), _user_cache(path)]
@@ -76,7 +77,7 @@ def lsun_keys(path: Path) -> list[str]:
             write_json(cache, {"stamp": stamp, "keys": keys})
             break
         except UserError:
-            continue  # read-only or full: the next place, or none
+            continue  # read-only or full
     return keys
 
 
@@ -85,7 +86,7 @@ def _cached_keys(cache: Path, stamp: list[int]) -> list[str] | None:
         stored = read_json(cache)
         return stored["keys"] if stored["stamp"] == stamp else None
     except (UserError, KeyError, TypeError):
-        return None  # absent or damaged: it is made anew
+        return None  # absent or damaged
 
 
 def _user_cache(path: Path) -> Path:

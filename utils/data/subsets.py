@@ -14,7 +14,7 @@ from utils.data.datasets import open_images, setting
 
 
 def permutation(size: int, seed: int) -> Tensor:
-    """perm of 0 .. size - 1, int64: the order in which a data set is used up."""
+    """perm of 0 .. size - 1, int64: the order in which images are taken from a data set."""
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -26,13 +26,14 @@ def split_indices(
     first:   perm[:K] and perm[K : K + V]; with K >= size all in natural order and perm[-V:]
     second:  perm[K : 2K] and perm[2K : 2K + V], which shares no training image with the first
 
-    So subsets are nested, and V never changes the training images. Fewer than V are left where
-    the data set ends. Raises UserError where the second subset has no K images."""
+    So subsets are nested, and V does not change the training images. There are fewer than V
+    validation images where the data set ends. Raises UserError where the second subset has fewer
+    than K images."""
     perm = permutation(size, seed)
     if subset == "second":
         if 2 * k > size:
-            found = f"second, with K = {k} of {size} images"
-            raise UserError("--subset", found, f"choose --train-size {size // 2} or less")
+            problem = f"second, with K = {k} of {size} images"
+            raise UserError("--subset", problem, f"choose --train-size {size // 2} or less")
         return perm[k : 2 * k], perm[2 * k : 2 * k + valid_size]
     if k >= size:
         return torch.arange(size), perm[max(0, size - valid_size) :]
@@ -41,7 +42,7 @@ def split_indices(
 
 @dataclass(frozen=True)
 class Subset:
-    """The K training images of a model, in the order that every stored index counts."""
+    """The K training images of a model, in the order of all stored indices."""
 
     images: Tensor  # uint8 [K, C, H, W]
     indices: Tensor  # int64 [K], positions in the data set
@@ -49,17 +50,18 @@ class Subset:
 
 
 def training_subset(args: Mapping) -> Subset:
-    """The images that a model with these resolved options (`data`, `train`, `model`) learns.
+    """The training images of a model with these resolved options (`data`, `train`, `model`).
 
-    A published checkpoint may tell of a larger K than there are images: then all are used, and a
-    line says so. Raises UserError where the data set is absent or misfits."""
-    images = open_images(args)
-    k, seed, subset = (setting(args, "train", n) for n in ("train_size", "global_seed", "subset"))
-    indices, _ = _split(args, len(images))
-    if k > len(images):
-        print(f"{images.name}: K = {k}, but there are {len(images)} images: all of them are used")
-    read = images.read(indices)
-    return Subset(read, indices, fingerprint(images.name, seed, len(indices), read, subset))
+    A published checkpoint may have a larger K than there are images: then all are used, and a
+    line says so. Raises UserError where the data set is absent or of another size."""
+    image_set = open_images(args)
+    indices, _ = _split(args, len(image_set))
+    k, seed, subset = _settings(args, "train_size", "global_seed", "subset")
+    if k > len(image_set):
+        count = len(image_set)
+        print(f"{image_set.name}: K = {k}, but there are {count} images: all of them are used")
+    images = image_set.read(indices)
+    return Subset(images, indices, fingerprint(image_set.name, seed, len(indices), images, subset))
 
 
 def validation_subset(args: Mapping) -> Tensor:
@@ -69,30 +71,35 @@ def validation_subset(args: Mapping) -> Tensor:
 
 
 def held_out_images(args: Mapping, count: int, both: bool = False) -> Tensor:
-    """Real images that a model with these options has not learnt: uint8 [n, C, H, W], n <= count.
+    """Images that a model with these options was not trained on: uint8 [n, C, H, W], n <= count.
 
-    perm[K:], or perm[2K:], which its twin on the second subset has not learnt either (both, and
-    for such a twin); else of the official test part. Raises UserError where there is neither."""
+    perm[K:]; perm[2K:] for a model on the second subset, and where `both` models are compared.
+    Without such images those of the official test part. Raises UserError where there is neither."""
     images = open_images(args)
-    names = ("train_size", "global_seed", "subset")
-    k, seed, subset = (setting(args, "train", name) for name in names)
-    known = 2 * k if both or subset == "second" else k
-    if known < len(images):
-        return images.read(permutation(len(images), seed)[known : known + count])
+    k, seed, subset = _settings(args, "train_size", "global_seed", "subset")
+    used = 2 * k if both or subset == "second" else k
+    if used < len(images):
+        return images.read(permutation(len(images), seed)[used : used + count])
     try:
         test = open_images(args, "test")
     except UserError as error:
-        found = f"{k}, of {len(images)} images without a test part"
-        raise UserError("held-out images: K", found, "choose a smaller K") from error
+        problem = f"{k}, of {len(images)} images without a test part"
+        raise UserError("held-out images: K", problem, "choose a smaller K") from error
     return test.read(range(min(count, len(test))))
 
 
 def _split(args: Mapping, size: int) -> tuple[Tensor, Tensor]:
-    names = ("train_size", "valid_size", "global_seed", "subset")
-    return split_indices(size, *(setting(args, "train", name) for name in names))
+    return split_indices(
+        size, *_settings(args, "train_size", "valid_size", "global_seed", "subset")
+    )
+
+
+def _settings(args: Mapping, *names: str) -> list:
+    """Options of the section `train`, or their defaults."""
+    return [setting(args, "train", name) for name in names]
 
 
 def fingerprint(name: str, seed: int, k: int, images: Tensor, subset: str = "first") -> str:
-    """A line that tells one subset from another: data set, seed, K and a hash of the pixels."""
+    """A line that identifies a subset: data set, seed, K and a hash of the pixels."""
     digest = hashlib.sha256(images.cpu().contiguous().numpy().data).hexdigest()[:16]
     return f"{name} seed={seed} K={k} {subset} sha256={digest}"

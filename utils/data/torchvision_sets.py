@@ -16,7 +16,9 @@ from utils.files.atomic import make_folder
 
 
 def from_torchvision(name: str, folder: str, root: Path, split: str) -> Tensor:
-    """The pixels of a torchvision set that lies in root/folder, downloaded where it is absent."""
+    """The pixels of a torchvision set in root/folder, downloaded where it is absent.
+
+    Raises UserError where the files are damaged or cannot be downloaded."""
     try:
         return _pixels(name, root, split)
     except RuntimeError as error:
@@ -28,9 +30,9 @@ def from_torchvision(name: str, folder: str, root: Path, split: str) -> Tensor:
         download(name, folder, root)
         return _pixels(name, root, split)
     except (RuntimeError, OSError) as error:  # URLError is an OSError
-        found = f"no {name}, and no download ({error})"
+        problem = f"no {name}, and no download ({error})"
         remedy = f"download it on a machine with internet and copy {folder} there, or set "
-        raise UserError(root / folder, found, remedy + "--data-path") from error
+        raise UserError(root / folder, problem, remedy + "--data-path") from error
 
 
 def _damaged(name: str, where: Path, error: Exception) -> UserError:
@@ -41,23 +43,23 @@ def _pixels(name: str, root: Path, split: str, download: bool = False) -> Tensor
     from torchvision import datasets
 
     with warnings.catch_warnings():
-        # CIFAR-10's files are of Python 2's day: NumPy 2.4 warns of how they spell a dtype.
+        # CIFAR-10's pickles are of Python 2: NumPy 2.4 warns of their form of a dtype.
         warnings.filterwarnings("ignore", message=r"dtype\(\): align")
-        found = getattr(datasets, name)(root, train=split == "train", download=download)
-    return torch.as_tensor(found.data)
+        data_set = getattr(datasets, name)(root, train=split == "train", download=download)
+    return torch.as_tensor(data_set.data)
 
 
 def download(name: str, folder: str, root: Path) -> None:
     """Download a torchvision set to root/folder, whole or not at all."""
     if (root / folder).exists():
-        _pixels(name, root, "train", download=True)  # completes it, or unpacks what lies there
+        _pixels(name, root, "train", download=True)  # completes or unpacks the files there
         return
     new = not root.exists()
     make_folder(root)
     try:
         with TemporaryDirectory(dir=root, prefix=".download-") as part:
             _pixels(name, Path(part), "train", download=True)
-            with suppress(OSError):  # another process was first: its copy serves
+            with suppress(OSError):  # another process was first: use its copy
                 os.replace(Path(part) / folder, root / folder)
     finally:
         if new:
