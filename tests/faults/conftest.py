@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.processes import STAGES, Undisturbed, chain_in, undisturbed
-from tests.helpers.sandbox import copy_inputs, prepared, without_pictures
+from tests.helpers.sandbox import copy_inputs, prepared, waiting, without_pictures
 from tests.helpers.trials import FULL, TRIES
 
 
@@ -55,6 +55,14 @@ def tries() -> int:
 def no_pictures() -> Iterator[None]:
     with without_pictures():
         yield
+
+
+@pytest.fixture(autouse=True)
+def every_action_ran() -> Iterator[None]:
+    """A patch of a name that the code no longer uses would otherwise pass unseen."""
+    waiting.clear()
+    yield
+    assert not waiting
 
 
 @pytest.fixture(scope="module")

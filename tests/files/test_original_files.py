@@ -17,26 +17,14 @@ import torch
 
 from tests.helpers.formats import PARSE_UTILS, object_npz
 from tests.helpers.runs import ROOT, run_script
+from tests.helpers.sandbox import run_stage
 from utils.cli.errors import UserError
-from utils.cli.options.sections import (
-    ClassifyStage,
-    CriticalTimesStage,
-    DistancesStage,
-    EnergyStage,
-    GenerateStage,
-)
-from utils.cli.parse import parse
 from utils.files.arrays import read_npz
 from utils.inputs.checkpoints import load_checkpoint
 from utils.inputs.samples import load_synthetics
-from utils.stages.classify import stage as classify
-from utils.stages.critical_times import stage as critical_times
 from utils.stages.critical_times.files import load_times
-from utils.stages.distances import stage as distances
 from utils.stages.distances.files import load_dists
-from utils.stages.energy import stage as energy
 from utils.stages.energy.files import load_energies
-from utils.stages.generate import stage as generate
 
 CHECKPOINTS = """
 import numpy as np, torch
@@ -158,11 +146,11 @@ def test_stages_run_on_files_of_the_original(written, tmp_path):
         tmp_path / "g",
     ]
     flags += ["--synth-path", tmp_path / "s", "--num-samples", 2, "--sampler", "ddim", "--steps", 2]
-    generate.run(parse(GenerateStage, [str(flag) for flag in [*flags, "--device", "cpu"]]))
+    run_stage("generate", *flags, "--device", "cpu")
     assert load_synthetics(tmp_path / "s" / "8.npz").samples.shape == (2, 1, 8, 8)
     for source, n in ((tmp_path / "s", 2), (written / "fewer", 6)):
         flags = ["--synth-path", source, "--result-path", tmp_path / f"d{n}", "--device", "cpu"]
-        distances.run(parse(DistancesStage, [str(flag) for flag in flags]))
+        run_stage("distances", *flags)
         assert load_dists(tmp_path / f"d{n}" / "8.npz").arrays["data-dists"].shape == (n, 5)
 
 
@@ -246,16 +234,13 @@ def test_every_later_stage_takes_a_published_set(written, tmp_path):
         shutil.copy(written / "whole" / source, tmp_path / name)
     s, d, i, m = (tmp_path / name for name in "sdim")
 
-    def run(stage, work, *flags):
-        work.run(parse(stage, [str(flag) for flag in flags]))
-
-    run(DistancesStage, distances, "--synth-path", s, "--result-path", d, "--data-path", tmp_path)
+    run_stage("distances", "--synth-path", s, "--result-path", d, "--data-path", tmp_path)
     limits = ("--delta-m", 0, "--delta-s", 0)
-    run(ClassifyStage, classify, "--dist-path", d, "--eval-path", s, "--result-path", i, *limits)
+    run_stage("classify", "--dist-path", d, "--eval-path", s, "--result-path", i, *limits)
     assert len(read_npz(i / "generalized" / "8.npz", ["samples"])["samples"]) == 6
     on = ("--ckpt-path", m, "--sample-path", i / "generalized", "--sample-size", 2)
     few = ("--p-trials", 2, "--stride", 6, "--result-path", tmp_path / "t")
-    run(CriticalTimesStage, critical_times, *on, *few)
+    run_stage("critical times", *on, *few)
     assert load_times(tmp_path / "t" / "8.npz").critical_time.shape == (2,)
-    run(EnergyStage, energy, *on, "--ref-path", s / "8.npz", "--result-path", tmp_path / "e")
+    run_stage("energy", *on, "--ref-path", s / "8.npz", "--result-path", tmp_path / "e")
     assert load_energies(tmp_path / "e" / "8.npz").potential.shape == (6, 2)

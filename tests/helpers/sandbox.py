@@ -167,16 +167,22 @@ FAULTS = {
 }
 
 
+waiting = []  # actions whose function has not been called yet
+
+
 def at(monkeypatch, place, action):
-    """Run action once, just before the first call of the function at this dotted path."""
+    """Run action once, just before the first call of the function at this dotted path.
+
+    A test in which that call never comes fails (`every_action_ran`)."""
     module, _, name = place.rpartition(".")
     real = getattr(__import__(module, fromlist=[name]), name)
-    todo = [action]
+    waiting.append(action)
 
-    def then(*given, **named):
-        if todo:
-            todo.pop()()
-        return real(*given, **named)
+    def then(*args, **options):
+        if action in waiting:
+            waiting.remove(action)
+            action()
+        return real(*args, **options)
 
     monkeypatch.setattr(place, then)
 

@@ -20,10 +20,10 @@ import torch
 
 from tests.helpers.runs import DIGITS, ROOT, SMALL, train_options
 from utils.data.subsets import training_subset
-from utils.files.provenance import to_plain
 from utils.inputs.samples import load_synthetics, save_synthetics
 from utils.jobs.claims import claim
 from utils.metrics.cache import image_digests
+from utils.stages.train.stage import training_args
 
 BATCH = ROOT / "configs" / "slurm"
 SIZES, N, HELD = (2, 8, 32, 128), 24, 32
@@ -317,7 +317,7 @@ def sets(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sets")
     for k in SIZES:
         options = train_options(folder, "--train-size", k)
-        args = {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
+        args = training_args(options)
         train = training_subset(args).images.float() / 127.5 - 1
         noise = torch.randn(N, 1, 8, 8, generator=torch.Generator().manual_seed(k))
         samples = train[torch.arange(N) % k] + noise * (torch.arange(1, N + 1) % 3).view(

@@ -6,12 +6,9 @@ import torch
 from PIL import Image
 
 from tests.helpers.runs import ROOT, assert_one_line, run_here, run_script, train_options
-from tests.helpers.sandbox import train_toy
+from tests.helpers.sandbox import run_stage, train_toy
 from utils.cli.errors import UserError
-from utils.cli.options.sections import GenerateStage
-from utils.cli.parse import parse
 from utils.describe import describe
-from utils.stages.generate import stage as generate
 from utils.stages.train import stage as train
 
 
@@ -22,7 +19,7 @@ def sweep(tmp_path_factory):
     train.run(train_options(root))
     flags = ["--ckpt-path", root / "models" / "8.pt", "--result-path", root / "g", "--synth-path"]
     flags += [root / "s", "--num-samples", 6, "--sampler", "ddim", "--steps", 2]
-    generate.run(parse(GenerateStage, [str(flag) for flag in flags]))
+    run_stage("generate", *flags)
     return root
 
 

@@ -1,7 +1,5 @@
 """Basins of attraction: exact answers of the exact model, and what an answer may depend on."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -9,28 +7,16 @@ from models.exact import ExactDenoiser
 from models.noise import image_key
 from models.schedule import Schedule
 from tests.helpers.runs import DIGITS, assert_one_line, run_here, run_script, train_options
+from tests.helpers.sandbox import run_stage
 from utils.cli.errors import Interrupted
-from utils.cli.options.sections import CriticalTimesStage
-from utils.cli.parse import parse
 from utils.data.datasets import to_float
 from utils.data.subsets import training_subset
 from utils.files.provenance import digest
 from utils.inputs.samples import load_synthetics, save_synthetics
-from utils.stages.critical_times import stage as critical_times
 from utils.stages.critical_times.files import load_times
 from utils.stages.critical_times.follow import noised_copy
 from utils.stages.critical_times.pool import RecoveryPool
 from utils.stages.train import stage as train
-
-# Through the script
-
-
-def digits_args(k):
-    from utils.cli.options.sections import TrainStage
-    from utils.files.provenance import to_plain
-
-    options = parse(TrainStage, ["--config_path", DIGITS, "--train-size", str(k)])
-    return {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +29,7 @@ def made(tmp_path_factory):
         (folder / str(k) / "models" / f"{k}.pt").rename(folder / "models" / f"{k}.pt")
         shape = (6, 1, 8, 8)
         noise = np.random.default_rng(k).uniform(-1, 1, shape).astype(np.float32)
-        args = json.loads(json.dumps(train_args(folder / str(k), k)))
+        args = train_args(folder / str(k), k)
         save_synthetics(folder / "s" / f"{k}.npz", noise, args)
     return folder
 
@@ -56,7 +42,7 @@ SHORT = ["--stride", 3, "--p-trials", 4, "--ddim-steps", 3, "--batch-size", 8]
 
 
 def measure(*flags):
-    critical_times.run(parse(CriticalTimesStage, [str(f) for f in (*SHORT, *flags)]))
+    run_stage("critical times", *SHORT, *flags)
 
 
 def test_the_exact_model_through_the_script(tmp_path):

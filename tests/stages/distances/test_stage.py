@@ -17,12 +17,12 @@ from utils.cli.errors import UserError
 from utils.cli.options.sections import DistancesStage
 from utils.cli.parse import parse
 from utils.data.subsets import training_subset
-from utils.files.provenance import to_plain
 from utils.inputs.samples import save_synthetics
 from utils.jobs.shares import Share
 from utils.stages.distances.files import load_dists
 from utils.stages.distances.parts import part_file, part_of
 from utils.stages.distances.stage import cost, run
+from utils.stages.train.stage import training_args
 
 N, SIZES = 30, (2, 9, 40)
 LPIPS = ("--use-lpips", "--network", "alex")
@@ -34,7 +34,7 @@ def synthetics(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
     for k in SIZES:
         options = train_options(folder, "--train-size", k)
-        args = {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
+        args = training_args(options)
         train = training_subset(args).images.float() / 127.5 - 1
         noise = torch.randn(N, 1, 8, 8, generator=torch.Generator().manual_seed(k))
         samples = train[torch.arange(N) % k] + noise * (torch.arange(N) % 3)[:, None, None, None]
@@ -285,7 +285,7 @@ def test_dry_run_writes_nothing_and_tells_what_would_be(one_set, tmp_path, capsy
 def test_sets_of_other_image_sizes_in_one_folder(one_set, tmp_path):
     """They do not share a cache; each is compared with its own data."""
     options_16 = train_options(tmp_path, "--train-size", 5, "--image-size", 16, "--centercrop")
-    args = {name: to_plain(getattr(options_16, name)) for name in ("data", "train", "model")}
+    args = training_args(options_16)
     samples = training_subset(args).images.float() / 127.5 - 1
     large = torch.nn.functional.interpolate(samples, scale_factor=5)  # 80 x 80: alex takes it as is
     args["model"]["image_size"] = 80

@@ -11,15 +11,12 @@ from models.exact import ExactDenoiser
 from models.schedule import Schedule
 from tests.helpers.models import closed_form
 from tests.helpers.runs import DIGITS, assert_one_line, run_here, run_script, train_options
-from utils.cli.options.sections import EnergyStage
-from utils.cli.parse import parse
+from tests.helpers.sandbox import run_stage
 from utils.data.datasets import load_image_set, to_float
 from utils.inputs.checkpoints import load_checkpoint
 from utils.stages.energy import stage as stage
 from utils.stages.energy.files import load_energies
 from utils.stages.train import stage as train
-
-# Through the script
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +30,7 @@ def made(tmp_path_factory):
 
 def measure(made, *flags):
     own = ["--ckpt-path", made / "models", "--ref-path", made / "ref.npz", *flags]
-    stage.run(parse(EnergyStage, [str(flag) for flag in own]))
+    run_stage("energy", *own)
 
 
 def test_every_sample_against_every_reference(made, tmp_path):
@@ -51,7 +48,7 @@ def test_the_result_lies_beside_the_models_by_default(made, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "8.pt").write_bytes((made / "models" / "8.pt").read_bytes())
     own = ["--ckpt-path", tmp_path / "models", "--ref-path", made / "ref.npz"]
-    stage.run(parse(EnergyStage, [str(flag) for flag in own]))
+    run_stage("energy", *own)
     assert (tmp_path / "energies" / "8.npz").is_file()
 
 
@@ -159,6 +156,6 @@ def test_as_published_through_the_script(shared, tmp_path):
     np.savez(tmp_path / "s" / "16.npz", samples=found["samples"], args=json.dumps(args))
     own = ["--ckpt-path", tmp_path / "models", "--sample-path", tmp_path / "s"]
     own += ["--ref-path", tmp_path / "ref.npz", "--as-published", "--result-path", tmp_path / "e"]
-    stage.run(parse(EnergyStage, [str(flag) for flag in own]))
+    run_stage("energy", *own)
     ours = load_energies(Path(tmp_path / "e" / "16.npz")).potential
     np.testing.assert_allclose(ours, found["potential_reference"], rtol=1e-4, atol=2e-8)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.runs import DIGITS, assert_one_line, run_here, run_script, train_options
+from tests.helpers.sandbox import run_stage
 from utils.cli.errors import UserError
 from utils.cli.options.sections import GenerateStage
 from utils.cli.parse import parse
@@ -22,7 +23,7 @@ def model(tmp_path_factory):
 def draw(model, folder, *flags):
     paths = ["--ckpt-path", model, "--result-path", folder / "gen", "--synth-path", folder / "s"]
     own = [*paths, "--sampler", "ddim", "--steps", 5, "--num-samples", 10, *flags]
-    generate.run(parse(GenerateStage, [str(flag) for flag in own]))
+    run_stage("generate", *own)
     return load_synthetics(folder / "s" / "8.npz")
 
 
@@ -84,7 +85,7 @@ def test_seeds_shift_the_images(model, tmp_path):
 def test_num_files_counts_batches(model, tmp_path, capsys):
     flags = ["--ckpt-path", model, "--result-path", tmp_path / "gen", "--steps", 3]
     own = [*flags, "--sampler", "ddim", "--num-files", 2, "--batch-size", 3]
-    generate.run(parse(GenerateStage, [str(flag) for flag in own]))
+    run_stage("generate", *own)
     assert len(list((tmp_path / "gen").glob("shard-*.npz"))) == 2
     assert "to merge them add --synth-path" in capsys.readouterr().out
 
@@ -129,7 +130,7 @@ def test_a_dry_run_writes_nothing(model, tmp_path, capsys):
 def test_more_images_than_the_disk_holds_are_refused_before_work(model, tmp_path):
     flags = ["--ckpt-path", model, "--result-path", tmp_path / "g", "--num-samples", 10**15]
     with pytest.raises(UserError, match=r"GB free; 256000000\.0 GB are needed"):
-        generate.run(parse(GenerateStage, [str(flag) for flag in flags]))
+        run_stage("generate", *flags)
     assert not list((tmp_path / "g").iterdir())
 
 
