@@ -30,8 +30,8 @@ FLAGS = [
 def find() -> str | None:
     """The path of a Chrome or Chromium; None where there is none."""
     named = os.environ.get("M2G_BROWSER")
-    found = (shutil.which(name) for name in ([named] if named else NAMES))
-    return next(filter(None, found), next((p for p in PLACES if Path(p).exists()), None))
+    result = (shutil.which(name) for name in ([named] if named else NAMES))
+    return next(filter(None, result), next((p for p in PLACES if Path(p).exists()), None))
 
 
 @contextmanager

@@ -35,8 +35,8 @@ def commands() -> list[str]:
     texts = [ROOT / "README.md", *(ROOT / script for script in SCRIPTS)]
     joined = "\n".join(path.read_text().replace("\\\\\n", " ") for path in texts)
     joined = joined.replace("\\\n", " ")
-    found = re.findall(r"^\s*(?:\$ )?python (\w+\.py .*)$", joined, flags=re.MULTILINE)
-    return sorted({" ".join(command.split()) for command in found})
+    result = re.findall(r"^\s*(?:\$ )?python (\w+\.py .*)$", joined, flags=re.MULTILINE)
+    return sorted({" ".join(command.split()) for command in result})
 
 
 def test_every_script_shows_its_command():

@@ -71,23 +71,23 @@ def sound_args(args: dict) -> None:
     json.dumps(args)
 
 
-def sound_samples(found) -> None:
-    sound_images(found.samples)
-    sound_args(found.args)
+def sound_samples(result) -> None:
+    sound_images(result.samples)
+    sound_args(result.args)
 
 
-def sound_shard(found) -> None:
-    samples, seeds = found
+def sound_shard(result) -> None:
+    samples, seeds = result
     sound_samples(samples)
     assert seeds.shape == (len(samples.samples),) and seeds.min() >= 0
     assert len(set(seeds.tolist())) == len(seeds)
 
 
-def sound_dists(found) -> None:
-    n, k = len(found.arrays["data-dists"]), found.args["train"]["train_size"]
-    assert 0 < n < 10**6 and found.metric in ("l2", "lpips")
+def sound_dists(result) -> None:
+    n, k = len(result.arrays["data-dists"]), result.args["train"]["train_size"]
+    assert 0 < n < 10**6 and result.metric in ("l2", "lpips")
     for kind, most in (("data", k), ("synth", n)):
-        dists, indices = found.arrays[f"{kind}-dists"], found.arrays[f"{kind}-indices"]
+        dists, indices = result.arrays[f"{kind}-dists"], result.arrays[f"{kind}-indices"]
         assert dists.dtype.kind == "f" and indices.dtype.kind == "i"
         assert dists.shape == indices.shape == (n, dists.shape[1]) and dists.shape[1] >= 1
         assert (dists >= 0).all() and np.isfinite(dists).all()
@@ -95,70 +95,70 @@ def sound_dists(found) -> None:
         assert (indices >= 0).all() and (indices < most).all()
 
 
-def sound_part(found) -> None:
+def sound_part(result) -> None:
     for kind in ("data", "synth"):
-        squares = found[f"{kind}-squares"]
+        squares = result[f"{kind}-squares"]
         assert squares.dtype == np.float32 and (squares >= 0).all() and len(squares) < 10**6
-        torch.from_numpy(found[f"{kind}-indices"])
+        torch.from_numpy(result[f"{kind}-indices"])
 
 
-def sound_identified(found) -> None:
-    sound_samples(found)
-    n = len(found.samples)
-    assert found.indices.shape == (n,) and (found.indices >= 0).all()
-    assert sum(found.sizes) == n and min(found.sizes) >= 0 and found.k >= 1
-    for nns in (found.train_nns, found.synth_nns):
-        assert nns.shape[:1] + nns.shape[2:] == (n, 1, 8, 8) and nns.shape[1] <= found.k
+def sound_identified(result) -> None:
+    sound_samples(result)
+    n = len(result.samples)
+    assert result.indices.shape == (n,) and (result.indices >= 0).all()
+    assert sum(result.sizes) == n and min(result.sizes) >= 0 and result.k >= 1
+    for nns in (result.train_nns, result.synth_nns):
+        assert nns.shape[:1] + nns.shape[2:] == (n, 1, 8, 8) and nns.shape[1] <= result.k
         assert nns.dtype == np.float32 and np.isfinite(nns).all()
 
 
-def sound_times(found) -> None:
-    n, trials = found.time.shape
-    assert found.radius.shape == (n, trials) and found.recovery.shape == (n, len(found.scanned))
-    assert (np.diff(found.scanned) > 0).all() and found.scanned[0] >= 1
-    assert np.isin(found.critical_time, [0, *found.scanned]).all()
-    assert np.isin(found.time, [-1, 0, *found.scanned]).all()
-    known = found.recovery[~np.isnan(found.recovery)]
-    assert (known >= 0).all() and (known <= 1).all() and 0 <= found.delta < np.inf
-    assert np.isfinite(found.radius).all() and (found.radius >= 0).all()
+def sound_times(result) -> None:
+    n, trials = result.time.shape
+    assert result.radius.shape == (n, trials) and result.recovery.shape == (n, len(result.scanned))
+    assert (np.diff(result.scanned) > 0).all() and result.scanned[0] >= 1
+    assert np.isin(result.critical_time, [0, *result.scanned]).all()
+    assert np.isin(result.time, [-1, 0, *result.scanned]).all()
+    known = result.recovery[~np.isnan(result.recovery)]
+    assert (known >= 0).all() and (known <= 1).all() and 0 <= result.delta < np.inf
+    assert np.isfinite(result.radius).all() and (result.radius >= 0).all()
 
 
-def sound_energies(found) -> None:
-    assert found.potential.shape == found.difference.shape
-    assert np.isfinite(found.potential).all() and np.isfinite(found.difference).all()
+def sound_energies(result) -> None:
+    assert result.potential.shape == result.difference.shape
+    assert np.isfinite(result.potential).all() and np.isfinite(result.difference).all()
 
 
-def sound_curvature(found) -> None:
-    n, times = found.trace.shape
-    assert found.eigenvalues.shape[:2] == (n, times) and (np.diff(found.eigenvalues) >= 0).all()
-    assert np.isfinite(found.trace).all() and found.t.shape == (times,)
+def sound_curvature(result) -> None:
+    n, times = result.trace.shape
+    assert result.eigenvalues.shape[:2] == (n, times) and (np.diff(result.eigenvalues) >= 0).all()
+    assert np.isfinite(result.trace).all() and result.t.shape == (times,)
 
 
-def sound_measured(found) -> None:
-    for one in found.findings.values():
+def sound_measured(result) -> None:
+    for one in result.findings.values():
         assert np.isfinite([one.low, one.high]).all() and one.low <= one.value <= one.high
-    assert set(found.times) == {"collapse", "speciation"}
+    assert set(result.times) == {"collapse", "speciation"}
 
 
-def sound_arrays(found) -> None:
-    assert np.isfinite(found["train-loss"]).all() and len(found["train-loss"]) == len(found["t"])
+def sound_arrays(result) -> None:
+    assert np.isfinite(result["train-loss"]).all() and len(result["train-loss"]) == len(result["t"])
 
 
-def sound_summary(found) -> None:
-    row = found["row"]
-    assert type(row["K"]) is int and type(row["N"]) is int and isinstance(found["args"], dict)
+def sound_summary(result) -> None:
+    row = result["row"]
+    assert type(row["K"]) is int and type(row["N"]) is int and isinstance(result["args"], dict)
     for name in ("memorized", "spurious", "generalized"):
         assert 0 <= row[name] <= row["N"]
         assert 0 <= row[f"{name}_low"] <= 1 and 0 <= row[f"{name}_high"] <= 1
     summary.table([row])
 
 
-def sound_checkpoint(found) -> None:
-    for state in (found.model, found.ema):
+def sound_checkpoint(result) -> None:
+    for state in (result.model, result.ema):
         assert state and all(value.isfinite().all() for value in state.values())
         assert sum(value.numel() for value in state.values()) < 10**7
-    assert type(found.iterations) is int
-    sound_args(found.args)
+    assert type(result.iterations) is int
+    sound_args(result.args)
 
 
 def sound_stats(rows) -> None:
@@ -166,25 +166,25 @@ def sound_stats(rows) -> None:
     assert all(0 <= row["step"] < 2**63 for row in rows)
 
 
-def sound_toy_checkpoint(found) -> None:
-    assert type(found.iterations) is int and type(found.k) is int
-    for state in (found.model, found.opt["exp_avg"], found.opt["exp_avg_sq"]):
+def sound_toy_checkpoint(result) -> None:
+    assert type(result.iterations) is int and type(result.k) is int
+    for state in (result.model, result.opt["exp_avg"], result.opt["exp_avg_sq"]):
         assert all(value.isfinite().all() for value in state.values())
 
 
-def sound_landscape(found) -> None:
-    summary_of(2, 0.15, found)
-    assert np.isfinite(found.energy).all() and np.isfinite(found.samples).all()
+def sound_landscape(result) -> None:
+    summary_of(2, 0.15, result)
+    assert np.isfinite(result.energy).all() and np.isfinite(result.samples).all()
 
 
-def sound_basins(found) -> None:
-    assert found.times.shape == found.recovery.shape and len(found.points) == len(found.groups)
-    assert ((found.groups >= 0) & (found.groups <= 2)).all()
+def sound_basins(result) -> None:
+    assert result.times.shape == result.recovery.shape and len(result.points) == len(result.groups)
+    assert ((result.groups >= 0) & (result.groups <= 2)).all()
 
 
-def sound_exact(found) -> None:
-    side = len(found.axis)
-    assert found.energy.shape == found.ring.shape == (side, side)
+def sound_exact(result) -> None:
+    side = len(result.axis)
+    assert result.energy.shape == result.ring.shape == (side, side)
 
 
 # The kinds of files: who reads them, and which stage's run meets them.
@@ -196,11 +196,11 @@ def embed(x: torch.Tensor) -> torch.Tensor:
 
 def from_cache(path: Path) -> torch.Tensor:
     cache = EmbeddingCache(path.parent, DIM, embed)
-    found = (
+    result = (
         Embedded(random_images(8), embed, DIM, torch.device("cpu"), 4, cache).read(range(8)).clone()
     )
-    assert torch.equal(found, embed(random_images(8))), "an embedding of another image"
-    return found
+    assert torch.equal(result, embed(random_images(8))), "an embedding of another image"
+    return result
 
 
 def stats_of(path: Path) -> list[dict]:
@@ -210,17 +210,17 @@ def stats_of(path: Path) -> list[dict]:
 
 
 def with_network(path: Path):
-    found = load_checkpoint(path)
-    denoiser_of(found, path, torch.device("cpu"))
-    return found
+    result = load_checkpoint(path)
+    denoiser_of(result, path, torch.device("cpu"))
+    return result
 
 
 def unfinished_of(path: Path) -> dict:
     args = load_times(path.parents[1] / "8.npz").args
     keys = [*Answer.__dataclass_fields__, "image"]
-    found = load_unfinished(path, keys, args, ("data", "train", "model", "critical_times"))
-    assert len({len(value) for key, value in found.items() if key != "args"}) <= 1
-    return found
+    result = load_unfinished(path, keys, args, ("data", "train", "model", "critical_times"))
+    assert len({len(value) for key, value in result.items() if key != "args"}) <= 1
+    return result
 
 
 def part_of(path: Path) -> dict:
@@ -229,8 +229,8 @@ def part_of(path: Path) -> dict:
 
 
 def with_args(path: Path) -> tuple:
-    found, _ = load_samples(path)
-    assert load_identified(path).args == found.args
+    result, _ = load_samples(path)
+    assert load_identified(path).args == result.args
     return load_identified(path)
 
 
@@ -334,7 +334,7 @@ def drawn(images: torch.Tensor) -> None:
     image_grid(images[None].numpy() / 127.5 - 1)
 
 
-def unchecked(found: Any) -> None:
+def unchecked(result: Any) -> None:
     """Where whoever reads it has checked the answer."""
 
 

@@ -50,13 +50,13 @@ PLACES = {"s/8.npz", "models", "models/8.pt", "s", ".", "/", "none/none", "~", "
 
 def fields_of(stage: type) -> list[tuple[str, dataclasses.Field, object]]:
     """Section, field and type of every flag of a stage."""
-    found = []
+    result = []
     for section in dataclasses.fields(stage):
         if section.metadata.get("flags", True):
             kind = SECTIONS[section.name]
             hints = typing.get_type_hints(kind)
-            found += [(section.name, f, hints[f.name]) for f in dataclasses.fields(kind)]
-    return found
+            result += [(section.name, f, hints[f.name]) for f in dataclasses.fields(kind)]
+    return result
 
 
 def sensible(value: object) -> None:

@@ -109,11 +109,11 @@ def test_a_checkpoint_cut_short_before_it_is_resumed_is_one_line(tmp_path, monke
         train.run(train_options(tmp_path))  # from the beginning: 2.pt is not whole
         straight = train_options(tmp_path / "straight")
         train.run(straight)
-        found, wanted = (
+        result, expected = (
             torch.load(f / "models" / "8.pt", weights_only=True)["ema"]
             for f in (tmp_path, tmp_path / "straight")
         )
-        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        assert all(torch.equal(result[name], expected[name]) for name in expected)
 
 
 def test_a_published_model_cut_short_is_no_finished_training(tmp_path, tally, tries):

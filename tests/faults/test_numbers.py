@@ -61,13 +61,13 @@ def test_samples_that_are_all_the_same(tmp_path, tally, metric):
     sample = real_images(tmp_path, 8)[2]
     with tally.attempt("distances", "numbers", "identical samples"):
         criterion = ["--criterion", "delta" if metric else "ratio"]
-        found, times, energies = chain(tmp_path, [sample] * 6, 8, metric, *criterion)
-        dists, indices = found.arrays["synth-dists"], found.arrays["synth-indices"]
+        result, times, energies = chain(tmp_path, [sample] * 6, 8, metric, *criterion)
+        dists, indices = result.arrays["synth-dists"], result.arrays["synth-indices"]
         assert (dists == 0).all()
-        wanted = [[j for j in range(6) if j != i] for i in range(6)]
-        assert indices.tolist() == wanted
-        assert (found.arrays["data-dists"][:, 0] == 0).all()
-        assert (found.arrays["data-indices"][:, 0] == 2).all()
+        expected = [[j for j in range(6) if j != i] for i in range(6)]
+        assert indices.tolist() == expected
+        assert (result.arrays["data-dists"][:, 0] == 0).all()
+        assert (result.arrays["data-indices"][:, 0] == 2).all()
         assert len(load_identified(tmp_path / "i" / "memorized" / "8.npz").samples) == 6
         assert times.critical_time[0] == times.critical_time[1]
         assert (energies.potential == 0).all()
@@ -78,9 +78,9 @@ def test_one_training_image_and_one_sample(tmp_path, tally, metric):
     """No second neighbour of either kind; whatever is drawn comes back to the one image."""
     image = real_images(tmp_path, 1)
     with tally.attempt("classify", "numbers", "K = 1, N = 1"):
-        found, times, energies = chain(tmp_path, image * 0.9, 1, metric, "--delta-m", 9)
-        assert found.arrays["data-dists"].shape == (1, 1)
-        assert found.arrays["synth-dists"].shape == (1, 0)
+        result, times, energies = chain(tmp_path, image * 0.9, 1, metric, "--delta-m", 9)
+        assert result.arrays["data-dists"].shape == (1, 1)
+        assert result.arrays["synth-dists"].shape == (1, 0)
         assert len(load_identified(tmp_path / "i" / "memorized" / "1.npz").samples) == 1
         assert np.isfinite(times.radius).all() and (energies.potential == 0).all()
         paths = ["--dist-path", tmp_path / "d", "--eval-path", tmp_path / "s", "--result-path"]
@@ -96,8 +96,8 @@ def test_one_training_image_calibrated_and_spread_over_the_ends(tmp_path, tally)
     signs = np.where(real_images(tmp_path, 8)[:3] > 0, 1.0, -1.0)
     samples = np.concatenate([signs, np.ones((1, 1, 8, 8)), -np.ones((1, 1, 8, 8))])
     with tally.attempt("critical times", "numbers", "samples at -1 and 1"):
-        found, times, energies = chain(tmp_path, samples, 1, (), "--criterion", "calibrated")
-        assert found.arrays["data-dists"].shape == (5, 1)
+        result, times, energies = chain(tmp_path, samples, 1, (), "--criterion", "calibrated")
+        assert result.arrays["data-dists"].shape == (5, 1)
         assert np.isfinite(energies.potential).all() and len(times.critical_time) == 2
         rows = (tmp_path / "i" / "summary.csv").read_text().splitlines()
         assert rows[1].startswith("1,5,") and "nan" not in rows[1]
@@ -108,8 +108,8 @@ def test_one_sample_of_one_image_is_that_image(tmp_path, tally):
         own = ["--config_path", DIGITS, "--exact", "--train-size", 1, "--num-samples", 1]
         own += ["--result-path", tmp_path / "g", "--synth-path", tmp_path / "s", "--steps", 3]
         run_stage("generate", *own)
-        found = np.load(tmp_path / "s" / "1.npz")["samples"]
-        np.testing.assert_allclose(found, real_images(tmp_path, 1), atol=1e-6)
+        result = np.load(tmp_path / "s" / "1.npz")["samples"]
+        np.testing.assert_allclose(result, real_images(tmp_path, 1), atol=1e-6)
 
 
 def test_one_pattern_on_the_circle(tmp_path, tally, monkeypatch):
@@ -117,11 +117,11 @@ def test_one_pattern_on_the_circle(tmp_path, tally, monkeypatch):
     with tally.attempt("toy", "numbers", "K = 1"):
         own = ["--results-path", tmp_path, "--sample-size", 1, "--beta", 10]
         run_stage("toy exact", *own)
-        found = np.load(tmp_path / "1" / "exact-beta10.npz")
-        axis, energy_of = found["axis"], found["energy"]
+        result = np.load(tmp_path / "1" / "exact-beta10.npz")
+        axis, energy_of = result["axis"], result["energy"]
         y, x = np.unravel_index(energy_of.argmin(), energy_of.shape)
         assert np.isfinite(energy_of).all()
-        assert np.hypot(*(found["patterns"][0] - (axis[x], axis[y]))) < axis[1] - axis[0]
+        assert np.hypot(*(result["patterns"][0] - (axis[x], axis[y]))) < axis[1] - axis[0]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
@@ -149,12 +149,12 @@ def test_images_of_one_colour_equal_the_package_lpips(side, tally, recwarn):
         phi = alex(flat)
         assert phi.isfinite().all()
         for i, j in np.ndindex(5, 5):
-            wanted = package(prepared[i : i + 1], prepared[j : j + 1]).item()
-            found = (phi[i] - phi[j]).square().sum().item()
-            assert found == pytest.approx(wanted, rel=1e-4, abs=1e-7)
-            assert found == 0 or i != j
-        found = nearest_images(alex, flat, flat, 1)
-        assert (found["data-dists"] == 0).all() and found["data-indices"][:, 0].tolist() == [
+            expected = package(prepared[i : i + 1], prepared[j : j + 1]).item()
+            result = (phi[i] - phi[j]).square().sum().item()
+            assert result == pytest.approx(expected, rel=1e-4, abs=1e-7)
+            assert result == 0 or i != j
+        result = nearest_images(alex, flat, flat, 1)
+        assert (result["data-dists"] == 0).all() and result["data-indices"][:, 0].tolist() == [
             *range(5)
         ]
 
@@ -248,11 +248,11 @@ def test_a_training_that_diverges_keeps_what_was_good_and_says_how_to_go_on(tmp_
                 train.run(train_options(tmp_path, *own, "1e-3"))
         train.run(train_options(tmp_path, *own, "1e-3", "--overwrite"))
         train.run(train_options(tmp_path / "afresh", *own, "1e-3"))
-        found, wanted = (
+        result, expected = (
             torch.load(f / "models" / "8.pt", weights_only=True)["ema"]
             for f in (tmp_path, tmp_path / "afresh")
         )
-        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        assert all(torch.equal(result[name], expected[name]) for name in expected)
 
 
 @pytest.mark.slow

@@ -38,8 +38,8 @@ def test_classes_are_told_apart_by_each_part_of_their_looks():
 def test_colours_of_classes_are_written_in_one_place():
     for path in (ROOT / "utils").rglob("*.py"):
         text = path.read_text().upper()
-        found = [look.colour for look in LOOKS.values() if look.colour in text]
-        assert len(found) == (3 if path == ROOT / "utils" / "figures" / "style.py" else 0), path
+        result = [look.colour for look in LOOKS.values() if look.colour in text]
+        assert len(result) == (3 if path == ROOT / "utils" / "figures" / "style.py" else 0), path
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])

@@ -38,7 +38,7 @@ def whole(tmp_path_factory):
     samples = np.random.default_rng(0).uniform(-1, 1, (2, 1, 8, 8)).astype(np.float32)
     save_checkpoint(folder / "8.pt", Checkpoint(weights, weights, opt, args, 12))
     save_synthetics(folder / "8.npz", samples, args)
-    found = {f"ours{suffix}": (folder / f"8{suffix}").read_bytes() for suffix in (".pt", ".npz")}
+    result = {f"ours{suffix}": (folder / f"8{suffix}").read_bytes() for suffix in (".pt", ".npz")}
     names = {}
     try:
         exec(PARSE_UTILS, names)
@@ -50,5 +50,5 @@ def whole(tmp_path_factory):
         np.savez(arrays, samples=samples, args=np.array(theirs, dtype=object))
     finally:
         sys.modules.pop("parse_utils", None)
-    found |= {"theirs.pt": file.getvalue(), "theirs.npz": arrays.getvalue()}
-    return found
+    result |= {"theirs.pt": file.getvalue(), "theirs.npz": arrays.getvalue()}
+    return result

@@ -61,8 +61,8 @@ def test_equal_checkpoints_have_equal_bytes_wherever_their_words_come_from(tmp_p
         save_torch(tmp_path / f"{name}.pt", value)
     one, two = ((tmp_path / f"{name}.pt").read_bytes() for name in ("one", "two"))
     assert one == two
-    found = load_torch(tmp_path / "two.pt")
-    assert type(found) is OrderedDict and found["y"] == [{shared: 1}, (shared, shared)]
+    result = load_torch(tmp_path / "two.pt")
+    assert type(result) is OrderedDict and result["y"] == [{shared: 1}, (shared, shared)]
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path):

@@ -107,11 +107,11 @@ def test_a_checkpoint_as_the_original_writes_it(written, variant, form):
     checkpoint = load_checkpoint(written / variant / form / "8.pt")
     assert checkpoint.k == 8 and checkpoint.iterations == 12
     check_args(checkpoint.args, variant)
-    for found, wanted in zip(
+    for result, expected in zip(
         (checkpoint.model, checkpoint.ema), torch.load(written / "weights.pth", weights_only=True)
     ):
-        assert found.keys() == wanted.keys()  # the prefix of the distributed model is gone
-        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        assert result.keys() == expected.keys()  # the prefix of the distributed model is gone
+        assert all(torch.equal(result[name], expected[name]) for name in expected)
     assert len(checkpoint.opt["state"]) == len(checkpoint.model)
 
 
@@ -133,9 +133,9 @@ def test_forms_that_the_original_does_not_write(written, form, words):
 
 @pytest.mark.parametrize("variant", ["whole", "fewer", "more"])
 def test_samples_as_the_original_writes_them(written, variant):
-    found = load_synthetics(written / variant / "8.npz")
-    assert found.k == 8 and found.samples.shape == (6, 1, 8, 8)
-    check_args(found.args, variant)
+    result = load_synthetics(written / variant / "8.npz")
+    assert result.k == 8 and result.samples.shape == (6, 1, 8, 8)
+    check_args(result.args, variant)
 
 
 def test_stages_run_on_files_of_the_original(written, tmp_path):
@@ -180,13 +180,13 @@ def test_pickles_of_every_python_here(tmp_path):
                 check_args(load_synthetics(path).args, "whole")
 
 
-def renamed(pickled, names, wanted):
+def renamed(pickled, names, expected):
     """The pickle with a module that has one of names called wanted."""
     for name in names:
         # Its length stands before it (protocol 4), or it is the first of two lines (protocol 3).
         for form in (lambda n: b"\x8c%c%b\x94" % (len(n), n), lambda n: b"c%b\n" % n):
             if form(name) in pickled:
-                return pickled.replace(form(name), form(wanted))
+                return pickled.replace(form(name), form(expected))
     raise AssertionError(f"none of {names} in {pickled[:99]}")
 
 
@@ -223,8 +223,8 @@ def test_the_whole_path_on_a_folder_of_the_original(written, tmp_path):
     for stage, key in (("times", "critical-time"), ("energies", "potential")):
         assert {path.parent.name for path in root.glob(f"{stage}/*/8.npz")} == classes
         for name in classes:
-            found = read_npz(root / stage / name / "8.npz", [key])[key]
-            assert np.isfinite(found).all() and found.size
+            result = read_npz(root / stage / name / "8.npz", [key])[key]
+            assert np.isfinite(result).all() and result.size
 
 
 def test_every_later_stage_takes_a_published_set(written, tmp_path):

@@ -130,8 +130,10 @@ def test_names_that_are_refused(whole, tmp_path, monkeypatch, module, name, argu
         for fragment in (called(there, arguments), there + b"(" + arguments + b"t\x81", there):
             for place, path in files_with(fragment, whole, tmp_path):
                 told = refusal(path)
-                wanted = "pickled objects under" if place == "npz other key" else f"{module}.{name}"
-                assert told and wanted in told, (place, told)
+                expected = (
+                    "pickled objects under" if place == "npz other key" else f"{module}.{name}"
+                )
+                assert told and expected in told, (place, told)
     assert not (tmp_path / "MARKER").exists()
 
 
@@ -228,8 +230,8 @@ def test_hostile_text_stays_text(whole, tmp_path):
                              (w.encode("utf-8", "surrogatepass") for w in evil)) + b"e"  # fmt: skip
     path = tmp_path / "8.pt"
     path.write_bytes(checkpoint_around(whole, args=options(stage=in_dict(x=words))))
-    found = load_checkpoint(path).args["stage"]["x"]
-    assert found == evil and all(type(word) is str for word in found)
+    result = load_checkpoint(path).args["stage"]["x"]
+    assert result == evil and all(type(word) is str for word in result)
     object_npz(tmp_path / "8.npz", array_around(options(stage=in_dict(x=words))))
     assert json.loads(str(read_npz(tmp_path / "8.npz")["args"]))["stage"]["x"] == evil
 

@@ -175,9 +175,9 @@ def array_changed(draw: st.DrawFn, array: np.ndarray) -> np.ndarray:
         if array.ndim:
             shapes += [array[:-1], array[:0], np.concatenate([array, array[:1]]), array[..., :0]]
             shapes += [array[..., :-1], array[0], np.asfortranarray(array), array[::-1]]
-        found = draw(st.sampled_from(shapes))
-        note(f"now {list(found.shape)}")
-        return found
+        result = draw(st.sampled_from(shapes))
+        note(f"now {list(result.shape)}")
+        return result
     if array.dtype.kind not in "iufb" or not array.size:
         return np.array(draw(st.sampled_from(("", "x", "alex", "\n"))))
     changed = array.copy()

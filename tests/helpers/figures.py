@@ -103,5 +103,5 @@ def cielab(colour, seen="full"):
 DISTANCES = np.linspace(0, 2, 30), np.linspace(2, 0, 30)
 
 
-def colour(found):
-    return to_hex(found).upper()
+def colour(result):
+    return to_hex(result).upper()

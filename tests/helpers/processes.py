@@ -274,10 +274,10 @@ class Undisturbed:
         """Byte for byte what the undisturbed run made; no leftovers."""
         left = [p.name for p in folder.rglob(".*") if p.suffix in (".part", ".claim")]
         assert not left, f"left over: {left}"
-        found = contents(folder)
-        missing = sorted(set(self.files) - set(found))
+        result = contents(folder)
+        missing = sorted(set(self.files) - set(result))
         assert not missing, f"missing: {missing}"
-        differing = [name for name in self.files if self.files[name] != found[name]]
+        differing = [name for name in self.files if self.files[name] != result[name]]
         assert not differing, f"other bytes: {differing}"
 
 
@@ -287,16 +287,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     Not logs and pictures, nor embeddings, whose blocks several jobs divide otherwise.
 
     Of a training the last checkpoint: which earlier ones are kept depends on where it stopped."""
-    found = {}
+    result = {}
     for path in folder.rglob("*"):
         if path.suffix in (".npz", ".pt", ".csv") and "unfinished" not in path.parts:
-            found[str(path.relative_to(folder))] = path.read_bytes()
-    training = [n for n in found if "/checkpoints/" in n and not n.startswith("toy")]
+            result[str(path.relative_to(folder))] = path.read_bytes()
+    training = [n for n in result if "/checkpoints/" in n and not n.startswith("toy")]
     for name in training:
         beside = [n for n in training if Path(n).parent == Path(name).parent]
         if int(Path(name).stem) < max(int(Path(n).stem) for n in beside):
-            found.pop(name)
-    return found
+            result.pop(name)
+    return result
 
 
 def kept(stage: Stage, folder: Path) -> dict[Path, int]:

@@ -79,8 +79,8 @@ def work(stage, folder, *more):
 def arrays(folder):
     """Every result below folder but the pictures: by its name, its bytes."""
     ends = {".npz", ".json", ".csv", ".pt"}
-    found = (p for p in sorted(folder.rglob("*")) if p.suffix in ends and p.name[0] != ".")
-    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+    result = (p for p in sorted(folder.rglob("*")) if p.suffix in ends and p.name[0] != ".")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in result}
 
 
 @contextmanager

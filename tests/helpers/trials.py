@@ -98,17 +98,17 @@ def refusal(path):
     """The error that reading path gives; None where it is read, and read into what it should be."""
     try:
         if path.suffix == ".pt":
-            found = load_checkpoint(path)
-            for state in (found.model, found.ema):
+            result = load_checkpoint(path)
+            for state in (result.model, result.ema):
                 assert state and all(torch.isfinite(value).all() for value in state.values())
-            assert type(found.k) is int and type(found.iterations) is int
-            assert isinstance(found.opt, dict) and isinstance(found.rng, dict)
-            _ = found.fingerprint
+            assert type(result.k) is int and type(result.iterations) is int
+            assert isinstance(result.opt, dict) and isinstance(result.rng, dict)
+            _ = result.fingerprint
         else:
-            found = load_synthetics(path)
-            assert found.samples.dtype == np.float32 and np.isfinite(found.samples).all()
-        assert all(isinstance(found.args[name], dict) for name in ("data", "train", "model"))
-        json.dumps(found.args)
+            result = load_synthetics(path)
+            assert result.samples.dtype == np.float32 and np.isfinite(result.samples).all()
+        assert all(isinstance(result.args[name], dict) for name in ("data", "train", "model"))
+        json.dumps(result.args)
     except UserError as error:
         assert "\n" not in str(error) and path.name in str(error), str(error)
         return str(error)

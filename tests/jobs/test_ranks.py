@@ -87,8 +87,8 @@ def checkpoints(folder: Path) -> set[str]:
 
 
 def workers(torchrun: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(torchrun)], capture_output=True, text=True)
-    return sorted(map(int, found.stdout.split()))
+    result = subprocess.run(["pgrep", "-P", str(torchrun)], capture_output=True, text=True)
+    return sorted(map(int, result.stdout.split()))
 
 
 @pytest.mark.slow

@@ -70,8 +70,8 @@ def test_more_parts_than_files(capsys):
 
 def test_a_share_of_a_share():
     """Ranks within an array: 3 ranks of each of 4 tasks are 12 shares, each one once."""
-    found = [Share(i, 4).split(rank, 3) for i in range(4) for rank in range(3)]
-    assert found == [Share(i, 12) for i in range(12)]
+    result = [Share(i, 4).split(rank, 3) for i in range(4) for rank in range(3)]
+    assert result == [Share(i, 12) for i in range(12)]
 
 
 @pytest.mark.parametrize("text, share", [("0/1", WHOLE), ("2/8", Share(2, 8)), (None, WHOLE)])

@@ -47,8 +47,8 @@ def vectors(x: Tensor, cache: EmbeddingCache | None, batch: int = 4) -> Embedded
 def test_nested_sets_embed_each_image_once(tmp_path):
     x, cache = random_images(57), opened(tmp_path)
     for k in (2, 9, 10, 31, 57, 40):
-        found = vectors(x[:k], cache).read(range(k))
-        assert torch.equal(found, embed(x[:k]))
+        result = vectors(x[:k], cache).read(range(k))
+        assert torch.equal(result, embed(x[:k]))
     assert cache.embedded == 57
     again = opened(tmp_path)  # another run
     assert torch.equal(vectors(x, again).read(range(13, 44)), embed(x[13:44]))
@@ -69,18 +69,18 @@ def test_any_span_and_batch_gives_the_same(tmp_path):
         [(0, 35, 7), (9, 12, 1), (30, 35, 100), (4, 4, 3)]
     ):
         for cache in (None, opened(tmp_path / str(place))):
-            found = vectors(x, cache, batch).read(range(start, stop))
-            assert torch.equal(found, embed(x[start:stop]))
+            result = vectors(x, cache, batch).read(range(start, stop))
+            assert torch.equal(result, embed(x[start:stop]))
 
 
 def test_what_is_held_is_read_from_memory():
     told: list[int] = []
     x = random_images(20)
-    found = Embedded(x, embed, 128, CPU, 8, None, told.append)
-    held = found.hold(range(5, 15))
+    result = Embedded(x, embed, 128, CPU, 8, None, told.append)
+    held = result.hold(range(5, 15))
     assert told == [8, 2]
-    assert torch.equal(found.read(range(7, 12)), held[2:7]) and told == [8, 2]
-    assert torch.equal(found.read(range(0, 6)), embed(x[:6])) and told == [8, 2, 6]
+    assert torch.equal(result.read(range(7, 12)), held[2:7]) and told == [8, 2]
+    assert torch.equal(result.read(range(0, 6)), embed(x[:6])) and told == [8, 2, 6]
 
 
 def flip_a_number(path: Path) -> None:
@@ -123,8 +123,8 @@ def test_a_corrupt_block_is_told_in_one_line_and_made_again(tmp_path, capsys, ha
     assert len(blocks) == 3
     harm(blocks[1])
     cache = opened(tmp_path)
-    found = vectors(x, cache).read(range(25))
-    assert torch.equal(found, embed(x))
+    result = vectors(x, cache).read(range(25))
+    assert torch.equal(result, embed(x))
     assert cache.embedded in (5, 10)  # that block's images alone
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and str(blocks[1]) in lines[0] and "made again" in lines[0]
@@ -156,11 +156,11 @@ def test_a_disk_that_keeps_nothing_ends_in_the_users_error(tmp_path, monkeypatch
 
 def test_a_block_that_vanishes_is_made_again(tmp_path):
     x, cache = random_images(25), opened(tmp_path)
-    found = vectors(x, cache)
-    found.read(range(25))
+    result = vectors(x, cache)
+    result.read(range(25))
     for path in tmp_path.glob("*.npy"):
         path.unlink()
-    assert torch.equal(found.read(range(25)), embed(x))
+    assert torch.equal(result.read(range(25)), embed(x))
 
 
 FILLER = """
@@ -227,13 +227,13 @@ def alex():
 def test_cached_equals_uncached(tmp_path, monkeypatch, alex):
     monkeypatch.setattr(embedding_cache, "BLOCK_BYTES", 7 * 5760 * 4)
     samples, train = random_images(20).float() / 127.5 - 1, random_images(33, seed=1)
-    wanted = nearest_images(alex, samples, train, 4)
+    expected = nearest_images(alex, samples, train, 4)
     beside = tmp_path / "dists"
     for _ in range(2):
         cache = open_cache(alex, CacheOptions(), beside, samples, 53)
-        found = nearest_images(alex, samples, train, 4, SearchSettings(16, 5, cache=cache))
-        for key, array in wanted.items():
-            np.testing.assert_array_equal(found[key], array)
+        result = nearest_images(alex, samples, train, 4, SearchSettings(16, 5, cache=cache))
+        for key, array in expected.items():
+            np.testing.assert_array_equal(result[key], array)
     assert cache.embedded == 0
     assert cache.folder.parent == tmp_path / "embeddings"
 

@@ -38,9 +38,9 @@ def search(a: Tensor, b: Tensor, k: int, block: int, **options) -> tuple[Tensor,
     return nearest.result()
 
 
-def assert_same(found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> None:
-    torch.testing.assert_close(found[0], wanted[0], rtol=2e-7, atol=0)
-    assert torch.equal(found[1], wanted[1])
+def assert_same(result: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    torch.testing.assert_close(result[0], expected[0], rtol=2e-7, atol=0)
+    assert torch.equal(result[1], expected[1])
 
 
 noise = partial(normal, dtype=torch.float32)
@@ -72,8 +72,8 @@ def test_equals_brute_force(name, block_bytes, product):
     a, b = DATA[name](60, 1), DATA[name](150, 2)
     how = {"block_bytes": block_bytes, "product": product}
     assert_same(search(a, b, 5, 64, **how), brute_force(a, b, 5))
-    found = search(b, b, 5, 64, exclude_self=True, **how)
-    assert_same(found, brute_force(b, b, 5, exclude_self=True))
+    result = search(b, b, 5, 64, exclude_self=True, **how)
+    assert_same(result, brute_force(b, b, 5, exclude_self=True))
 
 
 def test_product_alone_would_be_wrong():
@@ -88,19 +88,19 @@ def test_product_alone_would_be_wrong():
 def test_two_images_in_500_copies(k, product):
     images = noise(2, 64, seed=3)
     copies = images[torch.randperm(1000, generator=torch.Generator().manual_seed(0)) % 2]
-    wanted = brute_force(copies, copies, k, exclude_self=True)
+    expected = brute_force(copies, copies, k, exclude_self=True)
     for block in (1000, 130):
-        found = search(copies, copies, k, block, exclude_self=True, product=product)
-        assert_same(found, wanted)
-        assert (found[0] == 0).all()
+        result = search(copies, copies, k, block, exclude_self=True, product=product)
+        assert_same(result, expected)
+        assert (result[0] == 0).all()
 
 
 @each_format
 def test_copies_with_rounding_noise(product):
     images = noise(2, 200, seed=3).repeat(150, 1)
     images = images * (1 + 1e-7 * noise(300, 200, seed=4))
-    found = search(images, images, 5, 100, exclude_self=True, product=product)
-    assert_same(found, brute_force(images, images, 5, exclude_self=True))
+    result = search(images, images, 5, 100, exclude_self=True, product=product)
+    assert_same(result, brute_force(images, images, 5, exclude_self=True))
 
 
 @each_format
@@ -164,8 +164,8 @@ def test_fewer_references_than_k(n, m, k, exclude_self, columns):
 def test_equals_scikit_learn():
     a, b = noise(80, 30, seed=1), noise(200, 30, seed=2)
     dists, indices = SklearnNeighbors(n_neighbors=7, algorithm="kd_tree").fit(b).kneighbors(a)
-    squares, found = nearest_neighbours(a, b, 7)
-    np.testing.assert_array_equal(found, indices)
+    squares, result = nearest_neighbours(a, b, 7)
+    np.testing.assert_array_equal(result, indices)
     np.testing.assert_allclose(squares.sqrt(), dists, rtol=1e-6)
 
 
@@ -243,8 +243,8 @@ def test_parts_merged_equal_one_search(cuts, exclude_self):
         parts.append(nearest.result(complete=False))
     assert all(squares.shape == (150, 7) for squares, _ in parts)
     for order in (parts, parts[::-1]):
-        found = merge_nearest(order, 7)
-        assert torch.equal(found[0], whole[0]) and torch.equal(found[1], whole[1])
+        result = merge_nearest(order, 7)
+        assert torch.equal(result[0], whole[0]) and torch.equal(result[1], whole[1])
 
 
 def test_merge_refuses_too_few():
@@ -260,10 +260,10 @@ def test_merge_refuses_too_few():
 @pytest.mark.parametrize("dim", [1, 4096, 8193, 20_000, 124_928])
 def test_a_sum_does_not_depend_on_the_rows_beside_it(dim):
     x = noise(9, dim, seed=1).double().numpy()
-    wanted = [pair_distances._row_sums(row[None])[0] for row in x]  # in float64, before rounding
-    assert pair_distances._row_sums(x).tolist() == wanted
-    assert pair_distances._row_sums(x[4:7]).tolist() == wanted[4:7]
-    np.testing.assert_allclose(wanted, (x**2).sum(1), rtol=1e-13)
+    expected = [pair_distances._row_sums(row[None])[0] for row in x]  # in float64, before rounding
+    assert pair_distances._row_sums(x).tolist() == expected
+    assert pair_distances._row_sums(x[4:7]).tolist() == expected[4:7]
+    np.testing.assert_allclose(expected, (x**2).sum(1), rtol=1e-13)
 
 
 def test_bound_holds_where_the_smallest_numbers_are_taken_for_zero():

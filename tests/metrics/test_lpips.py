@@ -49,10 +49,10 @@ def assert_parity(metric: nn.Module, embedding: LpipsEmbedding, side: int) -> No
     y[1] = x[1] + 1e-2 * y[1]
     y[2] = x[2]
     with torch.no_grad():
-        wanted = metric(x, y).flatten()
-    found = (embedding(x) - embedding(y)).square().sum(1)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
-    assert found[2] == 0 < found[1] < found[0]
+        expected = metric(x, y).flatten()
+    result = (embedding(x) - embedding(y)).square().sum(1)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-7)
+    assert result[2] == 0 < result[1] < result[0]
 
 
 @pytest.mark.parametrize("network", ["alex", "squeeze", "vgg"])
@@ -199,9 +199,9 @@ def test_order_of_the_places(nowhere, monkeypatch):
 def test_a_folder_of_torchvision_files(nowhere):
     state = backbone_of(original("squeeze"))
     save({**state, "classifier.1.bias": torch.zeros(1000)}, nowhere / "squeezenet1_1-b8a52dc0.pth")
-    found = load_embedding("squeeze", nowhere, "cpu")
+    result = load_embedding("squeeze", nowhere, "cpu")
     x = images(2, 3, 40, 40)
-    assert torch.equal(found(x), LpipsEmbedding("squeeze", state, read_heads("squeeze")[1])(x))
+    assert torch.equal(result(x), LpipsEmbedding("squeeze", state, read_heads("squeeze")[1])(x))
 
 
 @pytest.mark.parametrize("content", ["cut", "other", "list", "text"])

@@ -40,15 +40,15 @@ def random_images(n: int, seed: int = 0) -> Tensor:
 @needs_shared
 @pytest.mark.parametrize("network", ["alex", "vgg"])
 def test_equals_the_original(network):
-    wanted = read_npz(SHARED / f"reference/dists_{network}_128.npz", KEYS)
+    expected = read_npz(SHARED / f"reference/dists_{network}_128.npz", KEYS)
     embedder = load_metric(network, None, "cpu")
     settings = SearchSettings(reference_batch=50)
-    found = nearest_images(embedder, samples(), mnist_subset(128), 5, settings)
+    result = nearest_images(embedder, samples(), mnist_subset(128), 5, settings)
     for kind in ("data", "synth"):
-        np.testing.assert_array_equal(found[f"{kind}-indices"], wanted[f"{kind}-indices"])
-        dists = found[f"{kind}-dists"]
-        np.testing.assert_allclose(dists, wanted[f"{kind}-dists"], rtol=0, atol=1e-6)
-        assert dists.dtype == np.float32 and found[f"{kind}-indices"].dtype == np.int64
+        np.testing.assert_array_equal(result[f"{kind}-indices"], expected[f"{kind}-indices"])
+        dists = result[f"{kind}-dists"]
+        np.testing.assert_allclose(dists, expected[f"{kind}-dists"], rtol=0, atol=1e-6)
+        assert dists.dtype == np.float32 and result[f"{kind}-indices"].dtype == np.int64
 
 
 @pytest.mark.parametrize("metric", ["l2", "alex"])
@@ -69,14 +69,14 @@ def test_batches_and_budget_change_rounding_only(metric, memory_bytes, batches, 
 
 def test_l2_is_the_distance_itself():
     x, y = random_images(9), random_images(20, seed=1)
-    found = nearest_images(load_metric("l2", None, "cpu"), x, y, 3)
+    result = nearest_images(load_metric("l2", None, "cpu"), x, y, 3)
     for kind, other in (("data", y), ("synth", x)):
         dists = (x.double().flatten(1)[:, None] - other.double().flatten(1)).norm(dim=2)  # [9, n]
         if kind == "synth":
             dists.fill_diagonal_(torch.inf)
         values, indices = dists.sort(dim=1)
-        np.testing.assert_array_equal(found[f"{kind}-indices"], indices[:, :3])
-        np.testing.assert_allclose(found[f"{kind}-dists"], values[:, :3], rtol=2e-7)
+        np.testing.assert_array_equal(result[f"{kind}-indices"], indices[:, :3])
+        np.testing.assert_allclose(result[f"{kind}-dists"], values[:, :3], rtol=2e-7)
 
 
 def test_lpips_is_the_squared_distance():
@@ -84,8 +84,8 @@ def test_lpips_is_the_squared_distance():
     x, y = random_images(5), random_images(7, seed=1)
     dists, _ = nearest(embedder, x, y, 1)
     phi_x, phi_y = embedder(x).double(), embedder(y).double()
-    wanted = (phi_x[:, None] - phi_y).square().sum(2).min(1).values
-    np.testing.assert_allclose(dists[:, 0], wanted, rtol=1e-6)
+    expected = (phi_x[:, None] - phi_y).square().sum(2).min(1).values
+    np.testing.assert_allclose(dists[:, 0], expected, rtol=1e-6)
     assert (embedder.name, embedder.squared) == ("alex", True)
     assert len(embedder.fingerprint) == 16
 
@@ -105,27 +105,27 @@ def test_bytes_are_the_data_sets_floats():
     u = torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8)
     assert to_float(u).min() == -1 and to_float(u).max() == 1
     l2 = load_metric("l2", None, "cpu")
-    found, wanted = nearest(l2, u, u, 4), nearest(l2, to_float(u), to_float(u), 4)
-    np.testing.assert_array_equal(found[0], wanted[0])
-    assert (found[0][:, 0] == 0).all() and (found[1][:, 0] == np.arange(4)).all()
+    result, expected = nearest(l2, u, u, 4), nearest(l2, to_float(u), to_float(u), 4)
+    np.testing.assert_array_equal(result[0], expected[0])
+    assert (result[0][:, 0] == 0).all() and (result[1][:, 0] == np.arange(4)).all()
 
 
 @pytest.mark.parametrize("n, k_train, data, synth", [(1, 3, 3, 0), (4, 1, 1, 3), (2, 9, 5, 1)])
 def test_fewer_images_than_k(n, k_train, data, synth):
-    found = nearest_images(
+    result = nearest_images(
         load_metric("l2", None, "cpu"), random_images(n), random_images(k_train, 1), 5
     )
-    assert found["data-dists"].shape == found["data-indices"].shape == (n, data)
-    assert found["synth-dists"].shape == found["synth-indices"].shape == (n, synth)
+    assert result["data-dists"].shape == result["data-indices"].shape == (n, data)
+    assert result["synth-dists"].shape == result["synth-indices"].shape == (n, synth)
 
 
 def test_constant_and_equal_images():
     """A collapsed model: all samples black, and so is half of the training set."""
     black, x = -torch.ones(6, 1, 28, 28), torch.ones(3, 1, 28, 28)
-    found = nearest_images(load_metric("alex", None, "cpu"), black, torch.cat([x, black]), 3)
-    assert (found["data-dists"] == 0).all() and (found["data-indices"] == [3, 4, 5]).all()
-    assert found["synth-indices"][0].tolist() == [1, 2, 3]
-    assert found["synth-indices"][5].tolist() == [0, 1, 2]
+    result = nearest_images(load_metric("alex", None, "cpu"), black, torch.cat([x, black]), 3)
+    assert (result["data-dists"] == 0).all() and (result["data-indices"] == [3, 4, 5]).all()
+    assert result["synth-indices"][0].tolist() == [1, 2, 3]
+    assert result["synth-indices"][5].tolist() == [0, 1, 2]
 
 
 def test_refuses_other_images():

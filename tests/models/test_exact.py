@@ -70,10 +70,10 @@ def test_log_density_agrees_with_scipy(data, t):
         multivariate_normal(alpha_bar**0.5 * y, 1 - alpha_bar).logpdf(x.flatten(1).numpy())
         for y in patterns.flatten(1).numpy()
     ]
-    wanted = logsumexp(parts, axis=0) - np.log(len(patterns))
-    found = ExactDenoiser(patterns, SCHEDULE).log_density(x, t)
-    assert found.dtype == torch.float64
-    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-10, atol=1e-6)
+    expected = logsumexp(parts, axis=0) - np.log(len(patterns))
+    result = ExactDenoiser(patterns, SCHEDULE).log_density(x, t)
+    assert result.dtype == torch.float64
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-10, atol=1e-6)
 
 
 @on_data_and_times
@@ -91,9 +91,9 @@ def test_weights_are_the_posterior(data, t):
 def test_score_is_the_gradient_of_the_log_density(data, t):
     patterns = DATA[data]()
     x = points(patterns, t).requires_grad_()
-    (wanted,) = torch.autograd.grad(mixture(patterns, t).log_prob(x.flatten(1)).sum(), x)
-    found = ExactDenoiser(patterns, SCHEDULE).score(x.detach(), t)
-    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6 * wanted.abs().max().item())
+    (expected,) = torch.autograd.grad(mixture(patterns, t).log_prob(x.flatten(1)).sum(), x)
+    result = ExactDenoiser(patterns, SCHEDULE).score(x.detach(), t)
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -102,8 +102,8 @@ def test_score_is_the_slope_of_the_log_density(t):
     x, direction = points(real_digits(40).double(), t), normal(12, 1, 8, 8, seed=3)
     h = 1e-3 * (1 - SCHEDULE.alpha_bar[t].item())
     rise = denoiser.log_density(x + h * direction, t) - denoiser.log_density(x - h * direction, t)
-    wanted = (denoiser.score(x, t) * direction).flatten(1).sum(1)
-    torch.testing.assert_close(rise / (2 * h), wanted, rtol=1e-4, atol=1e-3)
+    expected = (denoiser.score(x, t) * direction).flatten(1).sum(1)
+    torch.testing.assert_close(rise / (2 * h), expected, rtol=1e-4, atol=1e-3)
 
 
 @on_data_and_times
@@ -127,11 +127,11 @@ def test_the_denoiser_is_tweedies(data, t):
     patterns = DATA[data]()
     x, alpha_bar = points(patterns, t).requires_grad_(), SCHEDULE.alpha_bar_at(t)
     (slope,) = torch.autograd.grad(mixture(patterns, t).log_prob(x.flatten(1)).sum(), x)
-    wanted = (x + (1 - alpha_bar) * slope) / alpha_bar.sqrt()
+    expected = (x + (1 - alpha_bar) * slope) / alpha_bar.sqrt()
     denoiser = ExactDenoiser(patterns, SCHEDULE)
-    torch.testing.assert_close(denoiser.x_0(x, t), wanted, rtol=0, atol=1e-8)
-    wanted = -(1 - alpha_bar).sqrt() * slope
-    torch.testing.assert_close(denoiser.eps(x, t), wanted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(denoiser.x_0(x, t), expected, rtol=0, atol=1e-8)
+    expected = -(1 - alpha_bar).sqrt() * slope
+    torch.testing.assert_close(denoiser.eps(x, t), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -163,8 +163,8 @@ def test_log_odds_of_two_patterns_are_linear(t):
     denoiser = ExactDenoiser(patterns, SCHEDULE)
     logits = denoiser.logits(x, t)
     torch.testing.assert_close(logits[:, 0] - logits[:, 1], odds, rtol=1e-9, atol=1e-6)
-    wanted = (y + z) / 2 + (odds / 2).tanh()[:, None, None, None] * (y - z) / 2
-    torch.testing.assert_close(denoiser.x_0(x, t), wanted, rtol=0, atol=1e-6)
+    expected = (y + z) / 2 + (odds / 2).tanh()[:, None, None, None] * (y - z) / 2
+    torch.testing.assert_close(denoiser.x_0(x, t), expected, rtol=0, atol=1e-6)
 
 
 @on_data_and_times
@@ -172,14 +172,14 @@ def test_hessian_is_the_second_derivative(data, t):
     patterns = DATA[data]()[:12]
     x, v = points(patterns, t)[3:9:2], normal(3, 1, 8, 8, seed=4)
     p = mixture(patterns, t)
-    wanted = torch.stack(
+    expected = torch.stack(
         [torch.autograd.functional.hessian(lambda x: -p.log_prob(x), row) for row in x.flatten(1)]
     )
     denoiser = ExactDenoiser(patterns, SCHEDULE)
-    found = denoiser.hessian(x, t)
-    scale = wanted.abs().max().item()
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-7 * scale)
-    along = (found @ v.flatten(1)[:, :, None]).reshape(v.shape)
+    result = denoiser.hessian(x, t)
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-7 * scale)
+    along = (result @ v.flatten(1)[:, :, None]).reshape(v.shape)
     torch.testing.assert_close(denoiser.hessian_vector(x, t, v), along, rtol=0, atol=1e-11 * scale)
 
 
@@ -189,10 +189,10 @@ def test_between_two_patterns_the_curvature_is_negative():
     a = SCHEDULE.alpha_bar_at(50)
     u = ((y - z) / (y - z).norm())[None]
     x = a.sqrt() * (y + z)[None] / 2
-    wanted = (1 - a * (y - z).square().sum() / (4 * (1 - a))) / (1 - a)
-    assert wanted < -100
-    found = ExactDenoiser(torch.stack([y, z]), SCHEDULE).hessian_vector(x, 50, u)
-    torch.testing.assert_close(found, wanted * u, rtol=1e-9, atol=1e-9)
+    expected = (1 - a * (y - z).square().sum() / (4 * (1 - a))) / (1 - a)
+    assert expected < -100
+    result = ExactDenoiser(torch.stack([y, z]), SCHEDULE).hessian_vector(x, 50, u)
+    torch.testing.assert_close(result, expected * u, rtol=1e-9, atol=1e-9)
 
 
 def test_curvature_of_near_duplicates_survives_cancellation():
@@ -203,11 +203,11 @@ def test_curvature_of_near_duplicates_survives_cancellation():
     x = a.sqrt() * patterns[:1]
     w = denoiser.weights(x, 0)[0]
     centred = spread - w @ spread
-    wanted = (w * (centred @ v.flatten())) @ centred * a / (1 - a) ** 2
-    found = (v / (1 - a) - denoiser.hessian_vector(x, 0, v)).flatten()
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6 * wanted.abs().max().item())
+    expected = (w * (centred @ v.flatten())) @ centred * a / (1 - a) ** 2
+    result = (v / (1 - a) - denoiser.hessian_vector(x, 0, v)).flatten()
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6 * expected.abs().max().item())
     whole = torch.eye(64) / (1 - a) - denoiser.hessian(x, 0)[0]
-    torch.testing.assert_close(whole @ v.flatten(), wanted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(whole @ v.flatten(), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("t", [0, 1, 2, 10, 100, 500, 900, 999])
@@ -217,9 +217,9 @@ def test_logits_of_float32_are_right_to_a_thousandth(t):
     x = torch.cat([points(patterns.double(), t), SCHEDULE.alpha_bar_at(t).sqrt() * patterns[:3]])
     x[13] += 1e-6 * x[0]
     x = x.float()
-    found = ExactDenoiser(patterns, SCHEDULE).logits(x, t)
-    assert found.dtype == torch.float64 and (found <= 0).all()
-    torch.testing.assert_close(found, by_differences(patterns, x, t), rtol=0, atol=1e-3)
+    result = ExactDenoiser(patterns, SCHEDULE).logits(x, t)
+    assert result.dtype == torch.float64 and (result <= 0).all()
+    torch.testing.assert_close(result, by_differences(patterns, x, t), rtol=0, atol=1e-3)
 
 
 def test_the_expansion_in_float32_would_be_off_by_nats():
@@ -269,9 +269,9 @@ def test_gradients_pass_through(monkeypatch, chunk_bytes):
 
 
 def everything(denoiser, x: Tensor, t, v: Tensor, hessian: bool = True) -> dict[str, Tensor]:
-    found = {name: getattr(denoiser, name)(x, t) for name in VECTORS}
-    found["hessian_vector"] = denoiser.hessian_vector(x, t, v)
-    return found | ({"hessian": denoiser.hessian(x, t)} if hessian else {})
+    result = {name: getattr(denoiser, name)(x, t) for name in VECTORS}
+    result["hessian_vector"] = denoiser.hessian_vector(x, t, v)
+    return result | ({"hessian": denoiser.hessian(x, t)} if hessian else {})
 
 
 @pytest.fixture
@@ -308,7 +308,7 @@ def test_no_bit_depends_on_the_other_rows(threads, side, k):
     alike = everything(
         denoiser, x[:1].repeat(64, 1, 1, 1), t[:1].repeat(64), v[:1].repeat(64, 1, 1, 1), False
     )
-    assert all((found == found[:1]).all() for found in alike.values())
+    assert all((result == result[:1]).all() for result in alike.values())
 
 
 def test_no_bit_of_the_hessian_depends_on_the_other_rows():
@@ -335,9 +335,9 @@ def test_a_time_for_each_row_is_that_time_for_the_row(dtype):
 
 def test_no_rows_give_no_rows():
     empty = torch.zeros(0, 1, 8, 8)
-    found = everything(ExactDenoiser(real_digits(5).double(), SCHEDULE), empty, 3, empty)
-    assert found["logits"].shape == (0, 5) and found["energy"].shape == (0,)
-    assert found["score"].shape == empty.shape and found["hessian"].shape == (0, 64, 64)
+    result = everything(ExactDenoiser(real_digits(5).double(), SCHEDULE), empty, 3, empty)
+    assert result["logits"].shape == (0, 5) and result["energy"].shape == (0,)
+    assert result["score"].shape == empty.shape and result["hessian"].shape == (0, 64, 64)
 
 
 PEAK = """

@@ -169,8 +169,8 @@ def test_a_task_of_train_takes_its_k(told):
     job = task(told, "train.sbatch", *flags, **array(1, 0, 2))
     _, err = job.communicate(timeout=WAIT)
     assert (job.returncode, err) == (0, "")
-    wanted = "train_unet.py --train-size 32 --results-path results/32 --config_path"
-    assert lines(told / "stage") == [f"{wanted} configs/mnist.yaml"]
+    expected = "train_unet.py --train-size 32 --results-path results/32 --config_path"
+    assert lines(told / "stage") == [f"{expected} configs/mnist.yaml"]
 
 
 @pytest.mark.parametrize("python", ["", ".venv/bin/python"])
@@ -229,10 +229,10 @@ def shell(*command: object, **options: object) -> str:
 def no_slurm() -> str:
     """Why there is no SLURM to try this on; empty where there is one."""
     try:
-        found = shell("sinfo", "-h", "-N", "-o", "%N %T")
+        result = shell("sinfo", "-h", "-N", "-o", "%N %T")
     except (OSError, AssertionError, subprocess.TimeoutExpired):
         return "no SLURM answers here (`sinfo -h` fails); docs/cluster.md says how to start one"
-    nodes = {line.split()[0] for line in found.splitlines()}
+    nodes = {line.split()[0] for line in result.splitlines()}
     if nodes != {socket.gethostname().partition(".")[0]}:
         return "this SLURM has other machines: its queue is not for tests"
     return ""
@@ -268,11 +268,11 @@ class Slurm:
 
     def codes(self, job: str) -> dict[str, str]:
         """The state and exit code of each task: {"0": "COMPLETED 0:0"}."""
-        found = {}
+        result = {}
         for line in shell("scontrol", "show", "job", "-o", job).splitlines():
             fields = dict(field.split("=", 1) for field in line.split() if "=" in field)
-            found[fields["ArrayTaskId"]] = f"{fields['JobState']} {fields['ExitCode']}"
-        return found
+            result[fields["ArrayTaskId"]] = f"{fields['JobState']} {fields['ExitCode']}"
+        return result
 
     def assert_all_succeeded(self) -> None:
         self.wait()
@@ -338,8 +338,8 @@ def plain(sets, tmp_path_factory) -> dict[str, Path]:
 
 def contents(work: Path, folder: str = "dists") -> dict[str, bytes]:
     """Every file, marks and parts too."""
-    found = [path for path in sorted((work / folder).rglob("*")) if path.is_file()]
-    return {str(path.relative_to(work)): path.read_bytes() for path in found}
+    result = [path for path in sorted((work / folder).rglob("*")) if path.is_file()]
+    return {str(path.relative_to(work)): path.read_bytes() for path in result}
 
 
 def log(work: Path, job: str = "*", index: object = "*") -> str:

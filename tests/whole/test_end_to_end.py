@@ -85,26 +85,26 @@ def test_the_pipeline_examines_models_that_are_there(sweep, tmp_path):
 
 def test_the_pipeline_measures_every_class_that_is_not_empty(sweep):
     root, _, told = sweep
-    found = {p.relative_to(root / "identified") for p in (root / "identified").glob("*/*.npz")}
-    assert found
+    result = {p.relative_to(root / "identified") for p in (root / "identified").glob("*/*.npz")}
+    assert result
     for stage, load in (
         ("times", load_times),
         ("energies", load_energies),
         ("curvature", load_curvature),
     ):
         made = {p.relative_to(root / stage) for p in (root / stage).glob("*/*.npz")}
-        assert made == found
+        assert made == result
         for path in made:
             args = load(root / stage / path).args
             assert args["generate"]["sampler"] == "ddim" and args["classify"]
     times = {"critical-times", "recovery", "volumes"}
-    times |= {f"recovered-{path.parent}-{path.stem}" for path in found}
+    times |= {f"recovered-{path.parent}-{path.stem}" for path in result}
     judged = {"transition", "samples", "losses", "distances-2", "distances-8"}
-    judged |= {f"{path.parent}-{path.stem}" for path in found}
+    judged |= {f"{path.parent}-{path.stem}" for path in result}
     assert figures_in(root / "times") == times
     assert figures_in(root / "energies") == {"energies"}
     assert figures_in(root / "identified") == judged
-    delta = load_times(root / "times" / next(iter(found))).delta
+    delta = load_times(root / "times" / next(iter(result))).delta
     assert delta == pytest.approx(float(rows_of(root / "identified" / "summary.csv")[0]["delta_m"]))
     assert "median t_c" in told and "median energy" in told
     references = np.load(root / "energies" / "reference.npz")["samples"]
@@ -173,15 +173,15 @@ def test_distances_equal_brute_force(sweep):
     from utils.data.subsets import training_subset
 
     root, _, _ = sweep
-    found = load_dists(root / "dists" / "8.npz")
+    result = load_dists(root / "dists" / "8.npz")
     samples = load_synthetics(root / "synthetics" / "8.npz").samples.reshape(120, -1)
-    images = to_float(training_subset(found.args).images).flatten(1).numpy()
-    wanted = np.sort(cdist(samples, images), axis=1)[:, :5]
-    np.testing.assert_allclose(found.arrays["data-dists"], wanted, rtol=1e-6)
+    images = to_float(training_subset(result.args).images).flatten(1).numpy()
+    expected = np.sort(cdist(samples, images), axis=1)[:, :5]
+    np.testing.assert_allclose(result.arrays["data-dists"], expected, rtol=1e-6)
     among = cdist(samples, samples)
     np.fill_diagonal(among, np.inf)
-    wanted = np.sort(among, axis=1)[:, :5]
-    np.testing.assert_allclose(found.arrays["synth-dists"], wanted, rtol=1e-6)
+    expected = np.sort(among, axis=1)[:, :5]
+    np.testing.assert_allclose(result.arrays["synth-dists"], expected, rtol=1e-6)
 
 
 def test_stored_classes_show_their_samples_and_neighbours(sweep):
@@ -192,12 +192,12 @@ def test_stored_classes_show_their_samples_and_neighbours(sweep):
         path = root / "identified" / name / "8.npz"
         if not path.exists():
             continue
-        found = load_identified(path)
-        assert np.array_equal(found.samples, samples[found.indices])
-        assert sum(found.sizes) == len(found.samples) == len(set(found.indices.tolist()))
-        difference = found.samples - found.train_nns[:, 0]
+        result = load_identified(path)
+        assert np.array_equal(result.samples, samples[result.indices])
+        assert sum(result.sizes) == len(result.samples) == len(set(result.indices.tolist()))
+        difference = result.samples - result.train_nns[:, 0]
         gap = np.linalg.norm(difference.reshape(len(difference), -1), axis=1)
-        np.testing.assert_allclose(gap, distances["data-dists"][found.indices, 0], rtol=1e-5)
+        np.testing.assert_allclose(gap, distances["data-dists"][result.indices, 0], rtol=1e-5)
 
 
 def test_the_chain_of_scripts_equals_the_pipeline(sweep, tmp_path):
@@ -259,9 +259,9 @@ def test_lpips_through_the_scripts(sweep, tmp_path):
         "--k",
         3,
     )
-    found = load_dists(tmp_path / "d" / "8.npz")
-    assert found.metric_name == "alex" and found.arrays["data-dists"].shape == (120, 3)
-    assert (np.diff(found.arrays["data-dists"], axis=1) >= 0).all()
+    result = load_dists(tmp_path / "d" / "8.npz")
+    assert result.metric_name == "alex" and result.arrays["data-dists"].shape == (120, 3)
+    assert (np.diff(result.arrays["data-dists"], axis=1) >= 0).all()
 
 
 def test_ratio_and_delta_criteria_through_the_script(sweep, tmp_path):

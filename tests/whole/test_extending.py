@@ -132,16 +132,16 @@ def test_a_metric_is_added(tmp_path):
     times = ["--sample-size", 2, "--p-trials", 2, "--ddim-steps", 2, "--stride", 9]
     run(METRIC, toolkit, sweep, [], times)
     results = toolkit / "results" / "correlation"
-    found = arrays_of(results / "dists" / "8.npz")
+    result = arrays_of(results / "dists" / "8.npz")
     samples = arrays_of(results / "synthetics" / "8.npz")["samples"].reshape(110, -1)
-    images = to_float(training_subset(args_of(found)).images).flatten(1).numpy()
+    images = to_float(training_subset(args_of(result)).images).flatten(1).numpy()
     among = cdist(samples, samples, "correlation")
     np.fill_diagonal(among, np.inf)
     for kind, pairs in (("data", cdist(samples, images, "correlation")), ("synth", among)):
-        wanted = np.sqrt(2 * np.sort(pairs)[:, :5])
-        np.testing.assert_allclose(found[f"{kind}-dists"], wanted, rtol=1e-5, atol=1e-6)
+        expected = np.sqrt(2 * np.sort(pairs)[:, :5])
+        np.testing.assert_allclose(result[f"{kind}-dists"], expected, rtol=1e-5, atol=1e-6)
         alone = arrays_of(toolkit / "dists" / "8.npz")
-        np.testing.assert_array_equal(alone[f"{kind}-dists"], found[f"{kind}-dists"])
+        np.testing.assert_array_equal(alone[f"{kind}-dists"], result[f"{kind}-dists"])
     (row,) = csv.DictReader((results / "identified" / "summary.csv").read_text().splitlines())
     assert (row["criterion"], row["metric"]) == ("calibrated", "correlation")
     assert 0 < float(row["delta_m"]) < 2**0.5  # unrelated images are sqrt(2) apart
@@ -154,10 +154,10 @@ def test_a_sampler_is_added(tmp_path):
     """It returns the exact model's patterns; half the step is a quarter of the error."""
     toolkit = extended(SAMPLER, tmp_path)
     run(SAMPLER, toolkit, [])
-    found = arrays_of(toolkit / "synthetics" / "16.npz")
-    assert args_of(found)["generate"]["steps"] == 50
-    patterns = to_float(training_subset(args_of(found)).images).flatten(1).numpy()
-    distances = cdist(found["samples"].reshape(64, -1), patterns, "chebyshev")
+    result = arrays_of(toolkit / "synthetics" / "16.npz")
+    assert args_of(result)["generate"]["steps"] == 50
+    patterns = to_float(training_subset(args_of(result)).images).flatten(1).numpy()
+    distances = cdist(result["samples"].reshape(64, -1), patterns, "chebyshev")
     assert distances.min(1).max() < 1e-3 and len(set(distances.argmin(1))) > 8
 
     spec = importlib.util.spec_from_file_location("changed", toolkit / "models" / "samplers.py")

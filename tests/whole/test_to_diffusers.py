@@ -93,9 +93,9 @@ def load_pipeline(folder):
 def compare_networks(ours, theirs, model: dict, times=(0, 1, 25, 500, 999)) -> None:
     x = torch.randn(len(times), model["in_channels"], model["image_size"], model["image_size"])
     with torch.no_grad():
-        wanted, found = ours(x, torch.tensor(times)), theirs(x, torch.tensor(times)).sample
-    assert wanted.std() > 0.1
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        expected, result = ours(x, torch.tensor(times)), theirs(x, torch.tensor(times)).sample
+    assert expected.std() > 0.1
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -27,14 +27,14 @@ def points(n, seed=0, spread=1.5):
 
 
 def test_circle_points_are_uniform_on_the_circle_and_the_seeds_own():
-    found = circle_points(20_000, 9)
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(20_000).double())
-    angle = torch.atan2(found[:, 1], found[:, 0])
+    result = circle_points(20_000, 9)
+    assert result.dtype == torch.float64
+    torch.testing.assert_close(result.norm(dim=1), torch.ones(20_000).double())
+    angle = torch.atan2(result[:, 1], result[:, 0])
     counts = torch.histc(angle, 20, -math.pi, math.pi)
     assert ((counts - 1000).abs() < 5 * math.sqrt(1000 * 0.95)).all()  # 5 standard deviations
-    assert torch.equal(circle_points(20_000, 9), found)
-    assert not torch.equal(circle_points(20_000, 10), found)
+    assert torch.equal(circle_points(20_000, 9), result)
+    assert not torch.equal(circle_points(20_000, 10), result)
 
 
 @pytest.mark.parametrize("beta", [1e-3, 0.5, 3.0, 20.0, 80.0])
@@ -57,13 +57,13 @@ def test_the_slope_of_the_energy_is_the_closed_form(beta):
 def test_no_beta_overflows(beta):
     """At low temperature the energy is the squared distance to the circle, or to a pattern."""
     radius = torch.tensor([0.5, 1.0, 2.5]).double()
-    found = circle_energy(radius, beta)
-    torch.testing.assert_close(found, (radius - 1).square(), rtol=0, atol=1e-2)
+    result = circle_energy(radius, beta)
+    torch.testing.assert_close(result, (radius - 1).square(), rtol=0, atol=1e-2)
     known = points(7)
     x = points(5, 1)
     nearest = torch.cdist(x, known).square().amin(dim=1)
-    found = PatternMixture(known).energy(x, beta)
-    torch.testing.assert_close(found, nearest, rtol=0, atol=1e-3)
+    result = PatternMixture(known).energy(x, beta)
+    torch.testing.assert_close(result, nearest, rtol=0, atol=1e-3)
 
 
 def test_energy_of_the_circle_is_a_mean_over_its_angles():
@@ -73,19 +73,19 @@ def test_energy_of_the_circle_is_a_mean_over_its_angles():
 
     for beta in (0.3, 4.0):
         for radius in (0.0, 0.4, 1.0, 2.0):
-            found = circle_energy(torch.tensor(radius, dtype=torch.float64), beta).item()
-            assert found == pytest.approx(-math.log(mean(radius, beta)) / beta, abs=1e-9)
+            result = circle_energy(torch.tensor(radius, dtype=torch.float64), beta).item()
+            assert result == pytest.approx(-math.log(mean(radius, beta)) / beta, abs=1e-9)
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0, 10.0, 50.0])
 @pytest.mark.parametrize("k", [1, 2, 9, 300])
 def test_energy_of_k_patterns_equals_brute_force(k, beta):
     known, x = points(k, 0, 0.7), points(6, 1, 0.7)  # no weight underflows
-    for found, place in zip(PatternMixture(known).energy(x, beta), x.tolist()):
+    for result, place in zip(PatternMixture(known).energy(x, beta), x.tolist()):
         total = math.fsum(
             math.exp(-beta * ((place[0] - a) ** 2 + (place[1] - b) ** 2)) for a, b in known.tolist()
         )
-        assert found.item() == pytest.approx(-math.log(total / k) / beta, rel=1e-12, abs=1e-12)
+        assert result.item() == pytest.approx(-math.log(total / k) / beta, rel=1e-12, abs=1e-12)
 
 
 @pytest.mark.parametrize("beta", [2.0, 10.0])
@@ -129,12 +129,12 @@ def test_each_row_has_its_own_time_and_no_companions():
 
 def test_samples_have_the_mean_and_the_noise_of_the_mixture():
     known = points(5)
-    found = PatternMixture(known).sample(40_000, 0.25, seed=3)
+    result = PatternMixture(known).sample(40_000, 0.25, seed=3)
     expected = known.T.cov(correction=0) + 0.25 * torch.eye(2)
     bound = 5 * expected.max().item() * math.sqrt(2 / 40_000)
-    assert (found.mean(dim=0) - known.mean(dim=0)).abs().max() < bound
-    assert (found.T.cov() - expected).abs().max() < bound
-    assert torch.equal(PatternMixture(known).sample(40_000, 0.25, seed=3), found)
+    assert (result.mean(dim=0) - known.mean(dim=0)).abs().max() < bound
+    assert (result.T.cov() - expected).abs().max() < bound
+    assert torch.equal(PatternMixture(known).sample(40_000, 0.25, seed=3), result)
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ def times(value, rows):
 @pytest.mark.parametrize("k", [1, 2, 9, 300])
 def test_the_density_of_an_exact_score_is_the_closed_form(k, t):
     mixture, x = PatternMixture(circle_points(k, 1)), plane()
-    found = log_density(mixture.score, prior(mixture), x, t)
-    torch.testing.assert_close(found, mixture.log_density(x, t), rtol=0, atol=1e-3)
+    result = log_density(mixture.score, prior(mixture), x, t)
+    torch.testing.assert_close(result, mixture.log_density(x, t), rtol=0, atol=1e-3)
 
 
 def test_the_density_converges_at_fourth_order():
@@ -38,8 +38,8 @@ def test_the_density_converges_at_fourth_order():
     exact = mixture.log_density(x, 0.1)
 
     def error(steps):
-        found = log_density(mixture.score, prior(mixture), x, 0.1, steps)
-        return (found - exact).abs().mean().item()
+        result = log_density(mixture.score, prior(mixture), x, 0.1, steps)
+        return (result - exact).abs().mean().item()
 
     assert 11 < error(40) / error(80) < 24
 
@@ -84,17 +84,17 @@ def test_a_networks_density_equals_scipys_solver():
     end = solve_ivp(slope, (t, 1.0), start, method="DOP853", rtol=1e-10, atol=1e-10).y[:, -1]
     ends = torch.from_numpy(end[:4].reshape(2, 2))
     expected = mixture.log_density(ends, 1.0) - torch.from_numpy(end[4:])
-    found = log_density(exact, prior(mixture), x, t, 400)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    result = log_density(exact, prior(mixture), x, t, 400)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
 
 
 def test_one_pattern_is_approached_on_a_straight_line():
     """x_s = y + (x_t - y) sqrt(s / t): each row over its own times."""
     mixture, x = PatternMixture(torch.tensor([[0.5, -1.0]])), plane(1.5, 5)
     start, end = torch.linspace(0.2, 1, 25).double(), torch.linspace(0.9, 0.001, 25).double()
-    found = flow(mixture.score, x, start, end)
+    result = flow(mixture.score, x, start, end)
     expected = mixture.patterns + (x - mixture.patterns) * (end / start).sqrt()[:, None]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_flow_runs_back_as_it_came():
@@ -108,8 +108,8 @@ def test_samples_split_between_two_patterns_as_coins_do():
     known = torch.tensor([[1.0, 0.2], [-0.7, -0.4]]).double()
     mixture, n = PatternMixture(known), 4000
     x = mixture.sample(n, 1.0, seed=5)
-    found = flow(mixture.score, x, times(1.0, n), times(1e-3, n))
-    distances = torch.cdist(found, known)
+    result = flow(mixture.score, x, times(1.0, n), times(1e-3, n))
+    distances = torch.cdist(result, known)
     assert (distances.amin(dim=1) < 5 * math.sqrt(1e-3)).all()  # nobody is left between
     count = (distances.argmin(dim=1) == 0).sum().item()
     assert abs(count - n / 2) < 4 * math.sqrt(n / 4)
@@ -117,18 +117,18 @@ def test_samples_split_between_two_patterns_as_coins_do():
 
 def test_samples_at_a_time_have_that_times_noise():
     mixture, n = PatternMixture(circle_points(9, 1)), 20_000
-    found = flow(mixture.score, mixture.sample(n, 1.0, seed=5), times(1.0, n), times(0.3, n))
+    result = flow(mixture.score, mixture.sample(n, 1.0, seed=5), times(1.0, n), times(0.3, n))
     expected = mixture.patterns.T.cov(correction=0) + 0.3 * torch.eye(2)
-    assert (found.T.cov() - expected).abs().max() < 5 * expected.max() * math.sqrt(2 / n)
+    assert (result.T.cov() - expected).abs().max() < 5 * expected.max() * math.sqrt(2 / n)
 
 
 def test_points_settle_in_the_wells():
     known = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).double()
     mixture = PatternMixture(known)
     x = torch.tensor([[0.3, 0.5], [-0.2, -2.0], [0.0, 0.7]]).double()
-    found = settle(mixture.score, x, 0.05, 30)
+    result = settle(mixture.score, x, 0.05, 30)
     expected = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]).double()  # the last: a saddle
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(mixture.denoised(x, 0.05), settle(mixture.score, x, 0.05, 1))
 
 

@@ -34,20 +34,20 @@ def l2():
 @pytest.mark.parametrize("pool", [300, 1500])
 @pytest.mark.parametrize("rate", [0.01, 0.05])
 def test_delta_m_flags_the_asked_share_of_held_out_images(digits, l2, pool, rate):
-    found = calibrate(ARGS, l2, rate, pool, n=256)
+    result = calibrate(ARGS, l2, rate, pool, n=256)
     distance = cdist(digits[pool:], digits[:pool]).min(axis=1)
-    flagged = (distance <= found.delta_m + 1e-6).sum()
-    assert flagged == int(rate * len(distance)) and found.held_out == len(distance)
+    flagged = (distance <= result.delta_m + 1e-6).sum()
+    assert flagged == int(rate * len(distance)) and result.held_out == len(distance)
 
 
 def test_delta_s_is_of_as_many_real_images_as_are_judged(digits, l2):
     """Nearest neighbours lie closer among more images: thresholds of 256 misjudge 1,000."""
-    found = calibrate(ARGS, l2, 0.05, 1500, n=256)
+    result = calibrate(ARGS, l2, 0.05, 1500, n=256)
     among = np.concatenate([nearest_within(digits[i * 256 : (i + 1) * 256]) for i in range(7)])
-    assert (among <= found.delta_s + 1e-6).sum() == int(0.05 * len(among))
-    assert found.n == 256
+    assert (among <= result.delta_s + 1e-6).sum() == int(0.05 * len(among))
+    assert result.n == 256
     larger = calibrate(ARGS, l2, 0.05, 1500, n=1024)
-    assert larger.delta_s < found.delta_s
+    assert larger.delta_s < result.delta_s
 
 
 def test_the_error_rate_on_images_that_were_not_used_is_the_one_asked_for(digits):
@@ -106,10 +106,10 @@ def mnist(shared):
 
 def test_the_official_test_split_is_held_out_where_the_pool_is_everything(mnist, tmp_path, l2):
     write_mnist(tmp_path, mnist[:2000], mnist[2000:])
-    found = calibrate(mnist_args(tmp_path), l2, 0.05, pool=2000, n=200)
-    assert (found.pool, found.held_out) == (2000, 500)
+    result = calibrate(mnist_args(tmp_path), l2, 0.05, pool=2000, n=200)
+    assert (result.pool, result.held_out) == (2000, 500)
     x = to_float(torch.from_numpy(mnist)).flatten(1).double().numpy()
-    assert (cdist(x[2000:], x[:2000]).min(axis=1) <= found.delta_m + 1e-5).sum() == 25
+    assert (cdist(x[2000:], x[:2000]).min(axis=1) <= result.delta_m + 1e-5).sum() == 25
 
 
 def test_a_test_split_that_repeats_the_training_images_is_refused(mnist, tmp_path, l2):

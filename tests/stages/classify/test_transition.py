@@ -42,9 +42,9 @@ def test_a_single_size():
     assert half_point(SIZES[:1], np.array([0.2]), True) == np.inf
     assert half_point(SIZES[:1], np.array([0.2]), False) == 0
     (row,) = rows_of([150], [30])
-    found = transition([row])
-    assert found.memorized.value == np.inf and found.generalized.value == np.inf
-    assert "above 2" in in_words(found)
+    result = transition([row])
+    assert result.memorized.value == np.inf and result.generalized.value == np.inf
+    assert "above 2" in in_words(result)
 
 
 def test_a_dent_in_the_curve_gives_one_crossing():
@@ -63,23 +63,23 @@ def test_intervals_cover_the_true_half_point_about_19_times_in_20():
     exact = half_point(SIZES, truth, False)  # of the interpolation, the curve is not linear
     draw, tries, covered = np.random.default_rng(1), 200, 0
     for _ in range(tries):
-        found = transition(rows_of(draw.binomial(200, truth), np.zeros(5, int))).memorized
-        covered += found.low <= exact <= found.high
+        result = transition(rows_of(draw.binomial(200, truth), np.zeros(5, int))).memorized
+        covered += result.low <= exact <= result.high
     assert 0.90 <= covered / tries <= 0.99
 
 
 def test_the_seed_alone_decides_and_the_order_of_rows_does_not():
     rows = rows_of([198, 170, 90, 20, 0], [1, 10, 40, 30, 1])
-    found = transition(rows)
-    assert found == transition(rows[::-1]) and found.memorized.low < found.memorized.high
-    assert 8 < found.memorized.low <= found.memorized.value <= found.memorized.high < 128
-    assert found.memorized.value < found.generalized.value
+    result = transition(rows)
+    assert result == transition(rows[::-1]) and result.memorized.low < result.memorized.high
+    assert 8 < result.memorized.low <= result.memorized.value <= result.memorized.high < 128
+    assert result.memorized.value < result.generalized.value
 
 
 def test_where_spurious_states_appear():
-    found = transition(rows_of([198, 170, 90, 20, 0], [1, 10, 40, 30, 1]))
-    assert found.spurious == (8, 128) and found.peak == (32, 0.2)
-    words = in_words(found)
+    result = transition(rows_of([198, 170, 90, 20, 0], [1, 10, 40, 30, 1]))
+    assert result.spurious == (8, 128) and result.peak == (32, 0.2)
+    words = in_words(result)
     assert "spurious states from K = 8 to 128, most at K = 32 (20.0 %)" in words
     assert "half the samples are memorized up to K = " in words and "generalized from K = " in words
     assert "no K has beyond doubt" in in_words(transition(rows_of([9, 8, 4, 3, 2], [0] * 5)))
@@ -91,17 +91,17 @@ def test_nothing_judged_is_refused():
 
 
 def test_ends_are_put_in_words():
-    found = transition(rows_of([0] * 5, [0] * 5))
-    assert found.memorized == HalfPoint(0, 0, 0) and found.generalized == HalfPoint(0, 0, 0)
-    assert "memorized up to a K below 2" in in_words(found)
+    result = transition(rows_of([0] * 5, [0] * 5))
+    assert result.memorized == HalfPoint(0, 0, 0) and result.generalized == HalfPoint(0, 0, 0)
+    assert "memorized up to a K below 2" in in_words(result)
 
 
 def test_the_columns_of_the_summary_say_what_the_words_say():
-    found = transition(rows_of([200, 200, 100, 0, 0], [0, 0, 50, 50, 0]))
-    columns = estimates(found)
+    result = transition(rows_of([200, 200, 100, 0, 0], [0, 0, 50, 50, 0]))
+    columns = estimates(result)
     assert tuple(columns) == ESTIMATE_COLUMNS
     assert columns["memorized_half"] == pytest.approx(32)
-    assert columns["generalized_half_low"] == found.generalized.low
+    assert columns["generalized_half_low"] == result.generalized.low
     assert (columns["spurious_from"], columns["spurious_to"]) == (32, 128)
     columns = estimates(transition(rows_of([200] * 5, [0] * 5)))
     assert columns["memorized_half"] == columns["generalized_half_high"] == np.inf

@@ -112,9 +112,9 @@ def test_numbers_of_images_stand_in_the_legend_where_they_are_equal():
         "memorized": {2: marks(1, 2), 64: marks(3, 4)},
         "spurious": {2: marks(1), 64: marks(1)},
     }
-    found = texts(critical_time_figure(groups, LAST))
-    assert {"memorized (n = 2)", "spurious (n = 1)", "2", "64"} <= set(found)
-    assert not any("/" in text for text in found)
+    result = texts(critical_time_figure(groups, LAST))
+    assert {"memorized (n = 2)", "spurious (n = 1)", "2", "64"} <= set(result)
+    assert not any("/" in text for text in result)
 
 
 @pytest.mark.parametrize("top", [951, LAST])
@@ -206,8 +206,8 @@ def test_medians_and_quartiles(kind):
         np.testing.assert_allclose(line.get_ydata(), quartiles[:, 1])
         ends = np.array([segment[:, 1] for segment in bars.get_segments()])
         np.testing.assert_allclose(ends, quartiles[:, [0, 2]])
-        found = (colour(line.get_color()), line.get_marker(), line.get_linestyle())
-        assert found == looks[name][:3]
+        result = (colour(line.get_color()), line.get_marker(), line.get_linestyle())
+        assert result == looks[name][:3]
         np.testing.assert_allclose(line.get_xdata(), sizes, rtol=0.15)
     at_64 = [
         line.get_xdata()[sorted(groups[n]).index(64)] for n, (line, *_) in zip(names, ax.containers)
@@ -271,12 +271,12 @@ def test_groups_that_are_no_classes_are_told_apart():
         assert_nothing_is_cut_off(fig)
         shown = "".join(texts(fig))
         assert "training" in shown and r"_old \$x\$" in shown and "a folder whose name has" in shown
-    found = [
+    result = [
         (colour(line.get_color()), line.get_marker())
         for line, *_ in energy_figure(groups, 0, 4).axes[0].containers
     ]
-    assert found == [LOOKS["spurious"][:2], *(look[:2] for look in OTHER_LOOKS)]
-    assert len(set(found)) == 4
+    assert result == [LOOKS["spurious"][:2], *(look[:2] for look in OTHER_LOOKS)]
+    assert len(set(result)) == 4
     assert not {look.marker for look in OTHER_LOOKS} & {look.marker for look in LOOKS.values()}
 
 
@@ -311,11 +311,11 @@ def test_the_panel_frames_what_was_recovered(digit, group):
     rows = [row(digit, 26), row(digit, LAST, censored=True), row(digit, 0, distances=(2.0,))]
     fig = recovery_panel(64, group, rows, "vgg", 1.0)
     (ax,) = fig.axes
-    found = texts(fig)
-    assert {f"K = 64: {group}", "LPIPS (vgg), $\\delta$ = 1", "t = 1", "t = 51"} <= set(found)
-    assert {"$t_c$ = 26", f"$t_c \\geq$ {LAST}", "never"} <= set(found)
-    assert found.count("0.500") == found.count("1.00") == found.count("1.50") == 2
-    assert found.count("2.00") == 1
+    result = texts(fig)
+    assert {f"K = 64: {group}", "LPIPS (vgg), $\\delta$ = 1", "t = 1", "t = 51"} <= set(result)
+    assert {"$t_c$ = 26", f"$t_c \\geq$ {LAST}", "never"} <= set(result)
+    assert result.count("0.500") == result.count("1.00") == result.count("1.50") == 2
+    assert result.count("2.00") == 1
     look = {**LOOKS, "training": OTHER_LOOKS[0]}[group]
     thick = [patch for patch in ax.patches if patch.get_linewidth() > 1]
     assert len(thick) == 4  # distances 0.5 and 1.0 of two rows: at delta is recovered

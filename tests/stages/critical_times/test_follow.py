@@ -40,8 +40,8 @@ def test_two_patterns_part_at_their_midplane_trial_by_trial(seed):
     denoiser = ExactDenoiser(y, Schedule())
     delta = (y[0] - y[1]).norm().item() / 2
     times, trials = (1, 101, 201, 301, 401, 601, 801), 40
-    found = answers(denoiser, y[:1], delta, times=times, trials=trials, p=1e-9)[0]
-    assert found.critical_time == times[-1]  # one recovered trial is enough to go on
+    result = answers(denoiser, y[:1], delta, times=times, trials=trials, p=1e-9)[0]
+    assert result.critical_time == times[-1]  # one recovered trial is enough to go on
     key, axis = image_key(y[0]), (y[0] - y[1]).double().flatten()
     for i, t in enumerate(times):
         signal = denoiser.schedule.alpha_bar_at(t).sqrt()
@@ -50,8 +50,8 @@ def test_two_patterns_part_at_their_midplane_trial_by_trial(seed):
         own_side = [
             bool((copy.noised(denoiser).double().flatten() - middle) @ axis > 0) for copy in copies
         ]
-        assert found.recovery[i] == pytest.approx(np.mean(own_side), abs=1e-6)
-        unbroken = [bool(time >= t) for time in found.time]
+        assert result.recovery[i] == pytest.approx(np.mean(own_side), abs=1e-6)
+        unbroken = [bool(time >= t) for time in result.time]
         assert all(own_side[j] for j in range(trials) if unbroken[j])
 
 
@@ -61,13 +61,15 @@ def test_the_share_of_two_patterns_is_a_normal_tail():
     denoiser = ExactDenoiser(y, Schedule())
     gap = (y[0] - y[1]).norm().item()
     times, trials = (151, 301, 451, 601), 600
-    found = answers(denoiser, y[:1], gap / 2, times=times, trials=trials, p=1e-9, batch=64, steps=5)
-    for share, t in zip(found[0].recovery, times, strict=True):
+    result = answers(
+        denoiser, y[:1], gap / 2, times=times, trials=trials, p=1e-9, batch=64, steps=5
+    )
+    for share, t in zip(result[0].recovery, times, strict=True):
         alpha_bar = denoiser.schedule.alpha_bar_at(t).item()
         z = math.sqrt(alpha_bar / (1 - alpha_bar)) * gap / 2
-        wanted = 0.5 * (1 + math.erf(z / math.sqrt(2)))
-        assert 0.5 < wanted < 0.999
-        assert abs(share - wanted) < 4 * math.sqrt(wanted * (1 - wanted) / trials)
+        expected = 0.5 * (1 + math.erf(z / math.sqrt(2)))
+        assert 0.5 < expected < 0.999
+        assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / trials)
 
 
 @pytest.mark.parametrize("search", [scan, scan_image, bisect])
@@ -75,12 +77,12 @@ def test_one_pattern_always_returns_and_a_far_image_never(search):
     y = patterns(1)
     denoiser = ExactDenoiser(y, Schedule())
     far = -y  # the only pattern is far from it
-    found = answers(denoiser, torch.cat([y, far]), 0.1, search)
-    assert found[0].censored and found[0].critical_time == 976
-    assert not found[1].censored and found[1].critical_time == 0
+    result = answers(denoiser, torch.cat([y, far]), 0.1, search)
+    assert result[0].censored and result[0].critical_time == 976
+    assert not result[1].censored and result[1].critical_time == 0
     if search is scan:
-        assert (found[0].time == 976).all() and (found[1].time == 0).all()
-        assert (found[0].recovery == 1).all() and found[1].recovery[0] == 0
+        assert (result[0].time == 976).all() and (result[1].time == 0).all()
+        assert (result[0].recovery == 1).all() and result[1].recovery[0] == 0
 
 
 @pytest.mark.parametrize("search", [scan, scan_image, bisect])
@@ -92,12 +94,12 @@ def test_nothing_of_an_exact_answer_depends_on_batch_order_or_company(search):
     assert len({a.critical_time for a in whole.values()}) > 3
     for batch, order in ((16, range(11, -1, -1)), (1, [4, 2]), (7, [5]), (64, range(12))):
         order = list(order)
-        found = answers(denoiser, y[order], delta, search, batch)
+        result = answers(denoiser, y[order], delta, search, batch)
         for i, j in enumerate(order):
             for name in ("critical_time", "censored", "non_monotone"):
-                assert getattr(found[i], name) == getattr(whole[j], name)
-            assert np.array_equal(found[i].time, whole[j].time)
-            assert np.array_equal(found[i].recovery, whole[j].recovery, equal_nan=True)
+                assert getattr(result[i], name) == getattr(whole[j], name)
+            assert np.array_equal(result[i].time, whole[j].time)
+            assert np.array_equal(result[i].recovery, whole[j].recovery, equal_nan=True)
 
 
 def test_bisection_is_the_scan_wherever_recovery_is_monotone():
@@ -106,15 +108,15 @@ def test_bisection_is_the_scan_wherever_recovery_is_monotone():
     denoiser = ExactDenoiser(y, Schedule())
     images = (y[:1] + patterns(24, 9, 0.4)).clamp(-1, 1)
     times = range(1, 1000, 111)  # coarse: between two times the share falls visibly
-    scanned, found = (answers(denoiser, images, 1.5, s, times=times) for s in (scan, bisect))
+    scanned, result = (answers(denoiser, images, 1.5, s, times=times) for s in (scan, bisect))
     everything = answers(denoiser, images, 1.5, scan, times=times, p=1e-9)
     monotone = 0
     for i, answer in everything.items():
         lives = np.nan_to_num(answer.recovery) >= 0.9 - 1e-6
         if (np.diff(lives.astype(int)) <= 0).all():
             monotone += 1
-            assert found[i].critical_time == scanned[i].critical_time
-            assert not found[i].non_monotone
+            assert result[i].critical_time == scanned[i].critical_time
+            assert not result[i].non_monotone
     assert monotone >= 12 and len({a.critical_time for a in scanned.values()}) > 2
 
 
@@ -145,12 +147,12 @@ def test_a_judge_keeps_nothing_of_an_earlier_sweep():
     dict(follow(y[1:], rule, scan, RecoveryPool(denoiser, 8, 20), judge, 0.1, SEED))
     list(judge.distances([stray], y[1:]))
     judge.clear()
-    found = dict(follow(y[:1], rule, scan, RecoveryPool(denoiser, 8, 20), judge, 0.1, SEED))
-    assert found[0].critical_time == 1
+    result = dict(follow(y[:1], rule, scan, RecoveryPool(denoiser, 8, 20), judge, 0.1, SEED))
+    assert result[0].critical_time == 1
 
 
 def test_the_volume_of_a_ball():
-    wanted = [2 * 3, math.pi * 9, 4 / 3 * math.pi * 27]
-    found = [math.exp(log_ball_volume(np.array(3.0), d)) for d in (1, 2, 3)]
-    assert found == pytest.approx(wanted)
+    expected = [2 * 3, math.pi * 9, 4 / 3 * math.pi * 27]
+    result = [math.exp(log_ball_volume(np.array(3.0), d)) for d in (1, 2, 3)]
+    assert result == pytest.approx(expected)
     assert log_ball_volume(np.array([0.0]), 64)[0] == -np.inf

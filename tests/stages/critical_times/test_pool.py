@@ -48,14 +48,14 @@ def copies(count, times=(1, 26, 101, 501, 976)):
     return [Copy(i, images[i], times[i % len(times)], seed=100 + i) for i in range(count)]
 
 
-def run(denoiser, batch, wanted, steps=20, eta=0.0):
+def run(denoiser, batch, expected, steps=20, eta=0.0):
     pool = RecoveryPool(denoiser, batch, steps, eta)
-    pool.add(wanted)
-    found = {}
-    while len(found) < len(wanted):
+    pool.add(expected)
+    result = {}
+    while len(result) < len(expected):
         ended, images = pool.step()
-        found.update({copy.name: image for copy, image in zip(ended, images, strict=True)})
-    return found, pool
+        result.update({copy.name: image for copy, image in zip(ended, images, strict=True)})
+    return result, pool
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_the_pool_is_ddim_written_out(exact, eta):
             if s is not None:
                 z = torch.randn(copy.image.shape, generator=noise)[None] if eta else None
                 x = ddim_step(x, x_0, *schedule.alpha_bar_at([t, s]), z, eta)
-        (found,) = run(exact, 3, [copy], eta=eta)[0].values()
-        torch.testing.assert_close(found, x_0[0].clamp(-1, 1), rtol=0, atol=1e-6)
+        (result,) = run(exact, 3, [copy], eta=eta)[0].values()
+        torch.testing.assert_close(result, x_0[0].clamp(-1, 1), rtol=0, atol=1e-6)
 
 
 def test_every_call_has_one_shape_and_no_time_is_0(exact):
@@ -101,40 +101,40 @@ def test_every_call_has_one_shape_and_no_time_is_0(exact):
     _, pool = run(spy, 4, copies(11))
     assert {shape for shape, _ in spy.calls} == {(4, 1, 8, 8)}
     assert min(min(times) for _, times in spy.calls) > 0
-    wanted = sum(len(recovery_times(copy.t, 20)) for copy in copies(11))
-    assert pool.evaluations == wanted and pool.calls == len(spy.calls)
-    assert pool.calls < wanted / 4 * 1.6  # the batch is refilled as copies end
+    expected = sum(len(recovery_times(copy.t, 20)) for copy in copies(11))
+    assert pool.evaluations == expected and pool.calls == len(spy.calls)
+    assert pool.calls < expected / 4 * 1.6  # the batch is refilled as copies end
 
 
 @pytest.mark.parametrize("model", ["network", "exact"])
 @pytest.mark.parametrize("batch", [7, 16])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_order_and_companions_change_no_bit(model, batch, eta, request):
-    denoiser, wanted = request.getfixturevalue(model), copies(20)
-    whole, _ = run(denoiser, batch, wanted, eta=eta)
-    for others in (wanted[::-1], wanted[13:15], [wanted[14]]):
-        found, _ = run(denoiser, batch, others, eta=eta)
-        assert all(torch.equal(found[name], whole[name]) for name in found)
+    denoiser, expected = request.getfixturevalue(model), copies(20)
+    whole, _ = run(denoiser, batch, expected, eta=eta)
+    for others in (expected[::-1], expected[13:15], [expected[14]]):
+        result, _ = run(denoiser, batch, others, eta=eta)
+        assert all(torch.equal(result[name], whole[name]) for name in result)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
 def test_with_the_exact_model_the_batch_changes_no_bit_either(exact, batch):
     whole, _ = run(exact, 8, copies(12))
-    found, _ = run(exact, batch, copies(12))
-    assert all(torch.equal(found[name], whole[name]) for name in whole)
+    result, _ = run(exact, batch, copies(12))
+    assert all(torch.equal(result[name], whole[name]) for name in whole)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
 def test_with_a_network_it_changes_rounding(network, batch):
     whole, _ = run(network, 8, copies(12))
-    found, _ = run(network, batch, copies(12))
+    result, _ = run(network, batch, copies(12))
     for name in whole:
-        torch.testing.assert_close(found[name], whole[name], rtol=0, atol=1e-4)
+        torch.testing.assert_close(result[name], whole[name], rtol=0, atol=1e-4)
 
 
 def test_results_lie_in_the_range_of_images(network):
-    found, _ = run(network, 8, copies(10))
-    assert max(image.abs().max() for image in found.values()) <= 1
+    result, _ = run(network, 8, copies(10))
+    assert max(image.abs().max() for image in result.values()) <= 1
 
 
 def test_an_empty_pool_calls_nobody(exact):

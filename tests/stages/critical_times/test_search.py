@@ -29,30 +29,30 @@ def table(seed, steep=0.1, trials=10, times=TIMES):
     return rng.random((len(times), trials)) < chance[:, None]
 
 
-def by_table(found, times=TIMES):
-    return lambda t, trial: found[times.index(t), trial]
+def by_table(result, times=TIMES):
+    return lambda t, trial: result[times.index(t), trial]
 
 
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 1.0])
 def test_the_scan_is_the_definition(seed, p):
     """t_c: the last t before the image stops. time: the last t of an unbroken record."""
-    found = table(seed)
-    answer, asked = run(scan(Rule(TIMES, 10, p)), by_table(found))
-    lives = found.sum(1) >= np.ceil(10 * p - 1e-9)
+    result = table(seed)
+    answer, asked = run(scan(Rule(TIMES, 10, p)), by_table(result))
+    lives = result.sum(1) >= np.ceil(10 * p - 1e-9)
     count = len(lives) if lives.all() else int(np.argmin(lives))  # times before the first failure
     assert answer.critical_time == (TIMES[count - 1] if count else 0)
     assert answer.censored == (count == len(TIMES))
     for trial in range(10):
-        unbroken = int(np.argmin(np.append(found[:, trial], False)))
+        unbroken = int(np.argmin(np.append(result[:, trial], False)))
         assert answer.time[trial] == (TIMES[unbroken - 1] if unbroken else 0)
     tried = min(count + 1, len(TIMES))
-    np.testing.assert_allclose(answer.recovery[:tried], found[:tried].mean(1), rtol=1e-6)
+    np.testing.assert_allclose(answer.recovery[:tried], result[:tried].mean(1), rtol=1e-6)
     assert np.isnan(answer.recovery[tried:]).all()
     # Nothing is asked twice, and nothing of a trial that has failed after the image stopped.
     assert len(set(asked)) == len(asked)
     after = [(t, trial) for t, trial in asked if TIMES.index(t) >= tried]
-    assert all(found[: TIMES.index(t), trial].all() for t, trial in after)
+    assert all(result[: TIMES.index(t), trial].all() for t, trial in after)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -88,19 +88,19 @@ def test_bisection_is_the_scan_where_recovery_is_monotone(count, times, p, trial
     def recovers(t, trial):
         return t <= end
 
-    found, _ = run(bisect(rule), recovers)
-    wanted, _ = run(scan(rule), recovers)
-    assert (found.critical_time, found.censored) == (wanted.critical_time, wanted.censored)
-    assert not found.non_monotone
+    result, _ = run(bisect(rule), recovers)
+    expected, _ = run(scan(rule), recovers)
+    assert (result.critical_time, result.censored) == (expected.critical_time, expected.censored)
+    assert not result.non_monotone
 
 
 @pytest.mark.parametrize("seed", range(200))
 def test_bisection_says_where_it_saw_recovery_return(seed):
     """Its answer is a time at which the image lives, with a failure or the end right above."""
-    found = table(seed, steep=0.25)
+    result = table(seed, steep=0.25)
     rule = Rule(TIMES, 10, 0.5)
-    lives = found.sum(1) >= 5
-    answer, asked = run(bisect(rule), by_table(found))
+    lives = result.sum(1) >= 5
+    answer, asked = run(bisect(rule), by_table(result))
     i = TIMES.index(answer.critical_time) if answer.critical_time else -1
     assert i < 0 or lives[i]
     assert i == len(TIMES) - 1 or not lives[i + 1]
@@ -108,7 +108,7 @@ def test_bisection_says_where_it_saw_recovery_return(seed):
     seen = sorted({TIMES.index(t) for t, _ in asked})
     returns = any(lives[b] and not lives[a] for a, b in zip(seen, seen[1:], strict=False))
     assert answer.non_monotone == returns
-    if not returns and answer.critical_time != run(scan(rule), by_table(found))[0].critical_time:
+    if not returns and answer.critical_time != run(scan(rule), by_table(result))[0].critical_time:
         assert not (np.diff(lives.astype(int)) <= 0).all()  # only a hidden return explains it
 
 

@@ -52,10 +52,10 @@ def test_the_exact_model_through_the_script(tmp_path):
         *("--result-path", tmp_path / "t", "--search", "scan", "--stride", 111),
     )
     assert done.returncode == 0, done.stderr
-    found = load_times(tmp_path / "t" / "1.npz")
-    assert found.censored.all() and (found.time == found.scanned[-1]).all()
-    assert found.critical_time.tolist() == [found.scanned[-1]]
-    assert found.args["critical_times"]["exact"] and found.args["train"]["train_size"] == 1
+    result = load_times(tmp_path / "t" / "1.npz")
+    assert result.censored.all() and (result.time == result.scanned[-1]).all()
+    assert result.critical_time.tolist() == [result.scanned[-1]]
+    assert result.args["critical_times"]["exact"] and result.args["train"]["train_size"] == 1
     figures = {path.name for path in (tmp_path / "t" / "figures").iterdir()}
     names = ("critical-times", "recovery", "volumes", "recovered-t-1")
     assert figures == {f"{name}.{ending}" for name in names for ending in ("png", "pdf")}
@@ -64,18 +64,18 @@ def test_the_exact_model_through_the_script(tmp_path):
 def test_the_radius_is_that_of_the_trial_s_own_noise(tmp_path):
     flags = ["--config_path", DIGITS, "--exact", "--train-size", 4, "--delta", 1]
     measure(*flags, "--stride", 50, "--result-path", tmp_path / "a", "--search", "scan")
-    found = load_times(tmp_path / "a" / "4.npz")
-    images = to_float(training_subset(found.args).images)
+    result = load_times(tmp_path / "a" / "4.npz")
+    images = to_float(training_subset(result.args).images)
     denoiser = ExactDenoiser(images, Schedule())
-    for i, trial in np.ndindex(found.radius.shape):
-        t = int(found.time[i, trial])
+    for i, trial in np.ndindex(result.radius.shape):
+        t = int(result.time[i, trial])
         copy = noised_copy(i, images[i], image_key(images[i]), 3407, t, trial)
-        wanted = (copy.noised(denoiser) - images[i]).norm().item()
-        assert found.radius[i, trial] == pytest.approx(wanted, rel=1e-6)
+        expected = (copy.noised(denoiser) - images[i]).norm().item()
+        assert result.radius[i, trial] == pytest.approx(expected, rel=1e-6)
     flags += ["--stride", 50, "--trial-times", "False", "--search", "scan"]
     measure(*flags, "--result-path", tmp_path / "b")
     image = load_times(tmp_path / "b" / "4.npz")
-    assert not image.followed and np.array_equal(image.critical_time, found.critical_time)
+    assert not image.followed and np.array_equal(image.critical_time, result.critical_time)
     copy = noised_copy(1, images[1], image_key(images[1]), 3407, int(image.critical_time[1]), 2)
     assert image.radius[1, 2] == pytest.approx((copy.noised(denoiser) - images[1]).norm().item())
 
@@ -87,8 +87,8 @@ def test_a_subset_and_another_order_give_the_same_answers(made, tmp_path):
     assert len(set(whole.time.flatten().tolist())) > 2
     turned = load_synthetics(made / "s" / "8.npz")
     for k in (8, 9):
-        found = load_synthetics(made / "s" / f"{k}.npz")
-        save_synthetics(tmp_path / "s" / f"{k}.npz", found.samples[::-1][1:].copy(), found.args)
+        result = load_synthetics(made / "s" / f"{k}.npz")
+        save_synthetics(tmp_path / "s" / f"{k}.npz", result.samples[::-1][1:].copy(), result.args)
     measure(*flags, "--sample-path", tmp_path / "s", "--result-path", tmp_path / "b")
     part = load_times(tmp_path / "b" / "8.npz")
     assert len(turned.samples) == 6 and part.time.shape == (5, 4)
@@ -100,7 +100,7 @@ def test_a_subset_and_another_order_give_the_same_answers(made, tmp_path):
 def test_a_stopped_job_goes_on_and_ends_with_the_same_bytes(made, tmp_path, monkeypatch):
     flags = ["--ckpt-path", made / "models", "--sample-path", made / "s", "--delta", 3.0]
     measure(*flags, "--result-path", tmp_path / "t")
-    wanted = (tmp_path / "t" / "8.npz").read_bytes()
+    expected = (tmp_path / "t" / "8.npz").read_bytes()
     (tmp_path / "t" / "8.npz").unlink()
     steps = RecoveryPool.step
     calls = []
@@ -118,7 +118,7 @@ def test_a_stopped_job_goes_on_and_ends_with_the_same_bytes(made, tmp_path, monk
     assert 0 < len(np.load(unfinished)["image"]) < 6
     assert not (tmp_path / "t" / "8.npz").exists()
     measure(*flags, "--result-path", tmp_path / "t", "--final-idx", 1)
-    assert (tmp_path / "t" / "8.npz").read_bytes() == wanted and not unfinished.exists()
+    assert (tmp_path / "t" / "8.npz").read_bytes() == expected and not unfinished.exists()
 
 
 def test_a_finished_k_is_skipped_and_one_of_other_options_refused(made, tmp_path, capsys):
@@ -176,9 +176,9 @@ def test_what_does_not_fit_together(made, tmp_path, stage, case, words):
         (tmp_path / "s").mkdir()
         samples = tmp_path / "s"
     elif case == "other K":
-        found = load_synthetics(made / "s" / "8.npz")
-        found.args["train"]["train_size"] = 7
-        save_synthetics(tmp_path / "s" / "7.npz", found.samples, found.args)
+        result = load_synthetics(made / "s" / "8.npz")
+        result.args["train"]["train_size"] = 7
+        save_synthetics(tmp_path / "s" / "7.npz", result.samples, result.args)
         samples = tmp_path / "s"
     elif case == "wrong name":
         samples = renamed(made, tmp_path, "s/8.npz", "9.npz")
@@ -211,8 +211,8 @@ def test_what_does_not_fit_together(made, tmp_path, stage, case, words):
 
 
 def samples_of(made, k):
-    found = load_synthetics(made / "s" / f"{k}.npz")
-    return found.samples, found.args
+    result = load_synthetics(made / "s" / f"{k}.npz")
+    return result.samples, result.args
 
 
 @pytest.mark.parametrize(
@@ -249,10 +249,10 @@ def test_bisection_reports_how_often_recovery_returned(tmp_path, capsys):
     flags = ["--config_path", DIGITS, "--exact", "--train-size", 40, "--delta", 1]
     flags += ["--search", "bisect", "--p-trials", 4, "--p", 0.6, "--stride", 20]
     measure(*flags, "--result-path", tmp_path / "t")
-    found = load_times(tmp_path / "t" / "40.npz")
-    returned = int(found.non_monotone.sum())
-    n = len(found.critical_time)
-    assert 0 < returned < n and (found.time == -1).all() and not found.followed
+    result = load_times(tmp_path / "t" / "40.npz")
+    returned = int(result.non_monotone.sum())
+    n = len(result.critical_time)
+    assert 0 < returned < n and (result.time == -1).all() and not result.followed
     told = capsys.readouterr().out
     assert f"{returned} of {n} images recovered above a time at which they did not" in told
 
@@ -261,7 +261,7 @@ def test_what_is_known_of_other_options_is_left_out(made, tmp_path, capsys):
     """A stopped job with another delta must not lend its answers."""
     flags = ["--ckpt-path", made / "models", "--final-idx", 1]
     measure(*flags, "--result-path", tmp_path / "a", "--delta", 3)
-    wanted = (tmp_path / "a" / "8.npz").read_bytes()
+    expected = (tmp_path / "a" / "8.npz").read_bytes()
     unfinished = tmp_path / "a" / "unfinished" / "8.npz"
     for content in (made / "s" / "8.npz").read_bytes(), b"no archive":
         (tmp_path / "a" / "8.npz").unlink()
@@ -269,4 +269,4 @@ def test_what_is_known_of_other_options_is_left_out(made, tmp_path, capsys):
         unfinished.write_bytes(content)
         measure(*flags, "--result-path", tmp_path / "a", "--delta", 3)
         assert "left out: " in capsys.readouterr().out
-        assert (tmp_path / "a" / "8.npz").read_bytes() == wanted and not unfinished.exists()
+        assert (tmp_path / "a" / "8.npz").read_bytes() == expected and not unfinished.exists()

@@ -88,18 +88,18 @@ def test_the_exact_model_has_its_own_hessian(digits, k, t):
     denoiser = ExactDenoiser(digits[:k], SCHEDULE)
     x = torch.cat([digits[:2], digits[70:72], (digits[:1] + digits[1:2]) / 2])
     f = field(denoiser, x, t)
-    found = full_curvatures(f)
+    result = full_curvatures(f)
     hessian, alpha_bar = denoiser.hessian(f.x_t, t), SCHEDULE.alpha_bar[t]
     values = torch.linalg.eigvalsh(hessian)
     scale = values.abs().amax(1, keepdim=True)
-    assert ((found.eigenvalues - values).abs() <= 1e-8 * scale).all()
+    assert ((result.eigenvalues - values).abs() <= 1e-8 * scale).all()
     trace = hessian.diagonal(dim1=1, dim2=2).sum(1)
-    torch.testing.assert_close(found.trace, trace, rtol=1e-8, atol=0)
+    torch.testing.assert_close(result.trace, trace, rtol=1e-8, atol=0)
     score = denoiser.score(f.x_t, t).flatten(1)
     lid = 64 + (1 - alpha_bar) * (score.square().sum(1) - trace)
-    torch.testing.assert_close(found.flipd, lid, rtol=1e-8, atol=1e-6)
-    assert (found.asymmetry < 1e-7).all() and not found.trace_error.any()
-    assert torch.equal(found.flat, ((1 - alpha_bar) * values < 0.5).sum(1))
+    torch.testing.assert_close(result.flipd, lid, rtol=1e-8, atol=1e-6)
+    assert (result.asymmetry < 1e-7).all() and not result.trace_error.any()
+    assert torch.equal(result.flat, ((1 - alpha_bar) * values < 0.5).sum(1))
 
 
 @pytest.mark.parametrize(("k", "t"), [(1, 50), (2, 5), (16, 200), (64, 50), (64, 200), (64, 400)])
@@ -108,20 +108,20 @@ def test_both_ends_are_those_of_the_whole(digits, k, t, count):
     """With multiplicity: around a pattern 1 / (1 - alpha_bar) comes many times."""
     denoiser = ExactDenoiser(digits[:k], SCHEDULE)
     f = field(denoiser, torch.cat([digits[:2], digits[70:72], (digits[:1] + digits[1:2]) / 2]), t)
-    whole, found = full_curvatures(f), ends(f, count)
+    whole, result = full_curvatures(f), ends(f, count)
     scale = whole.eigenvalues.abs().max()
-    wanted = both(whole.eigenvalues, count)
-    torch.testing.assert_close(found.eigenvalues, wanted, rtol=0, atol=1e-6 * scale.item())
-    assert (found.residuals <= 1e-7 * scale).all() and (found.residuals >= 0).all()
-    off, rounding = (found.trace - whole.trace).abs(), 1e-9 * whole.trace.abs()
-    assert (off <= 5 * found.trace_error + rounding).all()
+    expected = both(whole.eigenvalues, count)
+    torch.testing.assert_close(result.eigenvalues, expected, rtol=0, atol=1e-6 * scale.item())
+    assert (result.residuals <= 1e-7 * scale).all() and (result.residuals >= 0).all()
+    off, rounding = (result.trace - whole.trace).abs(), 1e-9 * whole.trace.abs()
+    assert (off <= 5 * result.trace_error + rounding).all()
     noise = 1 - SCHEDULE.alpha_bar[t]
     torch.testing.assert_close(
-        found.flipd - whole.flipd, -noise * (found.trace - whole.trace), rtol=1e-6, atol=1e-6
+        result.flipd - whole.flipd, -noise * (result.trace - whole.trace), rtol=1e-6, atol=1e-6
     )
-    torch.testing.assert_close(found.flipd_error, noise * found.trace_error)
+    torch.testing.assert_close(result.flipd_error, noise * result.trace_error)
     known = whole.flat < count
-    assert torch.equal(found.flat, torch.where(known, whole.flat, -1))
+    assert torch.equal(result.flat, torch.where(known, whole.flat, -1))
 
 
 def test_a_memorized_sample_is_a_bowl(digits):
@@ -129,23 +129,23 @@ def test_a_memorized_sample_is_a_bowl(digits):
     the estimates are exact."""
     f = field(ExactDenoiser(digits[:64], SCHEDULE), digits[:3], 20)
     noise = 1 - SCHEDULE.alpha_bar[20]
-    for found in (full_curvatures(f), ends(f)):
+    for result in (full_curvatures(f), ends(f)):
         torch.testing.assert_close(
-            noise * found.eigenvalues, torch.ones_like(found.eigenvalues), rtol=1e-9, atol=0
+            noise * result.eigenvalues, torch.ones_like(result.eigenvalues), rtol=1e-9, atol=0
         )
-        torch.testing.assert_close(noise * found.trace, torch.full((3,), 64.0).double())
-        assert (noise * found.trace_error < 1e-9).all() and not found.flat.any()
-        assert (found.flipd.abs() < 1e-6).all()
+        torch.testing.assert_close(noise * result.trace, torch.full((3,), 64.0).double())
+        assert (noise * result.trace_error < 1e-9).all() and not result.flat.any()
+        assert (result.flipd.abs() < 1e-6).all()
 
 
 def test_between_two_patterns_the_energy_bends_down(digits):
     """H along their difference: (1 - a |y_1 - y_2|^2 / 4 / (1 - a)) / (1 - a) in the middle."""
     f = field(ExactDenoiser(digits[:2], SCHEDULE), (digits[:1] + digits[1:2]) / 2, 50)
     a, gap = SCHEDULE.alpha_bar[50], (digits[0] - digits[1]).square().sum()
-    wanted = (1 - a * gap / 4 / (1 - a)) / (1 - a)
-    for found in (full_curvatures(f), ends(f)):
-        assert wanted < 0 and found.flat.item() == 1
-        assert found.eigenvalues[0, 0].item() == pytest.approx(wanted.item(), rel=1e-9)
+    expected = (1 - a * gap / 4 / (1 - a)) / (1 - a)
+    for result in (full_curvatures(f), ends(f)):
+        assert expected < 0 and result.flat.item() == 1
+        assert result.eigenvalues[0, 0].item() == pytest.approx(expected.item(), rel=1e-9)
 
 
 # Networks
@@ -153,13 +153,13 @@ def test_between_two_patterns_the_energy_bends_down(digits):
 
 def test_both_ends_of_a_network(network, digits):
     f = field(network, digits[:2].float(), torch.tensor([5, 300]))
-    whole, found = full_curvatures(f), ends(f, tolerance=1e-5)
+    whole, result = full_curvatures(f), ends(f, tolerance=1e-5)
     scale = whole.eigenvalues.abs().max().item()
-    wanted = both(whole.eigenvalues, 4)
-    torch.testing.assert_close(found.eigenvalues, wanted, rtol=0, atol=1e-4 * scale)
-    assert ((found.trace - whole.trace).abs() <= 5 * found.trace_error + 1e-4 * scale).all()
+    expected = both(whole.eigenvalues, 4)
+    torch.testing.assert_close(result.eigenvalues, expected, rtol=0, atol=1e-4 * scale)
+    assert ((result.trace - whole.trace).abs() <= 5 * result.trace_error + 1e-4 * scale).all()
     assert (whole.asymmetry > 0.1).all()  # random weights are no gradient field
-    torch.testing.assert_close(found.asymmetry, whole.asymmetry, rtol=0.2, atol=0)
+    torch.testing.assert_close(result.asymmetry, whole.asymmetry, rtol=0.2, atol=0)
 
 
 def test_a_network_by_finite_differences_of_its_score(network, digits):
@@ -171,12 +171,12 @@ def test_a_network_by_finite_differences_of_its_score(network, digits):
     steps = h * torch.eye(64, dtype=torch.float64).reshape(64, 1, 8, 8)
     rows = [(twin.score(x + sign * steps, t)).flatten(1) for sign in (1, -1)]
     hessian = -(rows[0] - rows[1]) / (2 * h)  # row i: the derivative along axis i
-    wanted = torch.linalg.eigvalsh((hessian + hessian.T) / 2)
-    found = full_curvatures(field(network, digits[:1].float(), t))
-    scale = wanted.abs().max().item()
-    torch.testing.assert_close(found.eigenvalues[0], wanted, rtol=0, atol=1e-4 * scale)
+    expected = torch.linalg.eigvalsh((hessian + hessian.T) / 2)
+    result = full_curvatures(field(network, digits[:1].float(), t))
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(result.eigenvalues[0], expected, rtol=0, atol=1e-4 * scale)
     skew = ((hessian - hessian.T) / 2).norm() / hessian.norm()
-    assert found.asymmetry.item() == pytest.approx(skew.item(), rel=1e-4)
+    assert result.asymmetry.item() == pytest.approx(skew.item(), rel=1e-4)
 
 
 def double(network):
@@ -201,9 +201,9 @@ def double(network):
 def assert_batch_changes_rounding_only(denoiser, x, batch, tolerance):
     t = torch.tensor([50, 200])
     for work in (full_curvatures, partial(ends, tolerance=1e-5)):
-        whole, found = work(field(denoiser, x, t)), work(field(denoiser, x, t, batch))
+        whole, result = work(field(denoiser, x, t)), work(field(denoiser, x, t, batch))
         for name in FIELDS:
-            a, b = getattr(found, name), getattr(whole, name)
+            a, b = getattr(result, name), getattr(whole, name)
             atol = tolerance * max(1, b.abs().max().item())
             torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
@@ -277,14 +277,14 @@ def test_a_field_that_is_no_gradient():
     a = 0.7 * (a - a.T)
     f = field(Linear(s + a), normal(2, 1, 1, 30, seed=6), 100)
     sigma = (1 - SCHEDULE.alpha_bar[100]).sqrt()
-    wanted = a.norm() / (s + a).norm()
-    whole, found = full_curvatures(f), ends(f, probes=4000)
+    expected = a.norm() / (s + a).norm()
+    whole, result = full_curvatures(f), ends(f, probes=4000)
     values = torch.linspace(-1, 4, 30).double() / sigma
     torch.testing.assert_close(whole.eigenvalues, values.expand(2, -1), atol=1e-9, rtol=0)
-    torch.testing.assert_close(found.eigenvalues, both(values, 4).expand(2, -1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(result.eigenvalues, both(values, 4).expand(2, -1), atol=1e-6, rtol=0)
     torch.testing.assert_close(whole.trace, values.sum().expand(2))
-    torch.testing.assert_close(whole.asymmetry, wanted.expand(2))
-    torch.testing.assert_close(found.asymmetry, wanted.expand(2), rtol=0.02, atol=0)
+    torch.testing.assert_close(whole.asymmetry, expected.expand(2))
+    torch.testing.assert_close(result.asymmetry, expected.expand(2), rtol=0.02, atol=0)
     turn = whole_spectra((a[None], s[None])[0])
     assert turn.asymmetry.item() == pytest.approx(1) and turn.eigenvalues.abs().max() < 1e-12
 
@@ -310,14 +310,14 @@ def test_gaussian_data_on_a_subspace(d, t):
     denoiser, a = Subspace(dim, d, tau), SCHEDULE.alpha_bar[t].item()
     x = tau * (normal(6, dim, seed=7) @ denoiser.projector).reshape(6, 1, 1, dim)
     variance = a * tau**2 + 1 - a
-    wanted = d - d * (1 - a) / variance + a * (1 - a) * x.flatten(1).square().sum(1) / variance**2
+    expected = d - d * (1 - a) / variance + a * (1 - a) * x.flatten(1).square().sum(1) / variance**2
     f = field(denoiser, x, t)
     whole = full_curvatures(f)
-    torch.testing.assert_close(whole.flipd, wanted, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(whole.flipd, expected, rtol=1e-8, atol=1e-8)
     assert (whole.flat == d).all()
-    found = ends(f, count=6)
-    assert ((found.flipd - wanted).abs() <= 5 * found.flipd_error + 1e-8).all()
-    assert (found.flat == (d if d < 6 else -1)).all()
+    result = ends(f, count=6)
+    assert ((result.flipd - expected).abs() <= 5 * result.flipd_error + 1e-8).all()
+    assert (result.flat == (d if d < 6 else -1)).all()
     noise = [normal(40, 1, 1, dim, seed=8), normal(40, 1, 1, dim, seed=9)]
     assert [normal_bundle(denoiser, image, t, noise) for image in x / 4] == [d] * 6
 
@@ -329,9 +329,9 @@ def test_patterns_in_a_subspace():
     denoiser = ExactDenoiser(patterns, SCHEDULE)
     inner = patterns[patterns.flatten(1).norm(dim=1) < 0.4][:5]
     t = 100
-    found = full_curvatures(field(denoiser, inner, t))
-    assert (found.flat == 2).all()
-    assert ((found.flipd - 2).abs() < 0.5).all()
+    result = full_curvatures(field(denoiser, inner, t))
+    assert (result.flat == 2).all()
+    assert ((result.flipd - 2).abs() < 0.5).all()
     noise = [normal(48, 1, 1, 12, seed=5)]
     assert [normal_bundle(denoiser, image, t, noise) for image in inner] == [2] * 5
 

@@ -14,9 +14,9 @@ def test_both_ends_agree_with_scipy():
     j = normal(300, 300, seed=3)
     s = ((j + j.T) / 2).numpy()
     operator = LinearOperator(s.shape, matvec=lambda v: s @ v, dtype=np.float64)
-    found = both_ends(matrix_products(j[None]), normal(1, 5, 300), signs(1, 4, 300), 1e-9)
+    result = both_ends(matrix_products(j[None]), normal(1, 5, 300), signs(1, 4, 300), 1e-9)
     low, high = (np.sort(eigsh(operator, 5, which=w, tol=1e-12)[0]) for w in ("SA", "LA"))
-    np.testing.assert_allclose(found.eigenvalues[0], np.concatenate([low, high]), rtol=1e-9)
+    np.testing.assert_allclose(result.eigenvalues[0], np.concatenate([low, high]), rtol=1e-9)
 
 
 @pytest.mark.parametrize("times", [1, 3, 4, 5])
@@ -28,9 +28,9 @@ def test_eigenvalues_that_come_several_times(times):
     values = values.double()
     matrix = of_spectrum(values)[None]
     dim = len(values)
-    found = both_ends(matrix_products(matrix), normal(1, 4, dim), signs(1, 2, dim), 1e-9)
+    result = both_ends(matrix_products(matrix), normal(1, 4, dim), signs(1, 2, dim), 1e-9)
     torch.testing.assert_close(
-        found.eigenvalues[0], both(values.sort().values, 4), atol=1e-7, rtol=0
+        result.eigenvalues[0], both(values.sort().values, 4), atol=1e-7, rtol=0
     )
 
 
@@ -39,8 +39,8 @@ def test_an_invariant_subspace_is_left(rank):
     """c I plus a few other directions: blocks run dry at once, and random ones go on."""
     values = torch.cat([torch.linspace(-5, -1, rank), torch.full((40 - rank,), 2.0)]).double()
     matrix = of_spectrum(values)[None]
-    found = both_ends(matrix_products(matrix), normal(1, 3, 40), signs(1, 2, 40), 1e-8)
-    torch.testing.assert_close(found.eigenvalues[0], both(values, 3), atol=1e-7, rtol=0)
+    result = both_ends(matrix_products(matrix), normal(1, 3, 40), signs(1, 2, 40), 1e-8)
+    torch.testing.assert_close(result.eigenvalues[0], both(values, 3), atol=1e-7, rtol=0)
     zero = both_ends(matrix_products(0 * matrix), normal(1, 3, 40), signs(1, 2, 40), 1e-8)
     assert not zero.eigenvalues.any() and zero.asymmetry == 0
 
@@ -49,18 +49,18 @@ def test_a_block_that_adds_nothing_is_filled_up():
     """Axes of a diagonal matrix: their images add exactly nothing, and nor does an axis again."""
     diagonal = torch.linspace(1, 12, 12).double()
     starts = torch.eye(12, dtype=torch.float64)[None, 3:6]
-    found = both_ends(matrix_products(diagonal.diag()[None]), starts, signs(1, 2, 12), 1e-12)
-    wanted = both(diagonal, 3)
+    result = both_ends(matrix_products(diagonal.diag()[None]), starts, signs(1, 2, 12), 1e-12)
+    expected = both(diagonal, 3)
     # Three eigenvectors alone would have passed the test of residuals, were there no others.
-    torch.testing.assert_close(found.eigenvalues[0], wanted, atol=1e-9, rtol=0)
+    torch.testing.assert_close(result.eigenvalues[0], expected, atol=1e-9, rtol=0)
 
 
 def test_a_basis_as_large_as_the_space_is_exact():
     matrix = normal(1, 23, 23, seed=8)
-    found = both_ends(matrix_products(matrix), normal(1, 4, 23), signs(1, 2, 23), 1e-15)
+    result = both_ends(matrix_products(matrix), normal(1, 4, 23), signs(1, 2, 23), 1e-15)
     whole = whole_spectra(matrix)
-    torch.testing.assert_close(found.eigenvalues, both(whole.eigenvalues, 4))
-    torch.testing.assert_close(found.trace, whole.trace)
+    torch.testing.assert_close(result.eigenvalues, both(whole.eigenvalues, 4))
+    torch.testing.assert_close(result.trace, whole.trace)
 
 
 def test_a_basis_is_no_larger_than_is_told():
@@ -72,11 +72,11 @@ def test_a_basis_is_no_larger_than_is_told():
         sizes.append(v.shape[1])
         return products(which, v)
 
-    found = both_ends(counted, normal(1, 4, 200), signs(1, 3, 200), 1e-12, most=30)
+    result = both_ends(counted, normal(1, 4, 200), signs(1, 3, 200), 1e-12, most=30)
     assert sum(sizes[:-1]) == 30 and sizes[-1] == 3
     every = whole_spectra(matrix).eigenvalues[0]
-    gaps = (found.eigenvalues[0][:, None] - every).abs().amin(1)
-    assert (found.residuals > 1e-3).any() and (gaps <= found.residuals[0] + 1e-9).all()
+    gaps = (result.eigenvalues[0][:, None] - every).abs().amin(1)
+    assert (result.residuals > 1e-3).any() and (gaps <= result.residuals[0] + 1e-9).all()
     with pytest.raises(ValueError, match="fewer than 8 / 2"):
         both_ends(products, normal(1, 4, 200), signs(1, 3, 200), 1e-3, most=8)
 
@@ -90,5 +90,5 @@ def test_residuals_are_those_of_unit_vectors():
     for i, j in enumerate((0, 1, 8, 9)):
         u = y[:, j] @ basis[0]
         assert values[0, i].item() == pytest.approx(theta[j].item())
-        wanted = (matrix[0] @ u - theta[j] * u).norm().item()
-        assert residuals[0, i].item() == pytest.approx(wanted, rel=1e-9)
+        expected = (matrix[0] @ u - theta[j] * u).norm().item()
+        assert residuals[0, i].item() == pytest.approx(expected, rel=1e-9)

@@ -34,9 +34,9 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(made):
     """Its curvature at two training images, and what was told."""
-    found = run_here("run_curvature.py", *flags(made, "c"))
-    assert found.returncode == 0, found.stderr
-    return found
+    result = run_here("run_curvature.py", *flags(made, "c"))
+    assert result.returncode == 0, result.stderr
+    return result
 
 
 def flags(made, result, *more):
@@ -72,16 +72,16 @@ def write_times(made, path, samples, n=3, last=19):
 
 
 def test_what_is_written(made, done):
-    found = load_curvature(made / "c" / "8.npz")
-    assert found.t.tolist() == [2, 10] and found.full and found.dim == 64
-    assert found.eigenvalues.shape == (2, 2, 64) and not found.residuals.any()
-    own = found.args["curvature"]
+    result = load_curvature(made / "c" / "8.npz")
+    assert result.t.tolist() == [2, 10] and result.full and result.dim == 64
+    assert result.eigenvalues.shape == (2, 2, 64) and not result.residuals.any()
+    own = result.args["curvature"]
     assert (own["spectrum"], own["normal_points"], own["times"]) == ("full", 256, "")
     assert own["samples"] == digest(training()[:2].numpy())
-    assert (found.critical_time == -1).all() and not found.censored.any()
-    trace = found.eigenvalues.sum(2)
-    np.testing.assert_allclose(found.trace, trace, rtol=1e-5, atol=1e-3 * np.abs(trace).max())
-    assert (found.normal_bundle >= 0).all() and (found.flat >= 0).all()
+    assert (result.critical_time == -1).all() and not result.censored.any()
+    trace = result.eigenvalues.sum(2)
+    np.testing.assert_allclose(result.trace, trace, rtol=1e-5, atol=1e-3 * np.abs(trace).max())
+    assert (result.normal_bundle >= 0).all() and (result.flat >= 0).all()
     pictures = {p.name for p in (made / "c" / "figures").iterdir()}
     names = ("spectra", "flat-directions", "dimensions")
     assert pictures == {f"{name}.{end}" for name in names for end in ("png", "pdf")}
@@ -106,8 +106,8 @@ def test_a_rerun_skips_and_other_options_are_refused(made, done):
 
 
 def test_a_dry_run_writes_nothing(made):
-    found = run_here("run_curvature.py", *flags(made, "dry", "--dry-run"))
-    assert found.returncode == 0 and "K = 8: write" in found.stdout
+    result = run_here("run_curvature.py", *flags(made, "dry", "--dry-run"))
+    assert result.returncode == 0 and "K = 8: write" in result.stdout
     assert not (made / "dry").exists()
 
 
@@ -133,8 +133,8 @@ def test_both_ends_through_the_stage(made, done):
     whole = load_curvature(made / "c" / "8.npz")
     assert two.eigenvalues.shape == (2, 1, 6) and not two.full
     scale = np.abs(whole.eigenvalues).max()
-    wanted = np.concatenate([whole.eigenvalues[:, 1, :3], whole.eigenvalues[:, 1, -3:]], 1)
-    np.testing.assert_allclose(two.eigenvalues[:, 0], wanted, atol=1e-3 * scale)
+    expected = np.concatenate([whole.eigenvalues[:, 1, :3], whole.eigenvalues[:, 1, -3:]], 1)
+    np.testing.assert_allclose(two.eigenvalues[:, 0], expected, atol=1e-3 * scale)
     assert (two.residuals <= 1.1e-4 * scale).all() and (two.normal_bundle == -1).all()
     np.testing.assert_allclose(one.trace[0], two.trace[0], rtol=1e-5)
     error = np.abs(two.trace[:, 0] - whole.trace[:, 1])
@@ -152,15 +152,15 @@ def test_the_exact_model(tmp_path):
         *("--t", "0,60", "--result-path", tmp_path, "--sample-size", 3),
     )
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
-    found, patterns = load_curvature(tmp_path / "5.npz"), training(5).double()
+    result, patterns = load_curvature(tmp_path / "5.npz"), training(5).double()
     denoiser = ExactDenoiser(patterns, Schedule())
     for j, t in enumerate((0, 60)):
         x_t = Schedule().alpha_bar[t].sqrt() * patterns[:3]
         values = torch.linalg.eigvalsh(denoiser.hessian(x_t, t)).numpy()
-        np.testing.assert_allclose(found.eigenvalues[:, j], values, rtol=1e-8)
-        np.testing.assert_allclose(found.scaled(found.trace)[:, j], 64, rtol=1e-3)
-    assert (found.asymmetry < 1e-8).all() and (found.flat == 0).all()
-    assert (np.abs(found.flipd) < 1e-2).all()
+        np.testing.assert_allclose(result.eigenvalues[:, j], values, rtol=1e-8)
+        np.testing.assert_allclose(result.scaled(result.trace)[:, j], 64, rtol=1e-3)
+    assert (result.asymmetry < 1e-8).all() and (result.flat == 0).all()
+    assert (np.abs(result.flipd) < 1e-2).all()
 
 
 @pytest.mark.slow
@@ -169,9 +169,9 @@ def test_critical_times_of_the_same_samples(made):
     folder = write_times(made, made / "times", samples)
     ours = flags(made, "t", "--times-path", folder, "--sample-size", 4)
     assert run_here("run_curvature.py", *ours).returncode == 0
-    found = load_curvature(made / "t" / "8.npz")
-    assert found.critical_time.tolist() == [4, 8, 12, -1]
-    assert found.censored.tolist() == [False, False, True, False]
+    result = load_curvature(made / "t" / "8.npz")
+    assert result.critical_time.tolist() == [4, 8, 12, -1]
+    assert result.censored.tolist() == [False, False, True, False]
     assert (made / "t" / "figures" / "curvature-critical-times.png").is_file()
     assert "is finished" in run_here("run_curvature.py", *ours).stdout
     # Another folder with the same times is the same; other times, or none, are not.

@@ -84,18 +84,20 @@ def test_bfloat16_products_change_no_byte(synthetics, whole, tmp_path):
 
 def test_equals_float64_brute_force(synthetics, whole):
     for k in SIZES:
-        found = load_dists(whole / "l2" / f"{k}.npz")
+        result = load_dists(whole / "l2" / f"{k}.npz")
         samples = np.load(synthetics / f"{k}.npz")["samples"].reshape(N, -1).astype(float)
-        train = training_subset(found.args).images.double().flatten(1).numpy() / 127.5 - 1
+        train = training_subset(result.args).images.double().flatten(1).numpy() / 127.5 - 1
         for kind, other in (("data", train), ("synth", samples)):
             dists = np.linalg.norm(samples[:, None] - other, axis=2)
             if kind == "synth":
                 np.fill_diagonal(dists, np.inf)
             columns = min(5, k if kind == "data" else N - 1)
-            wanted = np.sort(dists, axis=1)[:, :columns]
-            np.testing.assert_allclose(found.arrays[f"{kind}-dists"], wanted, rtol=1e-6, atol=1e-6)
-            own = np.take_along_axis(dists, found.arrays[f"{kind}-indices"], axis=1)
-            np.testing.assert_allclose(own, wanted, rtol=1e-6, atol=1e-6)
+            expected = np.sort(dists, axis=1)[:, :columns]
+            np.testing.assert_allclose(
+                result.arrays[f"{kind}-dists"], expected, rtol=1e-6, atol=1e-6
+            )
+            own = np.take_along_axis(dists, result.arrays[f"{kind}-indices"], axis=1)
+            np.testing.assert_allclose(own, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_nested_sets_embed_each_image_once(synthetics, tmp_path, monkeypatch):
@@ -291,8 +293,8 @@ def test_sets_of_other_image_sizes_in_one_folder(one_set, tmp_path):
     args["model"]["image_size"] = 80
     save_synthetics(one_set / "5.npz", large.numpy(), args)
     run(options(one_set, tmp_path / "d", *LPIPS))
-    found = load_dists(tmp_path / "d" / "5.npz").arrays
-    assert found["data-indices"].shape == (5, 5)
+    result = load_dists(tmp_path / "d" / "5.npz").arrays
+    assert result["data-indices"].shape == (5, 5)
     run(options(one_set, tmp_path / "e", *LPIPS, "--no-cache"))
     assert contents(tmp_path / "d") == contents(tmp_path / "e")
 

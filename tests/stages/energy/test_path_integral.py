@@ -37,8 +37,8 @@ def test_rules_are_exact_for_polynomials(points):
         (rule.half, -(-smallest // 2) - 1),
     ):
         for power in range(degree + 1):
-            wanted = (np.pi / 2) ** (power + 1) / (power + 1)
-            assert (rule.nodes**power * weights).sum() == pytest.approx(wanted, rel=1e-10)
+            expected = (np.pi / 2) ** (power + 1) / (power + 1)
+            assert (rule.nodes**power * weights).sum() == pytest.approx(expected, rel=1e-10)
     used = (rule.half != 0).sum()
     assert points / 2 <= used <= points / 2 + len(rule.nodes) / 10 + 1
 
@@ -88,9 +88,9 @@ def test_the_path_integral_is_the_difference_of_energies(digits, k, t):
         energy_gradient(denoiser, t),
         gauss_rule(20 if k == 1 else 400 if t > 50 else 4000),
     )
-    found, _ = path_integrals(gradient, x, r, rule, 64)
+    result, _ = path_integrals(gradient, x, r, rule, 64)
     scale = absolute_integral(gradient, x, r, rule)
-    assert (np.abs(found - closed_form(denoiser, x, r, t)) <= 1e-6 * scale).all()
+    assert (np.abs(result - closed_form(denoiser, x, r, t)) <= 1e-6 * scale).all()
 
 
 def test_at_t_0_it_holds_on_a_path_that_is_split_at_the_borders(digits):
@@ -127,8 +127,8 @@ def test_at_t_0_it_holds_on_a_path_that_is_split_at_the_borders(digits):
         quad(lambda a: abs(along(a)), a, b, limit=200)[0]
         for a, b in zip(edges, edges[1:], strict=False)
     ]
-    wanted = closed_form(denoiser, x[None], r[None], t)[0, 0]
-    assert abs(sum(parts) - wanted) <= 1e-6 * sum(sizes)
+    expected = closed_form(denoiser, x[None], r[None], t)[0, 0]
+    assert abs(sum(parts) - expected) <= 1e-6 * sum(sizes)
 
 
 def test_half_as_many_points_tell_the_error(digits):
@@ -136,23 +136,23 @@ def test_half_as_many_points_tell_the_error(digits):
     denoiser = ExactDenoiser(digits[:16], Schedule())
     x, r = digits[24:32], digits[20:22]
     for t, small in ((0, False), (500, True)):
-        wanted = closed_form(denoiser, x, r, t)
-        found, half = path_integrals(energy_gradient(denoiser, t), x, r, gauss_rule(20), 64)
-        told, error = np.abs(found - half), np.abs(found - wanted)
+        expected = closed_form(denoiser, x, r, t)
+        result, half = path_integrals(energy_gradient(denoiser, t), x, r, gauss_rule(20), 64)
+        told, error = np.abs(result - half), np.abs(result - expected)
         assert np.median(error) <= np.median(told)
-        assert (np.median(told) < 1e-3 * np.median(np.abs(wanted))) == small
+        assert (np.median(told) < 1e-3 * np.median(np.abs(expected))) == small
 
 
 def test_the_sign_says_who_lies_deeper(digits):
     """A pattern lies deeper than an image that is none: positive, and more so for smaller t."""
     denoiser = ExactDenoiser(digits[:4], Schedule())
-    found = [
+    result = [
         path_integrals(
             energy_gradient(denoiser, t), digits[:4], digits[20:23], gauss_rule(200), 64
         )[0]
         for t in (50, 300)
     ]
-    assert (found[0] > 0).all() and (found[0] > found[1]).all()
+    assert (result[0] > 0).all() and (result[0] > result[1]).all()
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64, 1000])
@@ -161,8 +161,8 @@ def test_batches_and_companions_change_nothing(digits, batch):
     gradient, rule = energy_gradient(denoiser, 10), gauss_rule(11)
     x, r = digits[10:16].float(), digits[20:23].float()
     whole, half = path_integrals(gradient, x, r, rule, 50)
-    found, found_half = path_integrals(gradient, x, r, rule, batch)
-    np.testing.assert_allclose(found, whole, rtol=1e-12)
+    result, found_half = path_integrals(gradient, x, r, rule, batch)
+    np.testing.assert_allclose(result, whole, rtol=1e-12)
     np.testing.assert_allclose(found_half, half, rtol=1e-12)
     one, _ = path_integrals(gradient, x[2:3], r[1:2], rule, 50)
     assert one[0, 0] == whole[1, 2]
@@ -175,11 +175,11 @@ def test_a_force_that_is_not_finite_is_refused(digits):
 
 def test_the_original_s_numbers(shared):
     """To 1e-4, or to the rounding of the original's float32 sums where the terms cancel."""
-    found = np.load(shared / "reference" / "potential_16.npz")
+    result = np.load(shared / "reference" / "potential_16.npz")
     path = shared / "reference" / "16.pt"
     denoiser = denoiser_of(load_checkpoint(path), path, torch.device("cpu"), "float32")
-    samples, refs = (torch.from_numpy(found[key]) for key in ("samples", "refs"))
+    samples, refs = (torch.from_numpy(result[key]) for key in ("samples", "refs"))
     ours, _ = path_integrals(published_gradient(denoiser), samples, refs, published_rule(), 64)
-    np.testing.assert_allclose(ours, found["potential_reference"], rtol=1e-4, atol=2e-8)
+    np.testing.assert_allclose(ours, result["potential_reference"], rtol=1e-4, atol=2e-8)
     right, _ = path_integrals(energy_gradient(denoiser, 0), samples, refs, gauss_rule(20), 64)
     assert np.median(np.abs(right / ours)) > 10  # nothing else uses that arithmetic

@@ -35,13 +35,13 @@ def measure(made, *flags):
 
 def test_every_sample_against_every_reference(made, tmp_path):
     measure(made, "--result-path", tmp_path / "e", "--batch-size", 50)
-    found = load_energies(tmp_path / "e" / "8.npz")
-    assert found.potential.shape == found.difference.shape == (3, 8)
-    assert found.args["energy"]["path_points"] == 20 and found.args["train"]["train_size"] == 8
+    result = load_energies(tmp_path / "e" / "8.npz")
+    assert result.potential.shape == result.difference.shape == (3, 8)
+    assert result.args["energy"]["path_points"] == 20 and result.args["train"]["train_size"] == 8
     assert (tmp_path / "e" / "figures" / "energies.png").is_file()
     measure(made, "--result-path", tmp_path / "f", "--sample-size", 3, "--batch-size", 50)
     part = load_energies(tmp_path / "f" / "8.npz")
-    assert np.array_equal(part.potential, found.potential[:, :3])
+    assert np.array_equal(part.potential, result.potential[:, :3])
 
 
 def test_the_result_lies_beside_the_models_by_default(made, tmp_path):
@@ -58,15 +58,15 @@ def test_the_exact_model_gives_its_closed_form(made, tmp_path):
         *("--ref-path", made / "ref.npz", "--result-path", tmp_path, "--path-points", 2000),
     )
     assert done.returncode == 0, done.stderr
-    found = load_energies(tmp_path / "5.npz")
+    result = load_energies(tmp_path / "5.npz")
     images = load_image_set("digits", ".", 8, 1)
     from utils.data.subsets import permutation
 
     patterns = to_float(images.read(permutation(len(images), 3407)[:5])).double()
     refs = torch.from_numpy(np.load(made / "ref.npz")["samples"]).double()
-    wanted = closed_form(ExactDenoiser(patterns, Schedule()), patterns, refs, 60)
-    np.testing.assert_allclose(found.potential, wanted, rtol=1e-5)
-    assert np.abs(found.difference).max() < 1e-4 * np.abs(wanted).max()
+    expected = closed_form(ExactDenoiser(patterns, Schedule()), patterns, refs, 60)
+    np.testing.assert_allclose(result.potential, expected, rtol=1e-5)
+    assert np.abs(result.difference).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_other_options_and_references_are_noticed(made, tmp_path):
@@ -149,13 +149,13 @@ def test_as_published_through_the_script(shared, tmp_path):
     """A folder of K.pt and samples, as the original's user has them."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "16.pt").write_bytes((shared / "reference" / "16.pt").read_bytes())
-    found = np.load(shared / "reference" / "potential_16.npz")
+    result = np.load(shared / "reference" / "potential_16.npz")
     args = load_checkpoint(shared / "reference" / "16.pt").args
-    np.savez(tmp_path / "ref.npz", samples=found["refs"])
+    np.savez(tmp_path / "ref.npz", samples=result["refs"])
     (tmp_path / "s").mkdir()
-    np.savez(tmp_path / "s" / "16.npz", samples=found["samples"], args=json.dumps(args))
+    np.savez(tmp_path / "s" / "16.npz", samples=result["samples"], args=json.dumps(args))
     own = ["--ckpt-path", tmp_path / "models", "--sample-path", tmp_path / "s"]
     own += ["--ref-path", tmp_path / "ref.npz", "--as-published", "--result-path", tmp_path / "e"]
     run_stage("energy", *own)
     ours = load_energies(Path(tmp_path / "e" / "16.npz")).potential
-    np.testing.assert_allclose(ours, found["potential_reference"], rtol=1e-4, atol=2e-8)
+    np.testing.assert_allclose(ours, result["potential_reference"], rtol=1e-4, atol=2e-8)

@@ -59,12 +59,12 @@ def test_the_exact_model_is_memory_by_every_test(digits, l2):
     sets = first.train[draws[0]], second[draws[1]]
     exact = ExactDenoiser(first.train, Schedule())
     measured = measure_model(exact, first, given)
-    found = verdicts(
+    result = verdicts(
         measured,
         measure_samples(l2, sets[0], first, given),
         measure_pairs(l2, sets, (first.train, second))[0],
     )
-    assert found == dict.fromkeys(GENERALIZATION_TESTS, MEMORY)
+    assert result == dict.fromkeys(GENERALIZATION_TESTS, MEMORY)
     assert (measured.arrays["held-out-memorizer"] == 0).all()
     authentic = measure_samples(l2, sets[0], first, given).findings[1]
     assert authentic.details["samples"] == 0  # at chance or below: each is a training image
@@ -76,12 +76,12 @@ def test_held_out_images_are_generalization_by_every_test(digits, l2):
     given = options()
     ideal = ExactDenoiser(digits[700:], Schedule())
     measured = measure_model(ideal, Images(digits[:64], digits[800:1300]), given)
-    found = verdicts(
+    result = verdicts(
         measured,
         measure_samples(l2, new, images, given),
         measure_pairs(l2, (new, new), (digits[:64], digits[64:128]))[0],
     )
-    assert found == dict.fromkeys(GENERALIZATION_TESTS, GENERALIZATION)
+    assert result == dict.fromkeys(GENERALIZATION_TESTS, GENERALIZATION)
 
 
 @pytest.mark.slow
@@ -104,8 +104,8 @@ def test_a_model_of_every_digit_is_away_from_the_memorizer_200_times(digits):
     rng = np.random.default_rng(0)
     for k in (4, 64):
         images = Images(digits[:k], digits[k:])
-        found = measure_model(ideal, images, options(probe_size=600)).arrays
-        m, loss = (found[f"held-out-{name}"][:2] for name in ("memorizer", "loss"))
+        result = measure_model(ideal, images, options(probe_size=600)).arrays
+        m, loss = (result[f"held-out-{name}"][:2] for name in ("memorizer", "loss"))
         for _ in range(100):
             chosen = rng.choice(m.shape[1], 40, replace=False)
             said.append(memorizer_distance(m[:, chosen].sum(0), loss[:, chosen].sum(0)).verdict)
@@ -115,8 +115,8 @@ def test_a_model_of_every_digit_is_away_from_the_memorizer_200_times(digits):
 def test_a_memorizer_of_other_images_is_no_memorizer_of_these(digits):
     """Far from D* and far from the truth: undecided or better, never memory."""
     other = ExactDenoiser(digits[500:564], Schedule())
-    found = measure_model(other, Images(digits[:64], digits[900:1200]), options())
-    assert verdicts(found)["memorizer"] != MEMORY
+    result = measure_model(other, Images(digits[:64], digits[900:1200]), options())
+    assert verdicts(result)["memorizer"] != MEMORY
 
 
 def test_neighbours_are_those_of_scikit_learn(digits, l2):
@@ -126,16 +126,16 @@ def test_neighbours_are_those_of_scikit_learn(digits, l2):
     arrays = measure_samples(l2, samples, images, options()).arrays
     search = NearestNeighbors(n_neighbors=2).fit(images.train.flatten(1).numpy())
     for key, queries in (("sample", samples), ("held-out", images.held_out)):
-        wanted = search.kneighbors(queries.flatten(1).numpy())[0]
-        np.testing.assert_allclose(arrays[f"{key}-distances"], wanted, rtol=1e-5)
+        expected = search.kneighbors(queries.flatten(1).numpy())[0]
+        np.testing.assert_allclose(arrays[f"{key}-distances"], expected, rtol=1e-5)
 
 
 def test_a_squared_metric_as_lpips_gives_the_same_findings(digits, l2):
     """Ranks and comparisons are those of distances, and the ratio is one of distances too."""
     images, samples = Images(digits[:90], digits[90:300]), digits[[*range(20), *range(300, 400)]]
     squared = replace(l2, squared=True)
-    found = [measure_samples(one, samples, images, options()).findings for one in (l2, squared)]
-    assert found[0] == found[1]
+    result = [measure_samples(one, samples, images, options()).findings for one in (l2, squared)]
+    assert result[0] == result[1]
     twins = (digits[400:460], digits[500:560]), (digits[:90], digits[600:690])
     pairs = [measure_pairs(one, *twins)[0] for one in (l2, squared)]
     np.testing.assert_allclose(
@@ -188,8 +188,8 @@ def test_cosines_are_those_of_images_less_the_mean_of_all_that_is_learnt(digits,
 
 def test_one_training_image_leaves_out_what_is_not_defined(digits, l2):
     images = Images(digits[:1], digits[1:200])
-    found = measure_samples(l2, digits[:1].expand(30, -1, -1, -1), images, options())
-    assert [f.test for f in found.findings] == ["c-t"]
+    result = measure_samples(l2, digits[:1].expand(30, -1, -1, -1), images, options())
+    assert [f.test for f in result.findings] == ["c-t"]
     assert measure_model(ExactDenoiser(digits[:1], Schedule()), images, options()).times[
         "collapse"
     ] == (999, 999, 999)
@@ -207,6 +207,6 @@ def test_the_memorizer_is_asked_before_the_data_collapse(digits):
     measured = measure_model(model, images, given)
     assert 100 < measured.times["collapse"][0] < 700
     m, loss = (measured.arrays[f"held-out-{name}"] for name in ("memorizer", "loss"))
-    wanted = memorizer_distance(m[[0, 2]].sum(0), loss[[0, 2]].sum(0))
-    assert measured.findings[0] == wanted
-    assert wanted.value > memorizer_distance(m.sum(0), loss.sum(0)).value + 0.05
+    expected = memorizer_distance(m[[0, 2]].sum(0), loss[[0, 2]].sum(0))
+    assert measured.findings[0] == expected
+    assert expected.value > memorizer_distance(m.sum(0), loss.sum(0)).value + 0.05

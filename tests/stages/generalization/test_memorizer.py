@@ -49,20 +49,20 @@ def noises(images, copies):
 
 def test_the_exact_model_is_at_distance_0_from_itself(digits):
     exact = ExactDenoiser(digits[:16], SCHEDULE)
-    found = denoising_errors(
+    result = denoising_errors(
         exact, exact, digits[:16].mean(0), digits[8:40], [5, 300], noises(digits[8:40], 3), 50
     )
-    assert (found.memorizer == 0).all()
-    assert found.loss.shape == (2, 32)
-    assert (found.loss[0, :8] < 1e-9).all()  # at t = 5 what it knows is returned
-    assert (found.loss[0, 8:] > 0.05).all()
+    assert (result.memorizer == 0).all()
+    assert result.loss.shape == (2, 32)
+    assert (result.loss[0, :8] < 1e-9).all()  # at t = 5 what it knows is returned
+    assert (result.loss[0, 8:] > 0.05).all()
 
 
 def test_errors_are_the_means_over_noises_of_squared_differences(digits):
     known, images, times = digits[:20], digits[15:25], [40, 600]
     exact, constant = ExactDenoiser(known, SCHEDULE), Constant(digits[50])
     mean, noise = known.mean(0), noises(digits[15:25], 4)
-    found = denoising_errors(constant, exact, mean, images, times, noise, 7)
+    result = denoising_errors(constant, exact, mean, images, times, noise, 7)
     for i, t in enumerate(times):
         for j in range(len(images)):
             eps = noise(t)[j]
@@ -75,8 +75,8 @@ def test_errors_are_the_means_over_noises_of_squared_differences(digits):
                 "mean": mean - target,
             }
             for name, apart in pairs.items():
-                wanted = apart.double().square().mean().item()
-                assert getattr(found, name)[i, j] == pytest.approx(wanted, rel=1e-5), name
+                expected = apart.double().square().mean().item()
+                assert getattr(result, name)[i, j] == pytest.approx(expected, rel=1e-5), name
 
 
 def test_the_batch_changes_nothing_and_rows_are_counted(digits):
@@ -104,14 +104,14 @@ def test_the_collapse_of_two_patterns_is_on_the_midplane(digits):
     images = pair.repeat_interleave(40, 0)
     own = torch.tensor([0, 1]).repeat_interleave(40)
     eps = SeededNoise(range(80), pair.shape[1:]).draw().double()
-    found = collapse_times(exact, images, own, eps)
+    result = collapse_times(exact, images, own, eps)
     line = pair[1 - own] - images
     along = (eps * line).flatten(1).sum(1) / line.flatten(1).norm(dim=1)
     half = line.flatten(1).norm(dim=1) / 2
     ab = SCHEDULE.alpha_bar
     inside = ab.sqrt()[None] * half[:, None] >= (1 - ab).sqrt()[None] * along[:, None]  # [80, T]
-    assert (found == inside.sum(1) - 1).all()
-    assert len(found.unique()) > 20 and found.max() == 999
+    assert (result == inside.sum(1) - 1).all()
+    assert len(result.unique()) > 20 and result.max() == 999
 
 
 def test_at_the_collapse_half_the_weight_is_its_own(digits):
@@ -139,17 +139,17 @@ def test_more_patterns_collapse_earlier_and_one_always(digits):
 def test_the_largest_variance_is_that_of_principal_components(digits, k):
     from sklearn.decomposition import PCA
 
-    found, error = largest_variance(digits[:k])
+    result, error = largest_variance(digits[:k])
     flat = digits[:k].flatten(1).double().numpy()
-    assert found == pytest.approx(PCA(1).fit(flat).explained_variance_[0] * (k - 1) / k, rel=1e-6)
+    assert result == pytest.approx(PCA(1).fit(flat).explained_variance_[0] * (k - 1) / k, rel=1e-6)
     assert error >= 0
     assert largest_variance(digits[:1]) == (0, 0)
 
 
 def test_large_sets_take_arpack_and_agree(digits, monkeypatch):
-    wanted = largest_variance(digits)
+    expected = largest_variance(digits)
     monkeypatch.setattr("utils.stages.generalization.memorizer.SMALL", 10)
-    assert largest_variance(digits) == pytest.approx(wanted, rel=1e-8)
+    assert largest_variance(digits) == pytest.approx(expected, rel=1e-8)
     assert largest_variance(digits) == largest_variance(digits)
 
 
@@ -160,8 +160,8 @@ def test_the_standard_error_of_the_largest_variance_is_right():
     for _ in range(200):
         images = torch.randn(400, 1, 2, 3, generator=generator, dtype=torch.float64)
         images[:, 0, 0, 0] *= 3
-        found, error = largest_variance(images)
-        inside += abs(found - 9) <= 1.96 * error
+        result, error = largest_variance(images)
+        inside += abs(result - 9) <= 1.96 * error
     low, high = stats.binom.ppf([0.002, 0.998], 200, 0.95)
     assert low - 6 <= inside <= high  # the largest eigenvalue leans upwards a little
 

@@ -160,9 +160,9 @@ def test_a_k_without_a_twin_or_held_out_images_is_passed_over(exact, tmp_path):
     assert "two-models" in load_measured(tmp_path / "g" / "12.json").findings
     # all 1,797 digits are learnt: nothing is left to compare with
     everything = tmp_path / "all"
-    found = load_synthetics(exact / "first" / "12.npz")
-    args = {**found.args, "train": {**found.args["train"], "train_size": 1797}}
-    save_synthetics(everything / "1797.npz", found.samples, args)
+    result = load_synthetics(exact / "first" / "12.npz")
+    args = {**result.args, "train": {**result.args["train"], "train_size": 1797}}
+    save_synthetics(everything / "1797.npz", result.samples, args)
     flags = [*QUICK, "--exact", "--synth-path", everything, "--result-path", tmp_path / "h"]
     assert "K = 1797: left out" in ok("run_generalization.py", *flags, run=run_here).stdout
 

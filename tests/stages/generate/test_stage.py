@@ -28,10 +28,10 @@ def draw(model, folder, *flags):
 
 
 def test_the_set_is_whole_and_in_the_range_of_images(model, tmp_path):
-    found = draw(model, tmp_path, "--batch-size", 4)
-    assert found.samples.shape == (10, 1, 8, 8) and found.samples.dtype == np.float32
-    assert np.abs(found.samples).max() <= 1 and found.k == 8
-    assert found.args["generate"]["sampler"] == "ddim"
+    result = draw(model, tmp_path, "--batch-size", 4)
+    assert result.samples.shape == (10, 1, 8, 8) and result.samples.dtype == np.float32
+    assert np.abs(result.samples).max() <= 1 and result.k == 8
+    assert result.args["generate"]["sampler"] == "ddim"
     names = sorted(p.name for p in (tmp_path / "gen").iterdir())
     assert names == ["grid.png", "shard-3407.npz", "shard-3411.npz", "shard-3415.npz"]
 
@@ -111,12 +111,12 @@ def test_the_exact_model_draws_its_patterns(tmp_path):
         *("--num-samples", 6, "--result-path", tmp_path / "gen", "--synth-path", tmp_path / "s"),
     )
     assert done.returncode == 0, done.stderr
-    found = load_synthetics(tmp_path / "s" / "5.npz")
+    result = load_synthetics(tmp_path / "s" / "5.npz")
     from utils.data.datasets import to_float
     from utils.data.subsets import training_subset
 
-    patterns = to_float(training_subset(found.args).images).numpy()
-    nearest = np.abs(found.samples[:, None] - patterns[None]).max(axis=(2, 3, 4)).min(axis=1)
+    patterns = to_float(training_subset(result.args).images).numpy()
+    nearest = np.abs(result.samples[:, None] - patterns[None]).max(axis=(2, 3, 4)).min(axis=1)
     assert nearest.max() < 1e-4
 
 

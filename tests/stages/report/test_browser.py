@@ -17,8 +17,8 @@ WAYS = {"light": {}, "dark": {"color_scheme": "dark"}, "phone": PHONE}
 
 @pytest.fixture(scope="module")
 def chrome():
-    with browser.started() as found:
-        yield found
+    with browser.started() as result:
+        yield result
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def shown_panels(page):
 def test_it_reads_well_by_light_by_night_and_on_a_phone(opened, way):
     """No rule of axe (WCAG 2, level AA, contrast among them) is broken; nothing is cut off."""
     page = opened(**WAYS[way])
-    found = Axe().run(page)
-    assert not found["violations"], [
-        (rule["id"], rule["nodes"][0]["html"][:200]) for rule in found["violations"]
+    result = Axe().run(page)
+    assert not result["violations"], [
+        (rule["id"], rule["nodes"][0]["html"][:200]) for rule in result["violations"]
     ]
     width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1]

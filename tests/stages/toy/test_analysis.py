@@ -29,38 +29,38 @@ def exact_landscape(k, t, **options):
 
 
 def test_two_patterns_are_two_memories():
-    found = exact_landscape(2, 0.15)
-    assert np.abs(found.energy - found.exact_energy).max() < 1e-3
-    assert found.well_kinds.tolist() == [0, 0] and found.centre_kinds.tolist() == [0, 0]
-    for places in (found.wells, found.centres):
-        nearest = np.linalg.norm(places[:, None] - found.patterns, axis=2)
+    result = exact_landscape(2, 0.15)
+    assert np.abs(result.energy - result.exact_energy).max() < 1e-3
+    assert result.well_kinds.tolist() == [0, 0] and result.centre_kinds.tolist() == [0, 0]
+    for places in (result.wells, result.centres):
+        nearest = np.linalg.norm(places[:, None] - result.patterns, axis=2)
         assert nearest.min(axis=1).max() < 0.02 and set(nearest.argmin(axis=1)) == {0, 1}
-    count = (found.sample_wells == 0).sum()
+    count = (result.sample_wells == 0).sum()
     assert abs(count - 300) < 4 * math.sqrt(150)
 
 
 def test_nine_patterns_have_spurious_wells_between_them():
-    found = exact_landscape(9, 0.05)
-    spurious = found.wells[found.well_kinds == 1]
-    away = np.linalg.norm(spurious[:, None] - found.patterns, axis=2).min(axis=1)
+    result = exact_landscape(9, 0.05)
+    spurious = result.wells[result.well_kinds == 1]
+    away = np.linalg.norm(spurious[:, None] - result.patterns, axis=2).min(axis=1)
     assert len(spurious) >= 2 and away.max() > 0.05
-    assert (found.well_kinds == 0).any()
-    assert len(found.centres) == len(found.wells)  # the samples find the same states
-    exact = PatternMixture(torch.from_numpy(found.patterns))
+    assert (result.well_kinds == 0).any()
+    assert len(result.centres) == len(result.wells)  # the samples find the same states
+    exact = PatternMixture(torch.from_numpy(result.patterns))
     for places, energies in (
-        (found.wells, found.well_energies),
-        (found.centres, found.centre_energies),
+        (result.wells, result.well_energies),
+        (result.centres, result.centre_energies),
     ):
         expected = exact.energy(torch.from_numpy(places), 10.0)
         np.testing.assert_allclose(energies, expected, rtol=0, atol=1e-4)
-    assert np.ptp(found.well_energies) > 0.03
+    assert np.ptp(result.well_energies) > 0.03
 
 
 def test_a_thousand_patterns_are_a_ring(monkeypatch):
     monkeypatch.setattr(toy_analysis, "SIDE", 21)
-    found = exact_landscape(1000, 0.15)
-    assert found.well_kinds.tolist() == [2] and found.centre_kinds.tolist() == [2]
-    assert np.abs(found.energy - found.exact_energy).max() < 1e-3
+    result = exact_landscape(1000, 0.15)
+    assert result.well_kinds.tolist() == [2] and result.centre_kinds.tolist() == [2]
+    assert np.abs(result.energy - result.exact_energy).max() < 1e-3
 
 
 def exact_basins(patterns, spurious=(), **options):
@@ -70,51 +70,52 @@ def exact_basins(patterns, spurious=(), **options):
 
 
 def test_one_pattern_is_always_recovered():
-    found = exact_basins(torch.tensor([[1.0, 0.0]]).double(), p_trials=5)
-    first = found.groups == PATTERN
-    assert (found.recovery[first] == 1).all() and found.censored[first].all()
-    assert (found.critical_time[first] == 1).all()
+    result = exact_basins(torch.tensor([[1.0, 0.0]]).double(), p_trials=5)
+    first = result.groups == PATTERN
+    assert (result.recovery[first] == 1).all() and result.censored[first].all()
+    assert (result.critical_time[first] == 1).all()
     # of the four points of the circle one is the pattern; the others never come back
-    others = found.groups == CIRCLE_POINT
-    assert found.recovery[others].sum(axis=1).tolist() == [32, 0, 0, 0]
+    others = result.groups == CIRCLE_POINT
+    assert result.recovery[others].sum(axis=1).tolist() == [32, 0, 0, 0]
     assert (
-        found.critical_time[others].tolist() == [1, 0, 0, 0] and not found.radius[others][1:].any()
+        result.critical_time[others].tolist() == [1, 0, 0, 0]
+        and not result.radius[others][1:].any()
     )
 
 
 @pytest.mark.parametrize(("delta", "near"), [(1.2, 0), (1.5, 32)])
 def test_a_point_is_recovered_within_delta_of_itself(delta, near):
     """All of the plane falls into the one pattern, sqrt(2) and 2 away from other points."""
-    found = exact_basins(torch.tensor([[1.0, 0.0]]).double(), p_trials=5, delta=delta)
-    others = found.groups == CIRCLE_POINT
-    assert found.recovery[others].sum(axis=1).tolist() == [32, near, 0, near]
+    result = exact_basins(torch.tensor([[1.0, 0.0]]).double(), p_trials=5, delta=delta)
+    others = result.groups == CIRCLE_POINT
+    assert result.recovery[others].sum(axis=1).tolist() == [32, near, 0, near]
 
 
 def test_two_patterns_share_the_plane_at_its_middle():
     """A copy is recovered on its pattern's side: a share Phi(a / sqrt(t)), a to the middle."""
     a = 0.6
-    found = exact_basins(torch.tensor([[a, 0.0], [-a, 0.0]]).double())
-    expected = norm.cdf(a / np.sqrt(found.times[:2]))
+    result = exact_basins(torch.tensor([[a, 0.0], [-a, 0.0]]).double())
+    expected = norm.cdf(a / np.sqrt(result.times[:2]))
     spread = np.sqrt(expected * (1 - expected) / 300) + 1e-3
-    assert (np.abs(found.recovery[:2] - expected) < 4.5 * spread).all()
+    assert (np.abs(result.recovery[:2] - expected) < 4.5 * spread).all()
     last = a**2 / norm.ppf(0.9) ** 2  # where 9 of 10 come back
-    assert (np.abs(found.critical_time[:2] - last) < 0.12).all()
-    mean_radius = np.sqrt(found.critical_time[:2] * np.pi / 2)  # of normal noise in the plane
-    np.testing.assert_allclose(found.radius[:2], mean_radius, rtol=0.1)
+    assert (np.abs(result.critical_time[:2] - last) < 0.12).all()
+    mean_radius = np.sqrt(result.critical_time[:2] * np.pi / 2)  # of normal noise in the plane
+    np.testing.assert_allclose(result.radius[:2], mean_radius, rtol=0.1)
 
 
 def test_a_spurious_state_lives_at_its_own_time():
     """At t = 0.5 two near patterns have merged: the middle is a state, and comes back to itself."""
     patterns = torch.tensor([[0.2, 1.0], [-0.2, 1.0]]).double()
-    found = exact_basins(patterns, [[0.0, 1.0]], t=0.5)
-    state = found.groups == SPURIOUS_STATE
-    assert found.censored[state].all() and (found.times[state] > 0.5).all()
+    result = exact_basins(patterns, [[0.0, 1.0]], t=0.5)
+    state = result.groups == SPURIOUS_STATE
+    assert result.censored[state].all() and (result.times[state] > 0.5).all()
     # only the noise from 0.5 to 1 is added to it: the noise of 0.5 it has
-    np.testing.assert_allclose(found.radius[state], math.sqrt(0.5 * math.pi / 2), rtol=0.1)
+    np.testing.assert_allclose(result.radius[state], math.sqrt(0.5 * math.pi / 2), rtol=0.1)
     alone = exact_basins(patterns, [[0.0, 1.0]], t=0.5, points=1)
     for name in ("recovery", "critical_time", "radius"):  # whatever stands beside it
         same = alone.groups == SPURIOUS_STATE
-        np.testing.assert_array_equal(getattr(alone, name)[same], getattr(found, name)[state])
+        np.testing.assert_array_equal(getattr(alone, name)[same], getattr(result, name)[state])
 
 
 def test_the_batch_changes_nothing():

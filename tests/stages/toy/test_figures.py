@@ -127,11 +127,11 @@ def outline(marker):
     return style.get_path().transformed(style.get_transform()).vertices
 
 
-def assert_marked(ax, size, wanted):
+def assert_marked(ax, size, expected):
     """Just the marks (place, kind), of this size, each with the look of its class."""
-    found = scatters(ax, size)
-    assert len(found) == len(wanted)
-    for (place, shade, path), (where, kind) in zip(found, wanted):
+    result = scatters(ax, size)
+    assert len(result) == len(expected)
+    for (place, shade, path), (where, kind) in zip(result, expected):
         np.testing.assert_allclose(place, [where])
         assert shade == CLASS_LOOKS[kind].colour
         np.testing.assert_array_equal(path, outline(CLASS_LOOKS[kind].marker))
@@ -139,9 +139,9 @@ def assert_marked(ax, size, wanted):
 
 def assert_samples(ax, shown):
     """Every sample at its place, with the look of its class."""
-    found = scatters(ax, 7)
-    assert len(found) == 3
-    for kind, (where, shade, path) in enumerate(found):
+    result = scatters(ax, 7)
+    assert len(result) == 3
+    for kind, (where, shade, path) in enumerate(result):
         np.testing.assert_allclose(where, shown.samples[shown.sample_kinds == kind])
         assert shade == CLASS_LOOKS[kind].colour
         np.testing.assert_array_equal(path, outline(CLASS_LOOKS[kind].marker))
@@ -155,19 +155,19 @@ def outlines(ax):
 
 def contours(ax):
     """Levels of the filled contours."""
-    (found,) = [c for c in ax.collections if isinstance(c, ContourSet) and c.filled]
-    return found.levels
+    (result,) = [c for c in ax.collections if isinstance(c, ContourSet) and c.filled]
+    return result.levels
 
 
 def drawn_patterns(ax):
     """Crosses where few, dots where many: all that is drawn in ink."""
-    (found,) = [c for c, shade, _ in scatters(ax) if shade == INK.upper()]
-    return np.array(found)
+    (result,) = [c for c, shade, _ in scatters(ax) if shade == INK.upper()]
+    return np.array(result)
 
 
 def legend(fig):
-    (found,) = fig.legends
-    return found
+    (result,) = fig.legends
+    return result
 
 
 def bytes_of(fig):
@@ -228,8 +228,8 @@ def test_exact_energies_on_one_scale_and_along_two_lines():
         np.testing.assert_array_equal(along.get_ydata(), energy[:, 10])
         assert across.get_linestyle() != along.get_linestyle()
         assert line.get_ylim() == lower[0].get_ylim() and line.get_ylim()[0] < lowest
-    found = [text.get_text() for text in lower[0].get_legend().get_texts()]
-    assert found == ["along y = 0", "along x = 0"]
+    result = [text.get_text() for text in lower[0].get_legend().get_texts()]
+    assert result == ["along y = 0", "along x = 0"]
     np.testing.assert_allclose(drawn_patterns(upper[0]), even(3))
     assert not scatters(upper[1])
     assert_nothing_is_cut_off(fig)
@@ -268,8 +268,8 @@ def test_a_landscape_and_where_samples_settle(count):
     shown = scene(9, [1, 0, 1])
     centres = np.array([[0.95, 0.0], [-0.6, 0.8], [0.0, 0.0]])[:count]
     energies, kinds = [-0.104, 0.256, 1.0][:count], [1, 0, 1][:count]
-    found = landscape(shown, centres, energies, kinds)
-    fig = landscape_figure(found, T)
+    result = landscape(shown, centres, energies, kinds)
+    fig = landscape_figure(result, T)
     learned, exact, samples, rest, bar = fig.axes
     settled = f"Settled samples: {count} cluster{'s' if count > 1 else ''}, energies"
     titles = ["Learned energy and score", "Exact energy", "Samples of the flow", settled]
@@ -285,7 +285,7 @@ def test_a_landscape_and_where_samples_settle(count):
     for ax in (learned, exact, samples):
         np.testing.assert_allclose(drawn_patterns(ax), shown.patterns)
     assert_samples(samples, shown)
-    np.testing.assert_allclose(scatters(rest, 6)[0][0], found.settled)
+    np.testing.assert_allclose(scatters(rest, 6)[0][0], result.settled)
     # each energy beside its mark, away from the middle
     assert [text.get_text() for text in rest.texts] == ["-0.10", "0.26", "1.00"][:count]
     for text, centre in zip(rest.texts, centres):
@@ -366,9 +366,9 @@ def test_energies_of_a_column_stand_on_their_lowest():
 
 def test_basins_by_group():
     groups = [0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2]
-    found = basins(groups)
-    found.critical_time[:] *= 0.8
-    fig = basin_figure(found, "K = 3: recovered within 0.1")
+    result = basins(groups)
+    result.critical_time[:] *= 0.8
+    fig = basin_figure(result, "K = 3: recovered within 0.1")
     curves, plane, strip, bar = fig.axes
     assert (curves.get_xlabel(), curves.get_ylabel()) == ("Time t", "Share of trials recovered")
     assert strip.get_ylabel() == "Critical time (hollow: lives to the end)"
@@ -382,23 +382,23 @@ def test_basins_by_group():
         "Circle",
     ]
     for group, line in enumerate(curves.lines):
-        mine, (shade, _, dash, _) = found.groups == group, GROUP_LOOKS[group]
-        np.testing.assert_allclose(line.get_ydata(), found.recovery[mine].mean(axis=0))
-        np.testing.assert_allclose(line.get_xdata(), found.times[0])
+        mine, (shade, _, dash, _) = result.groups == group, GROUP_LOOKS[group]
+        np.testing.assert_allclose(line.get_ydata(), result.recovery[mine].mean(axis=0))
+        np.testing.assert_allclose(line.get_xdata(), result.times[0])
         assert (line.get_color(), line.get_linestyle()) == (shade, dash)
     drawn = {}
     for c in plane.collections:
         for place, time in zip(c.get_offsets().tolist(), c.get_array()):
             drawn[tuple(place)] = time
-        assert c.get_clim() == (0, found.critical_time.max())
-    assert drawn == dict(zip(map(tuple, found.points.tolist()), found.critical_time))
+        assert c.get_clim() == (0, result.critical_time.max())
+    assert drawn == dict(zip(map(tuple, result.points.tolist()), result.critical_time))
     assert_nothing_is_cut_off(fig)
 
 
 def test_hollow_marks_live_to_the_end():
     groups = [0, 0, 0, 1, 2, 2, 2, 2, 2]
-    found = basins(groups)
-    strip = basin_figure(found, "").axes[2]
+    result = basins(groups)
+    strip = basin_figure(result, "").axes[2]
     solid, hollow = [], []
     for c in strip.collections:
         heights = c.get_offsets()
@@ -408,9 +408,11 @@ def test_hollow_marks_live_to_the_end():
             shade, marker, *_ = GROUP_LOOKS[group]
             assert colour(c.get_edgecolor()[0]) == colour(shade)
             np.testing.assert_array_equal(c.get_paths()[0].vertices, outline(marker))
-    for marks, wanted in ((solid, ~found.censored), (hollow, found.censored)):
+    for marks, expected in ((solid, ~result.censored), (hollow, result.censored)):
         heights = [(round(x), t) for x, t in marks]
-        assert sorted(heights) == sorted(zip(found.groups[wanted], found.critical_time[wanted]))
+        assert sorted(heights) == sorted(
+            zip(result.groups[expected], result.critical_time[expected])
+        )
     assert {0, 1, 2} == {round(x) for x, _ in solid} and len(hollow) == 3
     # points of a group lie side by side, one alone in the middle
     assert len({x for x, _ in solid + hollow}) == len(groups)
@@ -419,17 +421,17 @@ def test_hollow_marks_live_to_the_end():
 
 @pytest.mark.parametrize("groups", [[0, 2, 2], [1]])
 def test_groups_that_are_absent_are_left_out(groups):
-    found = basins(groups)
-    fig = basin_figure(found, "title")
+    result = basins(groups)
+    fig = basin_figure(result, "title")
     labels = [text.get_text().rsplit(" ", 1)[1] for text in fig.axes[0].get_legend().get_texts()]
     assert labels == [f"({groups.count(group)})" for group in sorted(set(groups))]
     assert_nothing_is_cut_off(fig)
 
 
 def test_points_that_never_lived_are_drawn():
-    found = basins([0, 0])
-    found.critical_time[:] = 0
-    fig = basin_figure(found, "title")
+    result = basins([0, 0])
+    result.critical_time[:] = 0
+    fig = basin_figure(result, "title")
     (marks,) = fig.axes[1].collections
     assert marks.get_clim() == (0, 1) and marks.get_array().tolist() == [0, 0]
     assert fig.axes[2].get_ylim()[0] <= 0

@@ -43,18 +43,18 @@ def field(seed, shape=(7, 9)):
 def persistence(energy):
     """The barrier of each minimum, by its cell: at every level, the parts of what lies below."""
     padded = np.pad(energy, 1, constant_values=np.inf)
-    alive, found = [], {}
+    alive, result = [], {}
     for i, j in np.ndindex(energy.shape):
         if padded[i : i + 3, j : j + 3].min() == energy[i, j]:
             alive.append((i, j))
     for level in np.sort(energy, axis=None):
         parts, _ = label(energy <= level, EIGHT)
         for cell in alive:
-            if energy[cell] <= level and cell not in found:
+            if energy[cell] <= level and cell not in result:
                 deeper = energy[(parts == parts[cell])].min()
                 if deeper < energy[cell]:
-                    found[cell] = level - energy[cell]
-    return {cell: found.get(cell, math.inf) for cell in alive}
+                    result[cell] = level - energy[cell]
+    return {cell: result.get(cell, math.inf) for cell in alive}
 
 
 def neighbours(cell, shape):
@@ -109,10 +109,12 @@ def test_barriers_are_the_persistence_of_minima(seed, shape):
     known = persistence(energy)
     for barrier in (0, 0.3, 0.5, 1.0, 100):
         wells = find_wells(energy, 1, barrier)
-        found = dict(zip(map(tuple, wells.cells.tolist()), wells.barriers))
-        wanted = {cell: height for cell, height in known.items() if height >= barrier}
-        assert found.keys() == wanted.keys() and len(found) == len(wells.cells)
-        np.testing.assert_allclose([found[c] for c in wanted], list(wanted.values()), rtol=1e-12)
+        result = dict(zip(map(tuple, wells.cells.tolist()), wells.barriers))
+        expected = {cell: height for cell, height in known.items() if height >= barrier}
+        assert result.keys() == expected.keys() and len(result) == len(wells.cells)
+        np.testing.assert_allclose(
+            [result[c] for c in expected], list(expected.values()), rtol=1e-12
+        )
 
 
 @SEEDS
@@ -254,8 +256,8 @@ def test_two_wells_have_the_barrier_of_the_closed_form(start, t):
     error = beta * 4 * beta * (0.025**2 / 2) / 2
     assert wells.barriers.tolist() == pytest.approx([math.inf, beta * depth], abs=error)
     assert error < 0.03 * beta * depth + 0.02
-    found = axis[wells.cells[:, ::-1]]
-    assert np.abs(np.sort(found @ even(2, start)[0]) - [-s, s]).max() <= 0.025
+    result = axis[wells.cells[:, ::-1]]
+    assert np.abs(np.sort(result @ even(2, start)[0]) - [-s, s]).max() <= 0.025
 
 
 @pytest.mark.parametrize("t", [0.05, 0.15])
@@ -334,8 +336,8 @@ def test_a_well_without_patterns_is_spurious():
     for patterns in (-even(3), 0.5 * even(3), even(3)[:0].reshape(0, 2)):
         assert kinds_of(wells, energy, AXIS, patterns, 0.05).tolist() == [SPURIOUS] * 3
     mine = wells.basins[tuple(nearest_cells(even(3)[:1], AXIS)[0])]
-    found = kinds_of(wells, energy, AXIS, even(3)[:1], 0.05).tolist()
-    assert found == [MEMORIZED if i == mine else SPURIOUS for i in range(3)]
+    result = kinds_of(wells, energy, AXIS, even(3)[:1], 0.05).tolist()
+    assert result == [MEMORIZED if i == mine else SPURIOUS for i in range(3)]
 
 
 @pytest.mark.parametrize(("share", "kind"), [(0.98, MEMORIZED), (1.02, SPURIOUS)])
@@ -397,17 +399,17 @@ def test_a_point_is_of_the_nearest_cell(x, y):
 @pytest.mark.parametrize("t", [0.05, 0.15, 0.4])
 def test_the_valley_of_the_ring_is_level(t):
     lowest = ring(t, np.linspace(0, 2, 20_001)).min()
-    found = along_the_circle(ring(t).reshape(81, 81), AXIS)
-    np.testing.assert_allclose(found, lowest, rtol=0, atol=1e-3)
+    result = along_the_circle(ring(t).reshape(81, 81), AXIS)
+    np.testing.assert_allclose(result, lowest, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("start", [0, 1.0, 4.0])
 def test_the_valley_of_one_pattern_is_its_distance_from_each_ray(start):
     """sin^2 of the angle between, or 1 where the origin is nearest."""
-    found = along_the_circle(exact(even(1, start), 0.1)[0], AXIS, 90)
+    result = along_the_circle(exact(even(1, start), 0.1)[0], AXIS, 90)
     angle = 2 * np.pi * np.arange(90) / 90 - start
-    wanted = np.where(np.cos(angle) > 0, np.sin(angle) ** 2, 1)
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-3)
+    expected = np.where(np.cos(angle) > 0, np.sin(angle) ** 2, 1)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-3)
 
 
 def partition(labels):
@@ -420,13 +422,13 @@ def test_clusters_are_those_of_scikit_learn(seed, threshold):
     from sklearn.cluster import DBSCAN, AgglomerativeClustering
 
     points = np.random.default_rng(seed).normal(size=(120, 2))
-    found, kept = cluster(points, 0.05, threshold)
+    result, kept = cluster(points, 0.05, threshold)
     dense = DBSCAN(eps=threshold, min_samples=1).fit_predict(points)
     tree = AgglomerativeClustering(None, distance_threshold=threshold, linkage="single")
-    assert partition(found) == partition(dense) == partition(tree.fit_predict(points))
-    sizes = np.bincount(found)
+    assert partition(result) == partition(dense) == partition(tree.fit_predict(points))
+    sizes = np.bincount(result)
     assert kept == threshold and (np.diff(sizes) <= 0).all() and sizes.min() > 0
-    assert found.dtype == np.int64
+    assert result.dtype == np.int64
 
 
 @SEEDS
@@ -439,11 +441,11 @@ def test_the_threshold_lies_in_the_widest_gap(seed):
     links = np.sort(minimum_spanning_tree(squareform(pdist(points))).data)
     lengths = [floor, *links[links > floor]]
     low, high = max(zip(lengths, lengths[1:]), key=lambda pair: pair[1] / pair[0])
-    found, threshold = cluster(points, t, None)
+    result, threshold = cluster(points, t, None)
     parted = high / low >= 2
     assert threshold == pytest.approx(math.sqrt(low * high) if parted else lengths[-1])
-    assert bool(found.any()) == parted
-    assert partition(found) == partition(cluster(points, t, threshold)[0])
+    assert bool(result.any()) == parted
+    assert partition(result) == partition(cluster(points, t, threshold)[0])
 
 
 @pytest.mark.parametrize("count", range(2, 7))
@@ -461,9 +463,9 @@ def test_without_a_threshold_blobs_are_found(count, seed):
 def test_a_ring_is_one_cluster(t, wobble):
     rng = np.random.default_rng(0)
     points = even(500) + rng.normal(0, wobble, (500, 2))
-    found, threshold = cluster(points, t, None)
-    assert not found.any() and 0.0126 < threshold < 1
-    (middle,) = centres(points, found)
+    result, threshold = cluster(points, t, None)
+    assert not result.any() and 0.0126 < threshold < 1
+    (middle,) = centres(points, result)
     assert np.hypot(*middle) > 0.9
 
 
@@ -471,8 +473,8 @@ def test_a_ring_is_one_cluster(t, wobble):
 @pytest.mark.parametrize("t", [0.05, 0.5])
 def test_points_nearer_than_half_of_the_noise_are_one(share, count, t):
     points = np.array([[0, 0], [0, 0], [share * math.sqrt(t), 0]])
-    found, threshold = cluster(points, t, None)
-    assert found.tolist() == [0, 0, count - 1]
+    result, threshold = cluster(points, t, None)
+    assert result.tolist() == [0, 0, count - 1]
     expected = math.sqrt(0.25 * share) if count == 2 else max(share, 0.25)
     assert threshold == pytest.approx(math.sqrt(t) * expected)
 
@@ -492,17 +494,17 @@ def test_extremes_of_clusters():
     line = np.array([[0.0, 0], [0.5, 0], [1.0, 0]])
     assert not cluster(line, 0.05, 0.5)[0].any()  # a link as long as the threshold holds
     for threshold in (None, 1.0, 1e-9):
-        found, kept = cluster(np.ones((7, 2)), 0.05, threshold)
-        assert not found.any() and kept > 0
-        assert centres(np.ones((7, 2)), found).tolist() == [[1, 1]]
+        result, kept = cluster(np.ones((7, 2)), 0.05, threshold)
+        assert not result.any() and kept > 0
+        assert centres(np.ones((7, 2)), result).tolist() == [[1, 1]]
 
 
 @SEEDS
 def test_centres_are_the_members_nearest_to_the_means(seed):
     rng = np.random.default_rng(seed)
     points, clusters = rng.normal(size=(60, 2)), rng.permutation(np.arange(60) % 4)
-    for i, found in enumerate(centres(points, clusters)):
+    for i, result in enumerate(centres(points, clusters)):
         members = points[clusters == i]
-        assert found.tolist() in members.tolist()
+        assert result.tolist() in members.tolist()
         away = cdist(members, members.mean(axis=0)[None])
-        assert np.hypot(*(found - members.mean(axis=0))) == pytest.approx(away.min())
+        assert np.hypot(*(result - members.mean(axis=0))) == pytest.approx(away.min())

@@ -73,13 +73,13 @@ def test_every_command_finds_what_the_one_before_wrote(tmp_path, coarse, capsys)
     root = tmp_path
     run_train(toy_training(root, "--sample_size", "1,2"))
     run_plots(plots(root, "--sample_size", "1,2"))
-    found = Landscape.load(landscape_file(root, 2, 0.15))
-    assert found.energy.shape == (25, 25) and found.samples.shape == (40, 2)
+    result = Landscape.load(landscape_file(root, 2, 0.15))
+    assert result.energy.shape == (25, 25) and result.samples.shape == (40, 2)
     network = load_checkpoint(checkpoint_file(root, 2, 60))
-    assert found.args["toy_plots"]["network"] == network.fingerprint
+    assert result.args["toy_plots"]["network"] == network.fingerprint
     run_basin(basin(root, "--sample_size", "1,2"))
     basins = Basins.load(basin_file(root, 2, 0.15))
-    spurious = found.wells[found.well_kinds == 1]
+    spurious = result.wells[result.well_kinds == 1]
     np.testing.assert_array_equal(basins.points[basins.groups == SPURIOUS_STATE], spurious)
     figures = ("circle-t0.15", "training", "2/landscape-t0.15", "2/basins-t0.15", "2/samples/60")
     for file in (root / f"{name}.{ending}" for name in figures for ending in ("png", "pdf")):
@@ -109,10 +109,10 @@ def test_every_command_finds_what_the_one_before_wrote(tmp_path, coarse, capsys)
 def test_exact_energies_are_stored_and_drawn(tmp_path):
     given = ["--results_path", str(tmp_path), "--sample_size", "2,9", "--beta", "10"]
     run_exact(parse(ToyExactStage, given))
-    found = ExactEnergies.load(tmp_path / "9" / "exact-beta10.npz")
-    x = torch.tensor([[found.axis[5], found.axis[70]]])
+    result = ExactEnergies.load(tmp_path / "9" / "exact-beta10.npz")
+    x = torch.tensor([[result.axis[5], result.axis[70]]])
     expected = PatternMixture(load_points(tmp_path).points[:9]).energy(x, 10.0).item()
-    assert found.energy[70, 5] == pytest.approx(expected, abs=1e-12)  # rows are y
+    assert result.energy[70, 5] == pytest.approx(expected, abs=1e-12)  # rows are y
     for ending in ("png", "pdf"):
         assert (tmp_path / f"exact-beta10.{ending}").stat().st_size > 5000
 
@@ -167,13 +167,13 @@ def test_learned_landscapes_are_wells_and_a_ring(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(toy, "ToyBasinOptions", partial(ToyBasinOptions, p_trials=6))
     with without_toy_pictures():
         run_all(parse(ToyAllStage, ["--results_path", str(tmp_path), "--n_iter", "4000"]))
-    found = {k: Landscape.load(landscape_file(tmp_path, k, 0.05)) for k in (2, 9, 1000)}
-    assert found[2].well_kinds.tolist() == [0, 0]
-    assert found[1000].well_kinds.tolist() == [2]
-    spurious = found[9].wells[found[9].well_kinds == 1]
-    away = np.linalg.norm(spurious[:, None] - found[9].patterns, axis=2).min(axis=1)
+    result = {k: Landscape.load(landscape_file(tmp_path, k, 0.05)) for k in (2, 9, 1000)}
+    assert result[2].well_kinds.tolist() == [0, 0]
+    assert result[1000].well_kinds.tolist() == [2]
+    spurious = result[9].wells[result[9].well_kinds == 1]
+    away = np.linalg.norm(spurious[:, None] - result[9].patterns, axis=2).min(axis=1)
     assert len(spurious) >= 2 and away.max() > 0.04
-    times = {k: Basins.load(basin_file(tmp_path, k, 0.05)) for k in found}
+    times = {k: Basins.load(basin_file(tmp_path, k, 0.05)) for k in result}
     patterns = {k: b.critical_time[b.groups == PATTERN].mean() for k, b in times.items()}
     assert patterns[2] > 0.2 > patterns[9] > patterns[1000]
     assert "along the ring beta E has a standard deviation of 0." in capsys.readouterr().out
