@@ -39,13 +39,7 @@ def from_yaml_only() -> Any:
     return field(metadata={"flags": False})
 
 
-@dataclass
-class ModelFromYaml:
-    """With --exact the options of data set and model come from the YAML file alone."""
-
-    data: DataOptions = from_yaml_only()
-    train: TrainOptions = from_yaml_only()
-    model: ModelOptions = from_yaml_only()
+# The section that a stage is named after comes first: the pipeline fills it in.
 
 
 @dataclass
@@ -57,9 +51,12 @@ class TrainStage:
 
 
 @dataclass
-class GenerateStage(ModelFromYaml):
+class GenerateStage:
     generate: GenerateOptions
     run: RunOptions
+    data: DataOptions = from_yaml_only()
+    train: TrainOptions = from_yaml_only()
+    model: ModelOptions = from_yaml_only()
 
 
 @dataclass
@@ -79,24 +76,33 @@ class ClassifyStage:
 
 
 @dataclass
-class CriticalTimesStage(ModelFromYaml):
+class CriticalTimesStage:
     critical_times: CriticalTimesOptions
     slice: SliceOptions
     run: RunOptions
+    data: DataOptions = from_yaml_only()
+    train: TrainOptions = from_yaml_only()
+    model: ModelOptions = from_yaml_only()
 
 
 @dataclass
-class EnergyStage(ModelFromYaml):
+class EnergyStage:
     energy: EnergyOptions
     slice: SliceOptions
     run: RunOptions
+    data: DataOptions = from_yaml_only()
+    train: TrainOptions = from_yaml_only()
+    model: ModelOptions = from_yaml_only()
 
 
 @dataclass
-class CurvatureStage(ModelFromYaml):
+class CurvatureStage:
     curvature: CurvatureOptions
     slice: SliceOptions
     run: RunOptions
+    data: DataOptions = from_yaml_only()
+    train: TrainOptions = from_yaml_only()
+    model: ModelOptions = from_yaml_only()
 
 
 @dataclass
