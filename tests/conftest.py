@@ -38,14 +38,14 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def sweep(tmp_path_factory) -> tuple[Path, list, str]:
-    """K = 2 and 8 through the pipeline and all its stages, two side by side: root, flags, words.
+    """K = 2 and 8 through all stages of the pipeline, two at a time: root, flags, printed text.
 
     Made once for all test processes; whoever needs to change something copies it."""
     base = tmp_path_factory.getbasetemp()
     base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    root, told = base / "sweep", base / "sweep.txt"
+    root, printed = base / "sweep", base / "sweep.txt"
     flags = [*FAST, "--root", root, "--sizes", "2,8", "--samples", 120, "--jobs", 2]
     flags += ["--curvature", "--generalization"]
-    for _ in take_turns([told], lambda path: path, Path.exists):
-        told.write_text(ok("run_pipeline.py", *flags).stdout)
-    return root, flags, told.read_text()
+    for _ in take_turns([printed], lambda path: path, Path.exists):
+        printed.write_text(ok("run_pipeline.py", *flags).stdout)
+    return root, flags, printed.read_text()

@@ -522,8 +522,8 @@ def test_a_spoilt_file_is_one_line_or_a_sound_answer(sound, tally, tmp_path, nam
                 for read in shown:
                     path.unlink(missing_ok=True)
                     path.write_bytes(content)
-                    told, answer = outcome(lambda r=read: r(path), path.name)
-                    if told is None and read is kind.read:
+                    message, answer = outcome(lambda r=read: r(path), path.name)
+                    if message is None and read is kind.read:
                         kind.sound(answer)
 
         holds()

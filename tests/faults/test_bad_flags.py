@@ -184,8 +184,8 @@ def test_flags_of_any_kind_are_refused_or_hold(name, folder, tally, monkeypatch)
             with counted.attempt():
                 shown = [text if len(text) < 60 else text[:60] + "..." for text in arguments]
                 note(f"flags: {shown}")
-                told, _ = outcome(lambda: dry([*given_flags, *arguments]), "")
-                note(f"told: {told}")
+                message, _ = outcome(lambda: dry([*given_flags, *arguments]), "")
+                note(f"message: {message}")
 
         holds()
     assert content(folder) == before
@@ -292,8 +292,10 @@ def through_every_stage(path: Path) -> None:
     """The file as --config_path of stages that know its sections as their own, and do not."""
     others = (options.EnergyStage, options.ToyAllStage) if FULL else ()
     for stage in (options.TrainStage, *others):
-        told, parsed = outcome(lambda s=stage: parse(s, ["--config_path", str(path)]), "bad", "--")
-        if told is None:
+        message, parsed = outcome(
+            lambda s=stage: parse(s, ["--config_path", str(path)]), "bad", "--"
+        )
+        if message is None:
             all_in_their_ranges(parsed)
 
 
@@ -312,8 +314,8 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path):
     path = tmp_path / "bad.yaml"
     for name in ("a key twice", "a section twice"):
         path.write_bytes(HOSTILE[name])
-        told, _ = outcome(lambda: parse(options.TrainStage, ["--config_path", str(path)]), "bad")
-        assert told and "twice" in told
+        message, _ = outcome(lambda: parse(options.TrainStage, ["--config_path", str(path)]), "bad")
+        assert message and "twice" in message
 
 
 def test_a_byte_order_mark_changes_nothing(tmp_path):
@@ -354,8 +356,8 @@ def test_every_key_of_a_section_takes_values_of_any_kind_or_refuses_them(section
                 path.write_text(yaml.safe_dump({section: {key: value}}))
                 arguments = ["--config_path", str(path)]
                 for stage in stages:
-                    told, parsed = outcome(lambda s=stage: parse(s, arguments), "bad", "--")
-                    if told is None:
+                    message, parsed = outcome(lambda s=stage: parse(s, arguments), "bad", "--")
+                    if message is None:
                         all_in_their_ranges(parsed)
 
         holds()
@@ -365,5 +367,7 @@ def test_a_path_that_is_no_yaml_file_is_one_line(tmp_path):
     """A folder, a file of another kind, a device, nothing, two at once."""
     (tmp_path / "text").write_text("lr")
     for place in (tmp_path, tmp_path / "text", "/dev/null", "", "a\0b", "x" * 300, "none"):
-        told, _ = outcome(lambda p=place: parse(options.TrainStage, ["--config_path", str(p)]), "")
-        assert told, place
+        message, _ = outcome(
+            lambda p=place: parse(options.TrainStage, ["--config_path", str(p)]), ""
+        )
+        assert message, place

@@ -20,12 +20,12 @@ from tests.helpers.processes import (
 from tests.helpers.trials import FULL
 
 
-def assert_told(code, complaint, *words):
+def assert_one_error(code, stderr, *words):
     """The user's error: code 2 and one line that holds one of words."""
-    told = lines_of(complaint)
-    assert code == 2, (code, complaint[-2000:])
-    assert len(told) == 1 and told[0].startswith("error: "), told
-    assert any(word in told[0] for word in words), told[0]
+    lines = lines_of(stderr)
+    assert code == 2, (code, stderr[-2000:])
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    assert any(word in lines[0] for word in words), lines[0]
 
 
 def assert_whole(made, folder):
@@ -61,8 +61,8 @@ def test_a_file_that_may_not_grow(name, undisturbed_in, tally, tmp_path):
     for size in sizes if FULL else sizes[:1]:
         with tally.attempt(name, "file size limit", size):
             folder = made.place(tmp_path / "again")
-            code, _, complaint = run(made.stage, folder, size=size)
-            assert_told(code, complaint, "free space")
+            code, _, stderr = run(made.stage, folder, size=size)
+            assert_one_error(code, stderr, "free space")
             assert_whole(made, folder)
             on_it_goes(made, folder)
 
@@ -74,9 +74,9 @@ def test_a_disk_that_is_full_from_some_write_on(name, undisturbed_in, tally, tmp
     for place in places(made, "full", 2):
         with tally.attempt(name, "disk full", f"full:{place}"):
             folder = made.place(tmp_path / "again")
-            code, _, complaint = run(made.stage, folder, M2G_FAULT=f"full:{place}")
+            code, _, stderr = run(made.stage, folder, M2G_FAULT=f"full:{place}")
             if code:  # the last change may be one that needs no room
-                assert_told(code, complaint, "free space", "quota")
+                assert_one_error(code, stderr, "free space", "quota")
             assert_whole(made, folder)
             on_it_goes(made, folder)
 
@@ -106,9 +106,9 @@ def test_a_small_disk(name, undisturbed_in, tally, tmp_path):
         if mounted:
             remount = f"remount,size={used + made.largest // 2 + 100_000}"
             subprocess.run(["mount", "-o", remount, str(tmp_path / "disk")], check=True)
-        code, _, complaint = run(made.stage, folder, size=None if mounted else made.largest - 1)
+        code, _, stderr = run(made.stage, folder, size=None if mounted else made.largest - 1)
         if code:
-            assert_told(code, complaint, "free space")
+            assert_one_error(code, stderr, "free space")
         assert_whole(made, folder)
         if mounted:
             subprocess.run(["mount", "-o", "remount,size=1g", str(tmp_path / "disk")], check=True)
@@ -122,11 +122,11 @@ def test_folders_that_become_read_only(name, undisturbed_in, tally, tmp_path):
     for place in places(made, "readonly", 4):
         with tally.attempt(name, "read-only", f"readonly:{place}"):
             folder = made.place(tmp_path / "again")
-            code, _, complaint = run(made.stage, folder, M2G_FAULT=f"readonly:{place}")
+            code, _, stderr = run(made.stage, folder, M2G_FAULT=f"readonly:{place}")
             for path, _, _ in os.walk(folder):
                 os.chmod(path, 0o755)
             if code:
-                assert_told(code, complaint, "that you may write", "may write")
+                assert_one_error(code, stderr, "that you may write", "may write")
             assert_whole(made, folder)
             on_it_goes(made, folder)
 
@@ -143,6 +143,6 @@ def test_a_clock_that_jumps(name, how, undisturbed_in, tally, tmp_path):
             jumping = start(made.stage, folder, M2G_FAULT=f"{how}:{place}")
             other = start(made.stage, folder)
             for process in (jumping, other):
-                code, _, complaint = finished(process)
-                assert code == 0, complaint
+                code, _, stderr = finished(process)
+                assert code == 0, stderr
             made.assert_same(folder)

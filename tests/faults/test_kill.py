@@ -37,7 +37,7 @@ def moments(made, how, tries):
 
 
 def cut_short(made, folder, how, kind, where):
-    """Run the stage in folder, with a fault; its exit code and what it told on stderr."""
+    """Run the stage in folder, with a fault; its exit code and stderr."""
     if kind == "time":
         process = start(made.stage, folder)
         time.sleep(where)
@@ -47,11 +47,11 @@ def cut_short(made, folder, how, kind, where):
     else:
         process = start(made.stage, folder, size=where, M2G_FAULT="cut")
     asked = time.monotonic()
-    code, _, complaint = finished(process)
+    code, _, stderr = finished(process)
     if how == "int" and kind == "time":
         # 5 seconds are promised; a machine that does other things too may take longer
         assert time.monotonic() - asked < 10
-    return code, complaint
+    return code, stderr
 
 
 HOW = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
@@ -70,13 +70,13 @@ def test_stopped_and_started_again(name, how, undisturbed_in, tally, tmp_path):
     for kind, where in moments(made, how, tries_of(name, FRACTION[how]) if FULL else 1):
         with tally.attempt(name, HOW[how].name, f"{kind} {where}"):
             folder = made.place(tmp_path / "again")
-            code, complaint = cut_short(made, folder, how, kind, where)
+            code, stderr = cut_short(made, folder, how, kind, where)
             if how == "kill":
                 # the workers of --jobs tell their parent that a write failed
                 allowed = {-signal.SIGKILL, -signal.SIGXFSZ, 0, *([2] if kind == "write" else [])}
-                assert code in allowed, (code, complaint)
+                assert code in allowed, (code, stderr)
             else:
-                assert_stopped(code, complaint)
+                assert_stopped(code, stderr)
             before = kept(made.stage, folder)
             go_on(made.stage, folder)
             made.assert_same(folder)

@@ -235,10 +235,10 @@ def test_a_training_that_diverges_keeps_what_was_good_and_says_how_to_go_on(tmp_
     own = ["--log-every", 1, "--ckpt-every", 1, "--iterations", 3, "--lr"]
     folder = tmp_path / "run" / "checkpoints"
     with tally.attempt("train", "numbers", f"--lr {lr}"):
-        with pytest.raises(UserError, match="smaller --lr") as told:
+        with pytest.raises(UserError, match="smaller --lr") as raised:
             train.run(train_options(tmp_path, *own, lr))
         for path in folder.glob("*.pt"):  # of 1e39 there is none: its first step spoils all
-            assert f"{path} is the last good checkpoint" in str(told.value)
+            assert f"{path} is the last good checkpoint" in str(raised.value)
             content = torch.load(path, weights_only=True)
             assert all(w.isfinite().all() for w in content["model"].values())
         assert not list((tmp_path / "models").glob("*.pt"))

@@ -131,9 +131,9 @@ def test_while_it_is_loading(name, tmp_path, tally, tries):
             process = start(STAGES[name], tmp_path, "--dry-run")
             time.sleep(moment)
             process.send_signal(signal.SIGINT)
-            code, _, complaint = finished(process)
+            code, _, stderr = finished(process)
             if code != 2:  # what it should read is not there
-                assert_stopped(code, complaint)
+                assert_stopped(code, stderr)
 
 
 def test_the_second_ctrl_c_does_not_wait(tally):
@@ -162,5 +162,5 @@ def test_what_the_shell_ignores_stays_ignored(tmp_path, tally):
         while process.poll() is None:
             process.send_signal(signal.SIGINT)
             time.sleep(0.02)
-        code, told, complaint = finished(process)
-        assert code == 0 and "usage" in told and not lines_of(complaint)
+        code, stdout, stderr = finished(process)
+        assert code == 0 and "usage" in stdout and not lines_of(stderr)

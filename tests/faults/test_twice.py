@@ -32,8 +32,8 @@ def test_several_at_once_make_each_file_once(name, hosts, undisturbed_in, tally,
                 for i, events in enumerate(lists)
             ]
             for process in processes:
-                code, _, complaint = finished(process, 900)
-                assert code == 0, complaint
+                code, _, stderr = finished(process, 900)
+                assert code == 0, stderr
             made.assert_same(folder)
             names = [n for events in lists for n in renamed(events.read_text().splitlines())]
             once = [n for n in names if any(fnmatch(n, pattern) for pattern in made.stage.keeps)]
@@ -54,6 +54,6 @@ def test_nobody_waits_for_ever_for_an_owner_that_was_killed(
         late = linked[-1] + 3  # the claim of the last K has just been taken
         code, _, _ = run(made.stage, folder, elsewhere=hosts == 2, M2G_FAULT=f"kill:{late}")
         assert code == -9 and list(folder.rglob("*.claim"))
-        told = run_to_the_end(made.stage, folder, M2G_HURRY="1")
-        assert ("waiting for another job" in told) == (hosts == 2)
+        stdout = run_to_the_end(made.stage, folder, M2G_HURRY="1")
+        assert ("waiting for another job" in stdout) == (hosts == 2)
         made.assert_same(folder)

@@ -129,11 +129,11 @@ def test_names_that_are_refused(whole, tmp_path, monkeypatch, module, name, argu
         there = way(module, name)
         for fragment in (called(there, arguments), there + b"(" + arguments + b"t\x81", there):
             for place, path in files_with(fragment, whole, tmp_path):
-                told = refusal(path)
+                message = refusal(path)
                 expected = (
                     "pickled objects under" if place == "npz other key" else f"{module}.{name}"
                 )
-                assert told and expected in told, (place, told)
+                assert message and expected in message, (place, message)
     assert not (tmp_path / "MARKER").exists()
 
 
@@ -146,8 +146,8 @@ def test_objects_of_allowed_names_that_reduce_to_a_call(whole, tmp_path, kind):
     ]
     for fragment in fragments:
         for place, path in files_with(fragment, whole, tmp_path):
-            told = refusal(path)
-            assert told and (place == "npz other key" or "posix.mkdir" in told), told
+            message = refusal(path)
+            assert message and (place == "npz other key" or "posix.mkdir" in message), message
     assert not (tmp_path / "MARKER").exists()
 
 

@@ -60,8 +60,8 @@ def test_tensors_that_are_not_there(whole, tmp_path, tensor, words):
     """A storage may claim more than the file has, and a stride of 0 makes one number any size."""
     path = tmp_path / "8.pt"
     path.write_bytes(checkpoint_around(whole, ema=in_dict(a=tensor)))
-    told = refusal(path)
-    assert told is None if words is None else words in (told or ""), told
+    message = refusal(path)
+    assert message is None if words is None else words in (message or ""), message
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

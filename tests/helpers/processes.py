@@ -201,16 +201,14 @@ def start(
 
 
 def finished(process: subprocess.Popen, seconds: float = 240) -> tuple[int, str, str]:
-    """Its exit code and what it told. Raises AssertionError where it does not end."""
+    """Its exit code, stdout and stderr. Raises AssertionError if it does not end in time."""
     try:
-        told, complaint = process.communicate(timeout=seconds)
+        stdout, stderr = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        told, complaint = process.communicate()
-        raise AssertionError(
-            f"no end after {seconds} s: {told[-500:]} {complaint[-500:]}"
-        ) from None
-    return process.returncode, told, complaint
+        stdout, stderr = process.communicate()
+        raise AssertionError(f"no end after {seconds} s: {stdout[-500:]} {stderr[-500:]}") from None
+    return process.returncode, stdout, stderr
 
 
 def run(stage: Stage, folder: Path, *more: object, **own: object) -> tuple[int, str, str]:
@@ -218,10 +216,10 @@ def run(stage: Stage, folder: Path, *more: object, **own: object) -> tuple[int, 
 
 
 def run_to_the_end(stage: Stage, folder: Path, *more: object, **own: object) -> str:
-    """What it told. Raises AssertionError where it did not end well."""
-    code, told, complaint = run(stage, folder, *more, **own)
-    assert code == 0, f"exit code {code}: {complaint[-2000:]}"
-    return told
+    """Its stdout. Raises AssertionError unless it ends with exit code 0."""
+    code, stdout, stderr = run(stage, folder, *more, **own)
+    assert code == 0, f"exit code {code}: {stderr[-2000:]}"
+    return stdout
 
 
 def run_here_to_the_end(stage: Stage, folder: Path, *more: object) -> None:
@@ -236,9 +234,9 @@ def go_on(stage: Stage, folder: Path) -> None:
     (run_to_the_end if FULL else run_here_to_the_end)(stage, folder)
 
 
-def lines_of(complaint: str) -> list[str]:
+def lines_of(stderr: str) -> list[str]:
     """What stands on stderr, without progress bars."""
-    parts = complaint.replace("\r", "\n").splitlines()
+    parts = stderr.replace("\r", "\n").splitlines()
     return [line for line in parts if line.strip() and "%|" not in line and "it/s" not in line]
 
 
@@ -307,13 +305,13 @@ def kept(stage: Stage, folder: Path) -> dict[Path, int]:
 
 def undisturbed(stage: Stage, chain: Path, folder: Path) -> Undisturbed:
     """A run of the stage in folder that nothing happens to; the one that is there, if any."""
-    told = folder.with_suffix(".json")
-    for _ in take_turns([told], lambda path: path, Path.exists):  # one for all test processes
+    record = folder.with_suffix(".json")
+    for _ in take_turns([record], lambda path: path, Path.exists):  # one for all test processes
         events, began = folder.with_suffix(".events"), time.monotonic()
         Undisturbed(stage, chain, {}, 0.0, []).place(folder)
         run_to_the_end(stage, folder, M2G_EVENTS=str(events))
-        write_json(told, [time.monotonic() - began, events.read_text().splitlines()])
-    made = Undisturbed(stage, chain, contents(folder), *json.loads(told.read_text()))
+        write_json(record, [time.monotonic() - began, events.read_text().splitlines()])
+    made = Undisturbed(stage, chain, contents(folder), *json.loads(record.read_text()))
     made.assert_same(folder)
     assert made.files and made.events
     return made
@@ -347,12 +345,12 @@ def chance(*names: object) -> random.Random:
     return random.Random(" ".join(map(str, names)))
 
 
-def assert_stopped(code, complaint):
+def assert_stopped(code, stderr):
     """With one line and code 75; or it had come to its end before."""
-    told = lines_of(complaint)
+    lines = lines_of(stderr)
     if code == 0:
-        assert not told, told
+        assert not lines, lines
     else:
-        assert code == 75, (code, complaint)
-        assert len(told) == 1 and told[0].startswith("stopped: "), told
-        assert "run the same command again" in told[0]
+        assert code == 75, (code, stderr)
+        assert len(lines) == 1 and lines[0].startswith("stopped: "), lines
+        assert "run the same command again" in lines[0]

@@ -44,14 +44,14 @@ def outcome(call: Callable[[], Any], *names: str) -> tuple[str | None, Any]:
         with within_a_gibibyte(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             return None, call()
     except UserError as error:
-        told = str(error)
-        assert "\n" not in told and "; " in told and len(told) < 2000, told[:3000]
-        assert any(name in told for name in names), f"{told!r} names none of {names}"
+        message = str(error)
+        assert "\n" not in message and "; " in message and len(message) < 2000, message[:3000]
+        assert any(name in message for name in names), f"{message!r} names none of {names}"
         cause: BaseException | None = error
         while cause is not None:
-            assert not isinstance(cause, MemoryError), f"memory ran out: {told}"
+            assert not isinstance(cause, MemoryError), f"memory ran out: {message}"
             cause = cause.__cause__ or cause.__context__
-        return told, None
+        return message, None
 
 
 class Counted:

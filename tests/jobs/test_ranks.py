@@ -42,8 +42,8 @@ def start(ranks: int, cwd: Path, script: str, *flags: object) -> subprocess.Pope
 
 
 def finish(process: subprocess.Popen) -> str:
-    out, told = process.communicate(timeout=WAIT)
-    assert process.returncode == 0, told
+    out, stderr = process.communicate(timeout=WAIT)
+    assert process.returncode == 0, stderr
     return out
 
 
@@ -106,11 +106,11 @@ def test_stopped_again_and_again_equals_undisturbed(tmp_path):
             time.sleep(0.005)
         second = workers(process.pid)[-1]
         os.kill(process.pid if whom == "all" else second, sign)
-        _, told = process.communicate(timeout=WAIT)
+        _, stderr = process.communicate(timeout=WAIT)
         assert process.returncode != 0 and not (folder / "models" / "8.pt").exists(), sign
-        assert told.count("\nstopped: ") + told.startswith("stopped: ") <= 1, told
+        assert stderr.count("\nstopped: ") + stderr.startswith("stopped: ") <= 1, stderr
         if sign == signal.SIGUSR1:
-            assert "stopped: saved at step" in told
+            assert "stopped: saved at step" in stderr
     finish(train_on_two(folder))
     models = [tmp_path / name / "models" / "8.pt" for name in ("undisturbed", "stopped")]
     assert models[0].read_bytes() == models[1].read_bytes()
@@ -119,10 +119,10 @@ def test_stopped_again_and_again_equals_undisturbed(tmp_path):
 @pytest.mark.slow
 def test_a_mistake_is_told_once_and_ends_all(tmp_path):
     own = [*TRAINING, "--train-size", 5000, "--iterations", 6]
-    _, told = (process := start(3, tmp_path, "train_unet.py", *own)).communicate(timeout=WAIT)
+    _, stderr = (process := start(3, tmp_path, "train_unet.py", *own)).communicate(timeout=WAIT)
     assert process.returncode != 0 and not (tmp_path / "run").exists()
-    assert told.count("error: --train-size: found 5000") == 1
-    assert told.count("exitcode  : 2") == 3  # torchrun's own table
+    assert stderr.count("error: --train-size: found 5000") == 1
+    assert stderr.count("exitcode  : 2") == 3  # torchrun's own table
 
 
 @pytest.mark.slow

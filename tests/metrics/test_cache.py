@@ -74,13 +74,13 @@ def test_any_span_and_batch_gives_the_same(tmp_path):
 
 
 def test_what_is_held_is_read_from_memory():
-    told: list[int] = []
+    counts: list[int] = []
     x = random_images(20)
-    result = Embedded(x, embed, 128, CPU, 8, None, told.append)
+    result = Embedded(x, embed, 128, CPU, 8, None, counts.append)
     held = result.hold(range(5, 15))
-    assert told == [8, 2]
-    assert torch.equal(result.read(range(7, 12)), held[2:7]) and told == [8, 2]
-    assert torch.equal(result.read(range(0, 6)), embed(x[:6])) and told == [8, 2, 6]
+    assert counts == [8, 2]
+    assert torch.equal(result.read(range(7, 12)), held[2:7]) and counts == [8, 2]
+    assert torch.equal(result.read(range(0, 6)), embed(x[:6])) and counts == [8, 2, 6]
 
 
 def flip_a_number(path: Path) -> None:
@@ -189,9 +189,9 @@ def filler(folder: Path, k: int) -> subprocess.Popen:
 
 def test_several_processes_with_nested_sets_embed_each_image_once(tmp_path):
     workers = [filler(tmp_path, k) for k in (64, 37, 15)]
-    told = [worker.communicate(timeout=120)[0] for worker in workers]
+    outputs = [worker.communicate(timeout=120)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0, 0]
-    assert sum(int(text.rsplit("embedded", 1)[1]) for text in told) == 64
+    assert sum(int(text.rsplit("embedded", 1)[1]) for text in outputs) == 64
     assert not list(tmp_path.glob(".*"))  # no claims, no parts
 
 

@@ -91,14 +91,14 @@ def test_lpips_is_the_squared_distance():
 
 
 def test_each_image_is_embedded_once():
-    told = []
+    counts = []
     x, y = random_images(12), random_images(40, seed=1)
-    settings = SearchSettings(reference_batch=16, embedded=told.append)
+    settings = SearchSettings(reference_batch=16, embedded=counts.append)
     nearest_images(load_metric("l2", None, "cpu"), x, y, 2, settings)
-    assert told == [12, 16, 16, 8]
-    told.clear()
+    assert counts == [12, 16, 16, 8]
+    counts.clear()
     nearest(load_metric("l2", None, "cpu"), x, x, 2, exclude_self=True, settings=settings)
-    assert told == [12]
+    assert counts == [12]
 
 
 def test_bytes_are_the_data_sets_floats():

@@ -33,19 +33,19 @@ ENV |= {"OMP_NUM_THREADS": "1"}
 WAIT = 240  # seconds for anything: another test, or a demo, may run beside
 
 
-def wait_until(true: Callable[[], object], told: Callable[[], str] = lambda: "") -> None:
+def wait_until(true: Callable[[], object], explain: Callable[[], str] = lambda: "") -> None:
     deadline = time.time() + WAIT
     while not true():
-        assert time.time() < deadline, told()
+        assert time.time() < deadline, explain()
         time.sleep(0.05)
 
 
 # The batch files by bash, with a stage that tells what it was given.
 
 FAKE = """#!/bin/bash
-echo "$*" >> "$TOLD/stage"
+echo "$*" >> "$RECORD/stage"
 trap 'exit 75' USR1
-echo "$OMP_NUM_THREADS" >> "$TOLD/threads"
+echo "$OMP_NUM_THREADS" >> "$RECORD/threads"
 while [ -n "${HOLD:-}" ]; do sleep 0.02; done
 exit "${CODE:-0}"
 """
@@ -58,21 +58,21 @@ def executable(path: Path, content: str) -> Path:
 
 
 @pytest.fixture
-def told(tmp_path) -> Path:
+def stand_ins(tmp_path) -> Path:
     """A folder with a fake python, a scontrol and a sleep that note what they are asked for."""
     executable(tmp_path / "python", FAKE)
-    executable(tmp_path / "scontrol", '#!/bin/bash\necho "$*" >> "$TOLD/slurm"\n')
+    executable(tmp_path / "scontrol", '#!/bin/bash\necho "$*" >> "$RECORD/slurm"\n')
     executable(tmp_path / "sleep", '#!/bin/bash\n[ "$1" = 60 ] || exec /bin/sleep "$@"\n')
     return tmp_path
 
 
-def task(told: Path, batch: str, *flags: str, cwd: Path = ROOT, **variables: object):
+def task(stand_ins: Path, batch: str, *flags: str, cwd: Path = ROOT, **variables: object):
     """A batch file as SLURM starts it, a copy in another folder; still running."""
-    shutil.copy(BATCH / batch, told / "slurm_script")
-    env = {**ENV, "PYTHON": str(told / "python"), "TOLD": str(told)}
-    env |= {"PATH": f"{told}:{os.environ['PATH']}"}
+    shutil.copy(BATCH / batch, stand_ins / "slurm_script")
+    env = {**ENV, "PYTHON": str(stand_ins / "python"), "RECORD": str(stand_ins)}
+    env |= {"PATH": f"{stand_ins}:{os.environ['PATH']}"}
     return subprocess.Popen(
-        ["bash", str(told / "slurm_script"), *flags],
+        ["bash", str(stand_ins / "slurm_script"), *flags],
         cwd=cwd,
         env={**env, **{name: str(value) for name, value in variables.items()}},
         stdout=subprocess.PIPE,
@@ -106,32 +106,32 @@ def lines(path: Path) -> list[str]:
         ({**array(5, 0, 5, 3), "OF": 8}, "5/8"),
     ],
 )
-def test_a_task_takes_its_share(told, batch, flag, variables, share):
+def test_a_task_takes_its_share(stand_ins, batch, flag, variables, share):
     given = ("run_distances.py", "--synth-path", "a  b", "--use-lpips")
-    job = task(told, batch, *given, **variables, SLURM_CPUS_PER_TASK=3, OMP_NUM_THREADS="")
+    job = task(stand_ins, batch, *given, **variables, SLURM_CPUS_PER_TASK=3, OMP_NUM_THREADS="")
     out, err = job.communicate(timeout=WAIT)
     assert (job.returncode, err) == (0, "")
-    assert lines(told / "stage") == [" ".join([*given, flag, share])]
-    assert lines(told / "threads") == ["3"] and out.startswith("+ ")
+    assert lines(stand_ins / "stage") == [" ".join([*given, flag, share])]
+    assert lines(stand_ins / "threads") == ["3"] and out.startswith("+ ")
 
 
 SRUN = """#!/bin/bash
-echo "$1 $2" >> "$TOLD/launcher"
+echo "$1 $2" >> "$RECORD/launcher"
 shift 2
 exec "$@"
 """
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_several_tasks_of_a_job_are_ranks_of_one_training(told, ranks):
-    executable(told / "srun", SRUN)
+def test_several_tasks_of_a_job_are_ranks_of_one_training(stand_ins, ranks):
+    executable(stand_ins / "srun", SRUN)
     given = {**array(0, 0, 0), "SLURM_NTASKS": ranks, "SLURM_CPUS_PER_TASK": 3}
-    job = task(told, "train.sbatch", "8", "--", "--lr", "1e-3", **given, OMP_NUM_THREADS="")
+    job = task(stand_ins, "train.sbatch", "8", "--", "--lr", "1e-3", **given, OMP_NUM_THREADS="")
     _, err = job.communicate(timeout=WAIT)
     assert (job.returncode, err) == (0, "")
-    assert lines(told / "launcher") == ["--kill-on-bad-exit=1 --cpus-per-task=3"] * (ranks - 1)
+    assert lines(stand_ins / "launcher") == ["--kill-on-bad-exit=1 --cpus-per-task=3"] * (ranks - 1)
     own = "train_unet.py --train-size 8 --results-path results/8 --lr 1e-3"
-    assert lines(told / "stage") == [own]
+    assert lines(stand_ins / "stage") == [own]
 
 
 @pytest.mark.parametrize(
@@ -148,41 +148,41 @@ def test_several_tasks_of_a_job_are_ranks_of_one_training(told, ranks):
         ("train.sbatch", [], array(0, 0, 1), ["found the id 0", "0 K"]),
     ],
 )
-def test_what_cannot_be_a_share_is_refused_in_one_line(told, batch, flags, variables, words):
-    job = task(told, batch, *flags, **variables)
+def test_what_cannot_be_a_share_is_refused_in_one_line(stand_ins, batch, flags, variables, words):
+    job = task(stand_ins, batch, *flags, **variables)
     _, err = job.communicate(timeout=WAIT)
-    assert job.returncode == 2 and not lines(told / "stage")
+    assert job.returncode == 2 and not lines(stand_ins / "stage")
     assert len(err.splitlines()) == 1 and err.startswith("error: ")
     for word in words:
         assert word in err
 
 
-def test_another_folder_is_refused_in_one_line(told):
-    job = task(told, "over_k.sbatch", "run.py", cwd=told, **array(0, 0, 1))
+def test_another_folder_is_refused_in_one_line(stand_ins):
+    job = task(stand_ins, "over_k.sbatch", "run.py", cwd=stand_ins, **array(0, 0, 1))
     _, err = job.communicate(timeout=WAIT)
     assert job.returncode == 2 and len(err.splitlines()) == 1
     assert "repository's root" in err
 
 
-def test_a_task_of_train_takes_its_k(told):
+def test_a_task_of_train_takes_its_k(stand_ins):
     flags = ("2", "32", "256", "--", "--config_path", "configs/mnist.yaml")
-    job = task(told, "train.sbatch", *flags, **array(1, 0, 2))
+    job = task(stand_ins, "train.sbatch", *flags, **array(1, 0, 2))
     _, err = job.communicate(timeout=WAIT)
     assert (job.returncode, err) == (0, "")
     expected = "train_unet.py --train-size 32 --results-path results/32 --config_path"
-    assert lines(told / "stage") == [f"{expected} configs/mnist.yaml"]
+    assert lines(stand_ins / "stage") == [f"{expected} configs/mnist.yaml"]
 
 
 @pytest.mark.parametrize("python", ["", ".venv/bin/python"])
-def test_python_is_that_of_the_folder(told, python):
+def test_python_is_that_of_the_folder(stand_ins, python):
     """Else the python3 of PATH."""
-    work = told / "work"
+    work = stand_ins / "work"
     (work / ".venv" / "bin").mkdir(parents=True)
     (work / "configs").symlink_to(ROOT / "configs")
-    shutil.copy(told / "python", work / python if python else told / "python3")
-    job = task(told, "over_k.sbatch", "run.py", cwd=work, PYTHON="", **array(0, 0, 1))
+    shutil.copy(stand_ins / "python", work / python if python else stand_ins / "python3")
+    job = task(stand_ins, "over_k.sbatch", "run.py", cwd=work, PYTHON="", **array(0, 0, 1))
     assert job.communicate(timeout=WAIT)[0].startswith(f"+ {python or 'python3'} run.py --part 0/2")
-    assert lines(told / "stage")
+    assert lines(stand_ins / "stage")
 
 
 SEVENTH = {**array(7, 0, 7), "SLURM_JOB_ID": 41, "SLURM_ARRAY_JOB_ID": 41}
@@ -190,28 +190,28 @@ SEVENTH = {**array(7, 0, 7), "SLURM_JOB_ID": 41, "SLURM_ARRAY_JOB_ID": 41}
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75, 127, 137])
 @pytest.mark.parametrize("restarts", [None, 19, 20])
-def test_the_stage_decides_the_exit_code_and_75_goes_on(told, code, restarts):
+def test_the_stage_decides_the_exit_code_and_75_goes_on(stand_ins, code, restarts):
     variables = {} if restarts is None else {"SLURM_RESTART_COUNT": restarts}
-    job = task(told, "over_k.sbatch", "run.py", CODE=code, **SEVENTH, **variables)
+    job = task(stand_ins, "over_k.sbatch", "run.py", CODE=code, **SEVENTH, **variables)
     _, err = job.communicate(timeout=WAIT)
     assert job.returncode == code
     again = code == 75 and restarts != 20
     # By the id of the task: 41 alone is the whole array.
-    assert lines(told / "slurm") == (["requeue 41_7"] if again else [])
+    assert lines(stand_ins / "slurm") == (["requeue 41_7"] if again else [])
     assert ("submit it again" in err) == (code == 75 and restarts == 20)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_signal_reaches_the_stage_and_only_a_warning_queues_again(told, sign):
+def test_a_signal_reaches_the_stage_and_only_a_warning_queues_again(stand_ins, sign):
     """USR1 warns of the time limit. TERM may be a scancel, which must not be undone."""
-    job = task(told, "over_k.sbatch", "run.py", HOLD=1, **SEVENTH)
-    wait_until(lambda: lines(told / "threads"))
+    job = task(stand_ins, "over_k.sbatch", "run.py", HOLD=1, **SEVENTH)
+    wait_until(lambda: lines(stand_ins / "threads"))
     job.send_signal(sign)
     job.send_signal(sign)
     spoken = job.communicate(timeout=WAIT)
     assert job.returncode == 75, spoken
     asked = ["requeue 41_7"] if sign == signal.SIGUSR1 else []
-    assert lines(told / "slurm") == asked
+    assert lines(stand_ins / "slurm") == asked
 
 
 # The same on a real SLURM.
@@ -494,9 +494,9 @@ def test_two_ranks_of_srun_stopped_in_the_middle(slurm, tmp_path):
             wait_until(lambda kept=kept: list(kept.glob("[0-9]*.pt")), slurm.running)
             shell("scancel", "--batch", "--signal=USR1", f"{job}_0")
         slurm.wait()
-        told = log(work, job, 0)
-        assert "+ srun" in told and told.count("run: device=") == 1 + (name == "work"), told
+        text = log(work, job, 0)
+        assert "+ srun" in text and text.count("run: device=") == 1 + (name == "work"), text
     slurm.assert_all_succeeded()
-    assert told.count("stopped: saved at step") == 1 and "queued again" in told
+    assert text.count("stopped: saved at step") == 1 and "queued again" in text
     assert contents(folders["work"], "models") == contents(folders["whole"], "models")
     assert len(contents(folders["work"], "models")) == 1

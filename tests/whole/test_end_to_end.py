@@ -39,7 +39,7 @@ def files(root):
 
 
 def test_the_pipeline_writes_every_folder_and_ends_with_a_table(sweep):
-    root, _, told = sweep
+    root, _, printed = sweep
     for name in ("models/2.pt", "models/8.pt", "synthetics/8.npz", "dists/8.npz"):
         assert (root / name).is_file()
     rows = rows_of(root / "identified" / "summary.csv")
@@ -49,8 +49,8 @@ def test_the_pipeline_writes_every_folder_and_ends_with_a_table(sweep):
     assert all(
         sum(int(row[c]) for c in ("memorized", "spurious", "generalized")) == 120 for row in rows
     )
-    assert "memorized" in told and "transition.png" in told
-    assert "half the samples are generalized from " in told
+    assert "memorized" in printed and "transition.png" in printed
+    assert "half the samples are generalized from " in printed
     assert not [p for p in root.rglob(".*") if p.suffix in (".part", ".claim")]
 
 
@@ -84,7 +84,7 @@ def test_the_pipeline_examines_models_that_are_there(sweep, tmp_path):
 
 
 def test_the_pipeline_measures_every_class_that_is_not_empty(sweep):
-    root, _, told = sweep
+    root, _, printed = sweep
     result = {p.relative_to(root / "identified") for p in (root / "identified").glob("*/*.npz")}
     assert result
     for stage, load in (
@@ -106,7 +106,7 @@ def test_the_pipeline_measures_every_class_that_is_not_empty(sweep):
     assert figures_in(root / "identified") == judged
     delta = load_times(root / "times" / next(iter(result))).delta
     assert delta == pytest.approx(float(rows_of(root / "identified" / "summary.csv")[0]["delta_m"]))
-    assert "median t_c" in told and "median energy" in told
+    assert "median t_c" in printed and "median energy" in printed
     references = np.load(root / "energies" / "reference.npz")["samples"]
     assert references.shape == (4, 1, 8, 8)
 
@@ -144,9 +144,9 @@ def test_a_stopped_pipeline_leaves_no_worker_and_goes_on(tmp_path):
     while time.time() < deadline and not (stats.exists() and stats.stat().st_size > 200):
         time.sleep(0.05)
     pipeline.send_signal(signal.SIGTERM)
-    _, told = pipeline.communicate(timeout=60)
-    assert pipeline.returncode == 75, told
-    assert told.splitlines()[-1].startswith("stopped: ") and "Traceback" not in told
+    _, stderr = pipeline.communicate(timeout=60)
+    assert pipeline.returncode == 75, stderr
+    assert stderr.splitlines()[-1].startswith("stopped: ") and "Traceback" not in stderr
     while group_lives(pipeline.pid):  # multiprocessing's own helper ends a moment later
         assert time.time() < deadline + 60
         time.sleep(0.05)

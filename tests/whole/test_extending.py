@@ -119,9 +119,9 @@ def test_a_data_set_is_added(tmp_path):
         write_idx(raw / f"{part}-labels-idx1-ubyte", np.zeros(len(pixels), np.uint8))
     small = ["--image-size", 28, "--dim", 32, "--dim-mults", "1,1,1", "--timesteps", 2]
     run(DATA_SET, toolkit, [*QUICK, *small, "--train-size", 9])
-    told = python(toolkit, "-c", LEARNT)
+    printed = python(toolkit, "-c", LEARNT)
     subset = torch.from_numpy(images)[permutation(12, 3407)[:9], None]  # [K, 1, 28, 28]
-    assert told.strip() == fingerprint("kmnist", 3407, 9, subset)
+    assert printed.strip() == fingerprint("kmnist", 3407, 9, subset)
 
 
 @pytest.mark.slow

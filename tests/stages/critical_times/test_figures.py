@@ -162,12 +162,12 @@ def test_recovery_curves_in_percent(followed):
     shown = {line.get_label(): line.get_ydata().tolist() for line in left.lines}
     assert shown == {"K = 2": [100, 50, 20], "K = 64": [100, 10, 0]}
     assert all(line.get_xdata().tolist() == [1, 26, 51] for line in (*left.lines, *right.lines))
-    told = (
+    label = (
         "Trials recovered at every time up to t"
         if followed
         else "Images recovered at every time up to t"
     )
-    assert f"{told} (%)" in texts(fig)
+    assert f"{label} (%)" in texts(fig)
     (legend,) = fig.legends
     assert [text.get_text() for text in legend.get_texts()] == ["K = 2", "K = 8", "K = 64"]
     handles = [(colour(h.get_color()), h.get_linestyle()) for h in legend.get_lines()]

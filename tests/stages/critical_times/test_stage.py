@@ -253,8 +253,8 @@ def test_bisection_reports_how_often_recovery_returned(tmp_path, capsys):
     returned = int(result.non_monotone.sum())
     n = len(result.critical_time)
     assert 0 < returned < n and (result.time == -1).all() and not result.followed
-    told = capsys.readouterr().out
-    assert f"{returned} of {n} images recovered above a time at which they did not" in told
+    printed = capsys.readouterr().out
+    assert f"{returned} of {n} images recovered above a time at which they did not" in printed
 
 
 def test_what_is_known_of_other_options_is_left_out(made, tmp_path, capsys):

@@ -33,7 +33,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(made):
-    """Its curvature at two training images, and what was told."""
+    """Its curvature at two training images, and what was printed."""
     result = run_here("run_curvature.py", *flags(made, "c"))
     assert result.returncode == 0, result.stderr
     return result
@@ -293,10 +293,10 @@ def test_bad_files(made, done, tmp_path, case):
 
     path = tmp_path / "8.npz"
     np.savez(path, **spoilt(dict(np.load(made / "c" / "8.npz")), case))
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         load_curvature(path)
-    assert "8.npz" in str(told.value) and CASES[case] in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "8.npz" in str(raised.value) and CASES[case] in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_the_keys_are_those_of_the_page(made, done):

@@ -138,9 +138,9 @@ def test_half_as_many_points_tell_the_error(digits):
     for t, small in ((0, False), (500, True)):
         expected = closed_form(denoiser, x, r, t)
         result, half = path_integrals(energy_gradient(denoiser, t), x, r, gauss_rule(20), 64)
-        told, error = np.abs(result - half), np.abs(result - expected)
-        assert np.median(error) <= np.median(told)
-        assert (np.median(told) < 1e-3 * np.median(np.abs(expected))) == small
+        estimate, error = np.abs(result - half), np.abs(result - expected)
+        assert np.median(error) <= np.median(estimate)
+        assert (np.median(estimate) < 1e-3 * np.median(np.abs(expected))) == small
 
 
 def test_the_sign_says_who_lies_deeper(digits):

@@ -80,10 +80,10 @@ def test_errors_are_the_means_over_noises_of_squared_differences(digits):
 
 
 def test_the_batch_changes_nothing_and_rows_are_counted(digits):
-    exact, told = ExactDenoiser(digits[:9], SCHEDULE), []
+    exact, counts = ExactDenoiser(digits[:9], SCHEDULE), []
     given = (exact, exact, digits[0], digits[5:12], [10, 100], noises(digits[5:12], 2))
-    whole = denoising_errors(*given, 100, told.append)
-    assert sum(told) == 2 * 7 * 2
+    whole = denoising_errors(*given, 100, counts.append)
+    assert sum(counts) == 2 * 7 * 2
     parts = denoising_errors(*given, 3)
     for name, values in vars(whole).items():
         np.testing.assert_allclose(getattr(parts, name), values, rtol=1e-6)

@@ -104,8 +104,8 @@ def test_another_twin_is_another_result(exact, tmp_path):
         found = load_synthetics(path)
         save_synthetics(other / path.name, found.samples[::-1], found.args)
     flags = [*QUICK, "--exact", "--synth-path", exact / "first", *result]
-    told = run_here("run_generalization.py", *flags, "--second-synth-path", other)
-    assert_one_line(told, "second ", "(now ", "--overwrite")
+    done = run_here("run_generalization.py", *flags, "--second-synth-path", other)
+    assert_one_line(done, "second ", "(now ", "--overwrite")
 
 
 def test_a_dry_run_writes_nothing(exact, tmp_path):
@@ -120,9 +120,9 @@ def test_a_dry_run_writes_nothing(exact, tmp_path):
 def test_what_does_not_fit_together(exact, tmp_path):
     result = ["--result-path", tmp_path / "g"]
     swapped = [*QUICK, "--exact", "--synth-path", exact / "first", *result]
-    told = [*swapped, "--second-synth-path", exact / "first"]
+    twins = [*swapped, "--second-synth-path", exact / "first"]
     assert_one_line(
-        run_here("run_generalization.py", *told), "the same training images", "--subset second"
+        run_here("run_generalization.py", *twins), "the same training images", "--subset second"
     )
     assert_one_line(
         run_here("run_generalization.py", *swapped, "--t", "2,30"),
@@ -142,9 +142,11 @@ def test_what_does_not_fit_together(exact, tmp_path):
         found = load_synthetics(path)
         args = {**found.args, "generate": {**found.args["generate"], "seed": 7}}
         save_synthetics(other / path.name, found.samples, args)
-    told = [*swapped, "--second-synth-path", other]
+    twins = [*swapped, "--second-synth-path", other]
     assert_one_line(
-        run_here("run_generalization.py", *told), "--seed 7", "draw both sets with the same options"
+        run_here("run_generalization.py", *twins),
+        "--seed 7",
+        "draw both sets with the same options",
     )
     assert not (tmp_path / "g").exists()
 
@@ -220,7 +222,7 @@ def test_train_passes_over_a_k_above_half_of_the_data(tmp_path):
 
 
 def test_the_pipeline_trains_twins_and_tests_all(sweep):
-    root, _, told = sweep
+    root, _, printed = sweep
     for k in (2, 8):
         assert set(load_measured(root / "generalization" / f"{k}.json").findings) == set(
             GENERALIZATION_TESTS
@@ -228,6 +230,6 @@ def test_the_pipeline_trains_twins_and_tests_all(sweep):
         own, twin = (load_synthetics(r / f"synthetics/{k}.npz") for r in (root, root / "second"))
         assert (own.args["train"]["subset"], twin.args["train"]["subset"]) == ("first", "second")
         assert own.args["generate"]["seed"] == twin.args["generate"]["seed"]
-    assert "two-models: " in told
+    assert "two-models: " in printed
     classes = {p.parent.name for p in (root / "identified").glob("*/*.npz")}
     assert {p.parent.name for p in (root / "curvature").glob("*/*.npz")} == classes

@@ -132,8 +132,8 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
     process = start(*flags)
     wait_for(checkpoint_file(tmp_path / "stopped", 9, 150), process)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 75 and "stopped: saved at step" in told.splitlines()[-1]
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 75 and "stopped: saved at step" in stderr.splitlines()[-1]
     for root in ("stopped", "straight"):
         train_toy(tmp_path / root, *long[1:])
     for k in (2, 9):
@@ -152,8 +152,8 @@ def test_two_trainings_at_once_do_each_k_once(tmp_path, capsys):
     wait_for(tmp_path / "9" / "logs" / "stats.jsonl", first)
     train_toy(tmp_path, *flags, "--sample_size", "9,5")
     assert "waiting for another job" in capsys.readouterr().out
-    _, told = first.communicate(timeout=200)
-    assert first.returncode == 0, told
+    _, stderr = first.communicate(timeout=200)
+    assert first.returncode == 0, stderr
     for k in (2, 5, 9):
         assert [row["step"] for row in read_stats(tmp_path / str(k))] == [500, 1000, 1500]
     assert not list(tmp_path.rglob(".*.claim")) and not list(tmp_path.rglob("*.part"))

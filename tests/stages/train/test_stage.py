@@ -297,7 +297,7 @@ def test_the_second_of_two_signals_does_not_cut_the_way_out_short(tmp_path, step
     process.send_signal(sign)
     time.sleep(gap)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 75, told
-    lines = [line for line in told.splitlines() if line and "%|" not in line]
-    assert len(lines) == 1 and lines[0].startswith("stopped: "), told
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    lines = [line for line in stderr.splitlines() if line and "%|" not in line]
+    assert len(lines) == 1 and lines[0].startswith("stopped: "), stderr
