@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 import pytest
+import sklearn  # noqa: F401  (its first import sets environment variables, see `state`)
 import torch
 import yaml
 from matplotlib.figure import Figure
