@@ -20,8 +20,8 @@ def config(tmp_path, text, name="c.yaml"):
 
 
 def test_flags_beat_yaml_beats_defaults(tmp_path):
-    given = config(tmp_path, "train:\n  lr: 2e-4\n  train_size: 50\nmodel:\n  dim: 64\n")
-    options = parse(TrainStage, [*given, "--train-size", "7"])
+    flags = config(tmp_path, "train:\n  lr: 2e-4\n  train_size: 50\nmodel:\n  dim: 64\n")
+    options = parse(TrainStage, [*flags, "--train-size", "7"])
     assert options.train.lr == 2e-4 and options.train.train_size == 7
     assert options.model.dim == 64 and options.train.iterations == 400_000
 
@@ -41,9 +41,9 @@ def test_both_spellings(spelling):
 
 
 def test_a_stage_takes_the_data_path_of_the_data_section(tmp_path):
-    given = config(tmp_path, "data:\n  data_path: /here\n")
-    assert parse(DistancesStage, given).distances.data_path == Path("/here")
-    flagged = parse(DistancesStage, [*given, "--data-path", "/there"])
+    flags = config(tmp_path, "data:\n  data_path: /here\n")
+    assert parse(DistancesStage, flags).distances.data_path == Path("/here")
+    flagged = parse(DistancesStage, [*flags, "--data-path", "/there"])
     assert flagged.distances.data_path == Path("/there")
 
 

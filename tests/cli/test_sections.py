@@ -77,12 +77,12 @@ def test_the_original_training_command():
 def test_the_other_original_commands(stage, command):
     options = parse(stage, command.split())
     words = command.split()
-    given = {w.replace("_", "-"): after for w, after in zip(words, [*words[1:], ""])}
+    flags = {w.replace("_", "-"): after for w, after in zip(words, [*words[1:], ""])}
     flagged = [f.name for f in dataclasses.fields(stage) if f.metadata.get("flags", True)]
     sections = [vars(getattr(options, name)) for name in flagged if name != "run"]
     result = {flag(n): value for values in sections for n, value in values.items()}
-    for name in (word for word in given if word.startswith("--") and word != "--use-lpips"):
-        value, text = result[name], given[name].rstrip("/")
+    for name in (word for word in flags if word.startswith("--") and word != "--use-lpips"):
+        value, text = result[name], flags[name].rstrip("/")
         text = {"True": True, "False": False}.get(text, text)
         assert value == ((int(text),) if type(value) is tuple else type(value)(text)), name
 

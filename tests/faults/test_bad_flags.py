@@ -171,8 +171,8 @@ def test_flags_of_any_kind_are_refused_or_hold(name, folder, tally, monkeypatch)
         if "run" in vars(parsed):
             run(dataclasses.replace(parsed, run=dataclasses.replace(parsed.run, dry_run=True)))
         elif name == "to diffusers":
-            own = dataclasses.replace(parsed.to_diffusers, dry_run=True)
-            run(dataclasses.replace(parsed, to_diffusers=own))
+            settings = dataclasses.replace(parsed.to_diffusers, dry_run=True)
+            run(dataclasses.replace(parsed, to_diffusers=settings))
         elif parsed.describe.grid is None:  # it would draw it
             run(parsed)
 

@@ -16,15 +16,15 @@ from utils.cli.errors import UserError
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-def refused(own, stage, *words):
+def refused(folder, stage, *words):
+    """One line that holds each of words, and no result."""
     with pytest.raises(UserError) as raised:
-        work(stage, own)
+        work(stage, folder)
     message = str(raised.value)
     assert "\n" not in message
     for word in words:
         assert word in message, message
-    left = [p for p in (own / "out").rglob("*") if p.is_file()] if (own / "out").exists() else []
-    assert not left, left
+    assert not [path for path in folder.glob("out/**/*") if path.is_file()]
 
 
 INPUT = {"generate": "models/8.pt", "distances": "s/8.npz", "classify": "d/8.npz"}

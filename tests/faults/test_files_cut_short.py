@@ -133,9 +133,9 @@ def test_a_published_model_cut_short_is_no_finished_training(tmp_path, tally, tr
 @pytest.mark.parametrize("fault", ["input truncated", "input vanished", "output truncated"])
 def test_the_toy_reads_once_and_knows_what_is_whole(tmp_path, monkeypatch, tally, fault):
     def trained(steps):
-        own = ["--results-path", tmp_path, "--sample-size", 2, "--n-iter", steps]
-        own += ["--sampling-freq", 1]
-        run_stage("toy train", *own)
+        flags = ["--results-path", tmp_path, "--sample-size", 2, "--n-iter", steps]
+        flags += ["--sampling-freq", 1]
+        run_stage("toy train", *flags)
 
     monkeypatch.setattr("utils.stages.toy.training.save_figure", lambda *_: None)
     monkeypatch.setattr("utils.stages.toy.training.samples_figure", lambda *_: None)
@@ -150,7 +150,7 @@ def test_the_toy_reads_once_and_knows_what_is_whole(tmp_path, monkeypatch, tally
             trained(2)
             assert last.read_bytes() == whole
             return
-        own = ["--results-path", tmp_path, "--sample-size", 2, "--checkpoint", 2]
+        flags = ["--results-path", tmp_path, "--sample-size", 2, "--checkpoint", 2]
         at(monkeypatch, "utils.stages.toy.stage.pick_checkpoint", lambda: FAULTS[fault](last, 3))
         with pytest.raises(UserError, match=r"2\.pt|--checkpoint"):
-            run_stage("toy plots", *own)
+            run_stage("toy plots", *flags)

@@ -149,12 +149,12 @@ def test_a_training_whose_images_go_is_one_line(tmp_path, monkeypatch, tally, fa
     (tmp_path / "images").mkdir()
     for i in range(12):
         Image.new("L", (8, 8), 20 * i).save(tmp_path / "images" / f"{i:02}.png")
-    own = ["--data-name", "folder", "--data-path", tmp_path / "images", "--valid-size", 1]
+    flags = ["--data-name", "folder", "--data-path", tmp_path / "images", "--valid-size", 1]
     with tally.attempt("train", fault, "data set"):
         spoil = lambda: [FAULTS[fault](p, 1) for p in (tmp_path / "images").iterdir()]  # noqa: E731
         at(monkeypatch, "utils.stages.train.stage.check_writable", spoil)
         with pytest.raises(UserError, match="images"):
-            train.run(train_options(tmp_path, *own))
+            train.run(train_options(tmp_path, *flags))
         assert not arrays(tmp_path)
 
 

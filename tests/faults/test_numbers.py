@@ -45,12 +45,12 @@ def chain(folder, samples, k, metric=(), *criterion):
     run_stage("distances", *paths, *metric)
     paths = ["--dist-path", folder / "d", "--eval-path", folder / "s"]
     run_stage("classify", *paths, "--result-path", folder / "i", *criterion)
-    own = ["--exact", "--sample-path", folder / "s", "--sample-size", 2]
+    flags = ["--exact", "--sample-path", folder / "s", "--sample-size", 2]
     few = ["--stride", 10, "--p-trials", 2, "--ddim-steps", 2, "--batch-size", 8]
-    run_stage("critical times", *own, *few, "--result-path", folder / "t", *metric)
+    run_stage("critical times", *flags, *few, "--result-path", folder / "t", *metric)
     np.savez(folder / "ref.npz", samples=np.asarray(samples[:1], np.float32))
-    own += ["--ref-path", folder / "ref.npz", "--path-points", 4, "--result-path", folder / "e"]
-    run_stage("energy", *own)
+    flags += ["--ref-path", folder / "ref.npz", "--path-points", 4, "--result-path", folder / "e"]
+    run_stage("energy", *flags)
     loaders = (("d", load_dists), ("t", load_times), ("e", load_energies))
     return [load(folder / name / f"{k}.npz") for name, load in loaders]
 
@@ -85,9 +85,9 @@ def test_one_training_image_and_one_sample(tmp_path, tally, metric):
         assert np.isfinite(times.radius).all() and (energies.potential == 0).all()
         paths = ["--dist-path", tmp_path / "d", "--eval-path", tmp_path / "s", "--result-path"]
         for criterion, words in (("calibrated", "judge 2 samples"), ("ratio", "another")):
-            own = [*paths, tmp_path / criterion, "--criterion", criterion]
+            flags = [*paths, tmp_path / criterion, "--criterion", criterion]
             with pytest.raises(UserError, match=words):
-                run_stage("classify", *own)
+                run_stage("classify", *flags)
             assert not (tmp_path / criterion).exists()
 
 
@@ -105,9 +105,9 @@ def test_one_training_image_calibrated_and_spread_over_the_ends(tmp_path, tally)
 
 def test_one_sample_of_one_image_is_that_image(tmp_path, tally):
     with tally.attempt("generate", "numbers", "K = 1, N = 1"):
-        own = ["--config_path", DIGITS, "--exact", "--train-size", 1, "--num-samples", 1]
-        own += ["--result-path", tmp_path / "g", "--synth-path", tmp_path / "s", "--steps", 3]
-        run_stage("generate", *own)
+        flags = ["--config_path", DIGITS, "--exact", "--train-size", 1, "--num-samples", 1]
+        flags += ["--result-path", tmp_path / "g", "--synth-path", tmp_path / "s", "--steps", 3]
+        run_stage("generate", *flags)
         result = np.load(tmp_path / "s" / "1.npz")["samples"]
         np.testing.assert_allclose(result, real_images(tmp_path, 1), atol=1e-6)
 
@@ -115,8 +115,8 @@ def test_one_sample_of_one_image_is_that_image(tmp_path, tally):
 def test_one_pattern_on_the_circle(tmp_path, tally, monkeypatch):
     monkeypatch.setattr("utils.stages.toy.stage.show_exact", lambda *_: None)
     with tally.attempt("toy", "numbers", "K = 1"):
-        own = ["--results-path", tmp_path, "--sample-size", 1, "--beta", 10]
-        run_stage("toy exact", *own)
+        flags = ["--results-path", tmp_path, "--sample-size", 1, "--beta", 10]
+        run_stage("toy exact", *flags)
         result = np.load(tmp_path / "1" / "exact-beta10.npz")
         axis, energy_of = result["axis"], result["energy"]
         y, x = np.unravel_index(energy_of.argmin(), energy_of.shape)
@@ -166,10 +166,10 @@ def test_features_that_overflow_are_one_line_and_never_cached(tmp_path, tally, m
     real.phi.features[0].weight.mul_(factor).mul_(1e9)
     monkeypatch.setattr("utils.stages.distances.stage.load_metric", lambda *_: real)
     save_synthetics(tmp_path / "s" / "8.npz", real_images(tmp_path, 8), args_of(tmp_path, 8))
-    own = ["--synth-path", tmp_path / "s", "--result-path", tmp_path / "d", *LPIPS]
+    flags = ["--synth-path", tmp_path / "s", "--result-path", tmp_path / "d", *LPIPS]
     with tally.attempt("distances", "numbers", f"features times {factor}"):
         with pytest.raises(UserError, match="LPIPS alex: found NaN or infinite features"):
-            run_stage("distances", *own)
+            run_stage("distances", *flags)
         assert not list(tmp_path.rglob("*.npy")) and not list((tmp_path / "d").rglob("*.npz"))
 
 
@@ -202,7 +202,7 @@ def test_a_model_that_is_not_finite_is_named(
     if infinite:
         inf = lambda self, x, t: torch.full_like(x, torch.inf)  # noqa: E731
         monkeypatch.setattr("models.denoiser.NetworkDenoiser.output", inf)
-    own = ["--ckpt-path", unsound / "models", "--result-path", tmp_path / "out"]
+    flags = ["--ckpt-path", unsound / "models", "--result-path", tmp_path / "out"]
     runs = {
         "critical times": (critical_times.run, CriticalTimesStage, "--p-trials", 1),
         "energy": (energy.run, EnergyStage, "--ref-path", unsound / "ref.npz"),
@@ -210,10 +210,10 @@ def test_a_model_that_is_not_finite_is_named(
     draw = [generate.run, GenerateStage, "--num-samples", 2, "--sampler", stage, "--steps", 3]
     run, kind, *more = runs.get(stage, draw)
     if stage not in runs:
-        own = ["--ckpt-path", unsound / "models" / "8.pt", "--result-path", tmp_path / "out"]
+        flags = ["--ckpt-path", unsound / "models" / "8.pt", "--result-path", tmp_path / "out"]
     with tally.attempt(stage if stage in runs else "generate", "numbers", "a model of NaN or inf"):
         with pytest.raises(UserError, match="model of K = 8: found .*; use an earlier checkpoint"):
-            work(run, kind, *own, *more)
+            work(run, kind, *flags, *more)
         assert not outputs(tmp_path / "out")
 
 
@@ -223,20 +223,20 @@ def test_energies_beyond_float32_are_refused_before_they_are_written(
     monkeypatch.setattr(
         "utils.stages.energy.stage.path_integrals", lambda *_: (np.full((1, 8), 1e39), None)
     )
-    own = ["--ckpt-path", unsound / "models", "--result-path", tmp_path / "out"]
+    flags = ["--ckpt-path", unsound / "models", "--result-path", tmp_path / "out"]
     with tally.attempt("energy", "numbers", "1e39"):
         with pytest.raises(UserError, match="model of K = 8: found energies beyond"):
-            run_stage("energy", *own, "--ref-path", unsound / "ref.npz")
+            run_stage("energy", *flags, "--ref-path", unsound / "ref.npz")
         assert not outputs(tmp_path / "out")
 
 
 @pytest.mark.parametrize("lr", ["1e4", "1e39"])
 def test_a_training_that_diverges_keeps_what_was_good_and_says_how_to_go_on(tmp_path, tally, lr):
-    own = ["--log-every", 1, "--ckpt-every", 1, "--iterations", 3, "--lr"]
+    flags = ["--log-every", 1, "--ckpt-every", 1, "--iterations", 3, "--lr"]
     folder = tmp_path / "run" / "checkpoints"
     with tally.attempt("train", "numbers", f"--lr {lr}"):
         with pytest.raises(UserError, match="smaller --lr") as raised:
-            train.run(train_options(tmp_path, *own, lr))
+            train.run(train_options(tmp_path, *flags, lr))
         for path in folder.glob("*.pt"):  # of 1e39 there is none: its first step spoils all
             assert f"{path} is the last good checkpoint" in str(raised.value)
             content = torch.load(path, weights_only=True)
@@ -245,9 +245,9 @@ def test_a_training_that_diverges_keeps_what_was_good_and_says_how_to_go_on(tmp_
         assert folder.exists() == (lr == "1e4")
         if lr == "1e4":
             with pytest.raises(UserError, match="lr 10000.0 .*--overwrite, or choose another"):
-                train.run(train_options(tmp_path, *own, "1e-3"))
-        train.run(train_options(tmp_path, *own, "1e-3", "--overwrite"))
-        train.run(train_options(tmp_path / "afresh", *own, "1e-3"))
+                train.run(train_options(tmp_path, *flags, "1e-3"))
+        train.run(train_options(tmp_path, *flags, "1e-3", "--overwrite"))
+        train.run(train_options(tmp_path / "afresh", *flags, "1e-3"))
         result, expected = (
             torch.load(f / "models" / "8.pt", weights_only=True)["ema"]
             for f in (tmp_path, tmp_path / "afresh")

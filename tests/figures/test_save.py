@@ -70,8 +70,11 @@ def test_bytes_of_a_figure_are_those_of_any_process(tmp_path):
     )
     mine, theirs = (figure_files(tmp_path / name / "figure.png") for name in ("mine", "theirs"))
     save_figure(transition_figure(sweep(2, 16)), mine[0])
-    command, own = [sys.executable, "-c", code, theirs[0]], {**os.environ, "PYTHONHASHSEED": "1"}
-    subprocess.run(command, check=True, cwd=ROOT, env=own)
+    command, environment = (
+        [sys.executable, "-c", code, theirs[0]],
+        {**os.environ, "PYTHONHASHSEED": "1"},
+    )
+    subprocess.run(command, check=True, cwd=ROOT, env=environment)
     for one, other in zip(mine, theirs):
         assert one.read_bytes() == other.read_bytes()
 

@@ -212,8 +212,8 @@ def test_the_whole_path_on_a_folder_of_the_original(written, tmp_path):
     models, root = tmp_path / "models", tmp_path / "root"
     shutil.copytree(written / "whole" / "protocol2", models)
     (models / "README.md").write_text("as `hf download` lays it out")
-    given = ("--models", models, "--samples", 120, "--root", root, "--data-path", tmp_path)
-    done = run_script("run_pipeline.py", *given)
+    flags = ("--models", models, "--samples", 120, "--root", root, "--data-path", tmp_path)
+    done = run_script("run_pipeline.py", *flags)
     assert done.returncode == 0, done.stderr
     assert load_synthetics(root / "synthetics" / "8.npz").samples.shape == (120, 1, 8, 8)
     (row,) = csv.DictReader((root / "identified" / "summary.csv").read_text().splitlines())

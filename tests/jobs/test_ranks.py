@@ -118,8 +118,8 @@ def test_stopped_again_and_again_equals_undisturbed(tmp_path):
 
 @pytest.mark.slow
 def test_a_mistake_is_told_once_and_ends_all(tmp_path):
-    own = [*TRAINING, "--train-size", 5000, "--iterations", 6]
-    _, stderr = (process := start(3, tmp_path, "train_unet.py", *own)).communicate(timeout=WAIT)
+    flags = [*TRAINING, "--train-size", 5000, "--iterations", 6]
+    _, stderr = (process := start(3, tmp_path, "train_unet.py", *flags)).communicate(timeout=WAIT)
     assert process.returncode != 0 and not (tmp_path / "run").exists()
     assert stderr.count("error: --train-size: found 5000") == 1
     assert stderr.count("exitcode  : 2") == 3  # torchrun's own table
@@ -129,11 +129,11 @@ def test_a_mistake_is_told_once_and_ends_all(tmp_path):
 @pytest.mark.parametrize("ranks, count", [(2, 10), (4, 3)])
 def test_ranks_share_the_seeds(tmp_path, ranks, count):
     train.run(train_options(tmp_path))
-    own = ["--ckpt-path", tmp_path / "models" / "8.pt", "--num-samples", count]
-    own += ["--sampler", "ddim", "--steps", 5, "--batch-size", 3, "--device", "cpu"]
+    flags = ["--ckpt-path", tmp_path / "models" / "8.pt", "--num-samples", count]
+    flags += ["--sampler", "ddim", "--steps", 5, "--batch-size", 3, "--device", "cpu"]
     for folder, number in (("one", 1), ("many", ranks)):
         paths = ["--result-path", tmp_path / folder, "--synth-path", tmp_path / folder / "s"]
-        out = told_by(number, tmp_path, "run_generate.py", *own, *paths)
+        out = told_by(number, tmp_path, "run_generate.py", *flags, *paths)
         assert out.count(f"K = 8: {count} images in") == 1
     one, many = (load_synthetics(tmp_path / f / "s" / "8.npz").samples for f in ("one", "many"))
     np.testing.assert_allclose(many, one, rtol=0, atol=1e-5)
@@ -143,8 +143,10 @@ def test_ranks_share_the_seeds(tmp_path, ranks, count):
 
 def _as_rank(rank: int, world: int, port: int) -> None:
     """Run by each of the processes of the next test."""
-    own = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in own.items()}, MASTER_ADDR="127.0.0.1")
+    environment = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_PORT": port}
+    os.environ.update(
+        {name: str(value) for name, value in environment.items()}, MASTER_ADDR="127.0.0.1"
+    )
     torch.set_num_threads(1)
     with joined(torch.device("cpu")) as ranks:
         shares = [ranks.share(size) for size in (0, 2, 7)]

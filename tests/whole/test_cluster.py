@@ -107,11 +107,11 @@ def lines(path: Path) -> list[str]:
     ],
 )
 def test_a_task_takes_its_share(stand_ins, batch, flag, variables, share):
-    given = ("run_distances.py", "--synth-path", "a  b", "--use-lpips")
-    job = task(stand_ins, batch, *given, **variables, SLURM_CPUS_PER_TASK=3, OMP_NUM_THREADS="")
+    flags = ("run_distances.py", "--synth-path", "a  b", "--use-lpips")
+    job = task(stand_ins, batch, *flags, **variables, SLURM_CPUS_PER_TASK=3, OMP_NUM_THREADS="")
     out, err = job.communicate(timeout=WAIT)
     assert (job.returncode, err) == (0, "")
-    assert lines(stand_ins / "stage") == [" ".join([*given, flag, share])]
+    assert lines(stand_ins / "stage") == [" ".join([*flags, flag, share])]
     assert lines(stand_ins / "threads") == ["3"] and out.startswith("+ ")
 
 
@@ -125,8 +125,8 @@ exec "$@"
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_several_tasks_of_a_job_are_ranks_of_one_training(stand_ins, ranks):
     executable(stand_ins / "srun", SRUN)
-    given = {**array(0, 0, 0), "SLURM_NTASKS": ranks, "SLURM_CPUS_PER_TASK": 3}
-    job = task(stand_ins, "train.sbatch", "8", "--", "--lr", "1e-3", **given, OMP_NUM_THREADS="")
+    variables = {**array(0, 0, 0), "SLURM_NTASKS": ranks, "SLURM_CPUS_PER_TASK": 3}
+    job = task(stand_ins, "train.sbatch", "8", "--", "--lr", "1e-3", **variables, OMP_NUM_THREADS="")
     _, err = job.communicate(timeout=WAIT)
     assert (job.returncode, err) == (0, "")
     assert lines(stand_ins / "launcher") == ["--kill-on-bad-exit=1 --cpus-per-task=3"] * (ranks - 1)
@@ -474,8 +474,8 @@ def test_trainings_side_by_side_and_one_stopped_in_the_middle(slurm, tmp_path):
     shell("scontrol", "requeue", f"{job}_1")
     os.kill(worker, signal.SIGCONT)
     for k in (2, 8):
-        own = ["--train-size", k, "--results-path", f"results/{k}"]
-        plainly(plain, "train_unet.py", *own, *TRAINING)
+        flags = ["--train-size", k, "--results-path", f"results/{k}"]
+        plainly(plain, "train_unet.py", *flags, *TRAINING)
     slurm.assert_all_succeeded()
     assert "stopped: " in log(work, job, 1) and restarts(work, job, 1) == 1
     assert contents(work, "models") == contents(plain, "models")

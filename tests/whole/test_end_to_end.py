@@ -276,8 +276,8 @@ def test_ratio_and_delta_criteria_through_the_script(sweep, tmp_path):
     assert not (tmp_path / "all" / "spurious").exists()
     ever = {"transition", "distances-2", "distances-8"}
     assert figures_in(tmp_path / "all") == ever | {"memorized-2", "memorized-8"}
-    own = ["--result-path", tmp_path / "all", "--delta-m", 0, "--delta-s", 1000]
-    classify(*own, "--overwrite", "True")
+    flags = ["--result-path", tmp_path / "all", "--delta-m", 0, "--delta-s", 1000]
+    classify(*flags, "--overwrite", "True")
     rows = rows_of(tmp_path / "all" / "summary.csv")
     assert [row["spurious"] for row in rows] == ["120", "120"]
     assert not list((tmp_path / "all" / "memorized").iterdir())

@@ -145,8 +145,8 @@ def test_a_metric_is_added(tmp_path):
     (row,) = csv.DictReader((results / "identified" / "summary.csv").read_text().splitlines())
     assert (row["criterion"], row["metric"]) == ("calibrated", "correlation")
     assert 0 < float(row["delta_m"]) < 2**0.5  # unrelated images are sqrt(2) apart
-    own = args_of(arrays_of(toolkit / "times" / "8.npz"))["critical_times"]
-    assert (own["metric"], own["network"]) == ("correlation", "correlation")
+    settings = args_of(arrays_of(toolkit / "times" / "8.npz"))["critical_times"]
+    assert (settings["metric"], settings["network"]) == ("correlation", "correlation")
 
 
 @pytest.mark.slow

@@ -354,14 +354,14 @@ def test_the_command(tmp_path):
     train.run(train_options(tmp_path))
     run_module = "import runpy; runpy.run_module('utils.to_diffusers', run_name='__main__')"
     model, folder = tmp_path / "models" / "8.pt", tmp_path / "out"
-    given = ("--ckpt-path", model, "--result-path", folder)
-    done = run_here("utils/to_diffusers.py", *given, "--dry-run")
+    flags = ("--ckpt-path", model, "--result-path", folder)
+    done = run_here("utils/to_diffusers.py", *flags, "--dry-run")
     assert f"would write {folder}/unet/diffusion_pytorch_model.safetensors" in done.stdout
     assert not folder.exists()
-    done = run_script("-c", run_module, *given)
+    done = run_script("-c", run_module, *flags)
     assert done.returncode == 0 and f"DDPMPipeline.from_pretrained('{folder}')" in done.stdout
     assert (folder / "model_index.json").is_file()
     assert_one_line(run_here("utils/to_diffusers.py"), "--ckpt-path: found nothing")
     (folder / "notes.txt").write_text("mine")
     train.run(train_options(tmp_path, "--overwrite", "--lr", "0.01"))
-    assert_one_line(run_here("utils/to_diffusers.py", *given), str(folder), "--overwrite")
+    assert_one_line(run_here("utils/to_diffusers.py", *flags), str(folder), "--overwrite")

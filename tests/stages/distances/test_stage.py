@@ -96,8 +96,8 @@ def test_equals_float64_brute_force(synthetics, whole):
             np.testing.assert_allclose(
                 result.arrays[f"{kind}-dists"], expected, rtol=1e-6, atol=1e-6
             )
-            own = np.take_along_axis(dists, result.arrays[f"{kind}-indices"], axis=1)
-            np.testing.assert_allclose(own, expected, rtol=1e-6, atol=1e-6)
+            chosen = np.take_along_axis(dists, result.arrays[f"{kind}-indices"], axis=1)
+            np.testing.assert_allclose(chosen, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_nested_sets_embed_each_image_once(synthetics, tmp_path, monkeypatch):
@@ -106,8 +106,8 @@ def test_nested_sets_embed_each_image_once(synthetics, tmp_path, monkeypatch):
     seen = []
     init = EmbeddingCache.__init__
 
-    def remember(self, *given):
-        init(self, *given)
+    def remember(self, *arguments):
+        init(self, *arguments)
         seen.append(self)
 
     monkeypatch.setattr(EmbeddingCache, "__init__", remember)
@@ -377,6 +377,6 @@ def test_flags_that_make_no_sense(synthetics, tmp_path, flags, words):
 
 def test_a_cache_folder_that_cannot_be_written(synthetics, tmp_path):
     (tmp_path / "file").write_text("")
-    own = ("--synth-path", synthetics, "--result-path", tmp_path / "d", *LPIPS, "--device", "cpu")
-    done = run_script("run_distances.py", *own, "--cache-path", tmp_path / "file")
+    flags = ("--synth-path", synthetics, "--result-path", tmp_path / "d", *LPIPS, "--device", "cpu")
+    done = run_script("run_distances.py", *flags, "--cache-path", tmp_path / "file")
     assert_one_line(done, str(tmp_path / "file"), "folder")

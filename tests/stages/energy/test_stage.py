@@ -47,8 +47,8 @@ def test_every_sample_against_every_reference(made, tmp_path):
 def test_the_result_lies_beside_the_models_by_default(made, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "8.pt").write_bytes((made / "models" / "8.pt").read_bytes())
-    own = ["--ckpt-path", tmp_path / "models", "--ref-path", made / "ref.npz"]
-    run_stage("energy", *own)
+    flags = ["--ckpt-path", tmp_path / "models", "--ref-path", made / "ref.npz"]
+    run_stage("energy", *flags)
     assert (tmp_path / "energies" / "8.npz").is_file()
 
 
@@ -154,8 +154,8 @@ def test_as_published_through_the_script(shared, tmp_path):
     np.savez(tmp_path / "ref.npz", samples=result["refs"])
     (tmp_path / "s").mkdir()
     np.savez(tmp_path / "s" / "16.npz", samples=result["samples"], args=json.dumps(args))
-    own = ["--ckpt-path", tmp_path / "models", "--sample-path", tmp_path / "s"]
-    own += ["--ref-path", tmp_path / "ref.npz", "--as-published", "--result-path", tmp_path / "e"]
-    run_stage("energy", *own)
+    flags = ["--ckpt-path", tmp_path / "models", "--sample-path", tmp_path / "s"]
+    flags += ["--ref-path", tmp_path / "ref.npz", "--as-published", "--result-path", tmp_path / "e"]
+    run_stage("energy", *flags)
     ours = load_energies(Path(tmp_path / "e" / "16.npz")).potential
     np.testing.assert_allclose(ours, result["potential_reference"], rtol=1e-4, atol=2e-8)

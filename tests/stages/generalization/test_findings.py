@@ -202,10 +202,10 @@ def test_copies_are_found_by_each_test_of_neighbours(digits):
 @pytest.mark.parametrize("counts", [(0, 10, 0, 20), (3, 10, 5, 20), (10, 10, 0, 20)])
 def test_the_interval_of_a_difference_is_walds_with_one_more_of_each(counts):
     a, n, b, m = counts
-    own, known = (
+    samples, known = (
         np.repeat([[0.1, 1.0], [0.9, 1.0]], [x, y - x], axis=0) for x, y in ((a, n), (b, m))
     )
-    result = ratio(own, known)
+    result = ratio(samples, known)
     p, q = (a + 1) / (n + 2), (b + 1) / (m + 2)
     half = 1.959964 * np.sqrt(p * (1 - p) / (n + 2) + q * (1 - q) / (m + 2))
     assert result.value == pytest.approx(a / n - b / m)

@@ -44,8 +44,8 @@ def l2():
     return load_metric("l2", None, "cpu")
 
 
-def options(**given):
-    return GeneralizationOptions(t=(20, 100, 300), noises=2, **given)
+def options(**settings):
+    return GeneralizationOptions(t=(20, 100, 300), noises=2, **settings)
 
 
 def verdicts(*measured):
@@ -54,31 +54,31 @@ def verdicts(*measured):
 
 def test_the_exact_model_is_memory_by_every_test(digits, l2):
     first, second = Images(digits[:64], digits[128:900]), digits[64:128]
-    given = options()
+    settings = options()
     draws = torch.randint(64, (2, 150), generator=torch.Generator().manual_seed(0))
     sets = first.train[draws[0]], second[draws[1]]
     exact = ExactDenoiser(first.train, Schedule())
-    measured = measure_model(exact, first, given)
+    measured = measure_model(exact, first, settings)
     result = verdicts(
         measured,
-        measure_samples(l2, sets[0], first, given),
+        measure_samples(l2, sets[0], first, settings),
         measure_pairs(l2, sets, (first.train, second))[0],
     )
     assert result == dict.fromkeys(GENERALIZATION_TESTS, MEMORY)
     assert (measured.arrays["held-out-memorizer"] == 0).all()
-    authentic = measure_samples(l2, sets[0], first, given).findings[1]
+    authentic = measure_samples(l2, sets[0], first, settings).findings[1]
     assert authentic.details["samples"] == 0  # at chance or below: each is a training image
 
 
 def test_held_out_images_are_generalization_by_every_test(digits, l2):
     """A model that knows every digit stands for one that has learnt what digits are."""
     images, new = Images(digits[:64], digits[128:700]), digits[700:900]
-    given = options()
+    settings = options()
     ideal = ExactDenoiser(digits[700:], Schedule())
-    measured = measure_model(ideal, Images(digits[:64], digits[800:1300]), given)
+    measured = measure_model(ideal, Images(digits[:64], digits[800:1300]), settings)
     result = verdicts(
         measured,
-        measure_samples(l2, new, images, given),
+        measure_samples(l2, new, images, settings),
         measure_pairs(l2, (new, new), (digits[:64], digits[64:128]))[0],
     )
     assert result == dict.fromkeys(GENERALIZATION_TESTS, GENERALIZATION)
@@ -88,8 +88,8 @@ def test_held_out_images_are_generalization_by_every_test(digits, l2):
 def test_losses_of_real_images_that_are_all_new_show_no_gap_but_in_one_of_forty_cases(digits):
     """200 times: 16 images taken for training ones, 200 for held-out ones; the model knows none."""
     model, rest = ExactDenoiser(digits[:64], Schedule()), digits[64:]
-    given = options(probe_size=len(rest))
-    errors = measure_model(model, Images(rest, rest[:2]), given).arrays["train-loss"]
+    settings = options(probe_size=len(rest))
+    errors = measure_model(model, Images(rest, rest[:2]), settings).arrays["train-loss"]
     rng, said = np.random.default_rng(0), []
     for _ in range(200):
         train, held_out, _ = np.split(rng.permutation(len(rest)), [16, 216])
@@ -180,10 +180,10 @@ def test_cosines_are_those_of_images_less_the_mean_of_all_that_is_learnt(digits,
         return (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
 
     np.testing.assert_allclose(arrays["pair-cosines"], cosine(a, b), rtol=1e-5, atol=1e-6)
-    for own, x, known, shown in zip(arrays["own-cosines"], (a, b), (first, second), images):
+    for values, x, known, shown in zip(arrays["own-cosines"], (a, b), (first, second), images):
         nearest = known[((x[:, None] - known[None]) ** 2).sum(2).argmin(1)]
         np.testing.assert_allclose(shown.reshape(len(x), -1), nearest + mean, atol=1e-6)
-        np.testing.assert_allclose(own, cosine(x, nearest), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(values, cosine(x, nearest), rtol=1e-5, atol=1e-6)
 
 
 def test_one_training_image_leaves_out_what_is_not_defined(digits, l2):
@@ -203,8 +203,8 @@ def test_only_times_before_the_collapse_count():
 def test_the_memorizer_is_asked_before_the_data_collapse(digits):
     """Later it is near every denoiser, which would look like memory."""
     images, model = Images(digits[:64], digits[64:200]), ExactDenoiser(digits[300:], Schedule())
-    given = GeneralizationOptions(t=(20, 700, 100, 950), noises=2)
-    measured = measure_model(model, images, given)
+    settings = GeneralizationOptions(t=(20, 700, 100, 950), noises=2)
+    measured = measure_model(model, images, settings)
     assert 100 < measured.times["collapse"][0] < 700
     m, loss = (measured.arrays[f"held-out-{name}"] for name in ("memorizer", "loss"))
     expected = memorizer_distance(m[[0, 2]].sum(0), loss[[0, 2]].sum(0))

@@ -81,10 +81,10 @@ def test_errors_are_the_means_over_noises_of_squared_differences(digits):
 
 def test_the_batch_changes_nothing_and_rows_are_counted(digits):
     exact, counts = ExactDenoiser(digits[:9], SCHEDULE), []
-    given = (exact, exact, digits[0], digits[5:12], [10, 100], noises(digits[5:12], 2))
-    whole = denoising_errors(*given, 100, counts.append)
+    arguments = (exact, exact, digits[0], digits[5:12], [10, 100], noises(digits[5:12], 2))
+    whole = denoising_errors(*arguments, 100, counts.append)
     assert sum(counts) == 2 * 7 * 2
-    parts = denoising_errors(*given, 3)
+    parts = denoising_errors(*arguments, 3)
     for name, values in vars(whole).items():
         np.testing.assert_allclose(getattr(parts, name), values, rtol=1e-6)
 
@@ -102,10 +102,10 @@ def test_the_collapse_of_two_patterns_is_on_the_midplane(digits):
     pair = digits[:2].double()
     exact = ExactDenoiser(pair, SCHEDULE)
     images = pair.repeat_interleave(40, 0)
-    own = torch.tensor([0, 1]).repeat_interleave(40)
+    indices = torch.tensor([0, 1]).repeat_interleave(40)
     eps = SeededNoise(range(80), pair.shape[1:]).draw().double()
-    result = collapse_times(exact, images, own, eps)
-    line = pair[1 - own] - images
+    result = collapse_times(exact, images, indices, eps)
+    line = pair[1 - indices] - images
     along = (eps * line).flatten(1).sum(1) / line.flatten(1).norm(dim=1)
     half = line.flatten(1).norm(dim=1) / 2
     ab = SCHEDULE.alpha_bar
@@ -115,11 +115,11 @@ def test_the_collapse_of_two_patterns_is_on_the_midplane(digits):
 
 
 def test_at_the_collapse_half_the_weight_is_its_own(digits):
-    exact, own = ExactDenoiser(digits[:100], SCHEDULE), torch.arange(60)
+    exact, indices = ExactDenoiser(digits[:100], SCHEDULE), torch.arange(60)
     eps = SeededNoise(range(60), digits.shape[1:]).draw()
-    t = collapse_times(exact, digits[:60], own, eps)
-    assert (own_weight(exact, digits[:60], own, eps, t) >= 0.5).all()
-    assert (own_weight(exact, digits[:60], own, eps, t + 1) < 0.5).all()
+    t = collapse_times(exact, digits[:60], indices, eps)
+    assert (own_weight(exact, digits[:60], indices, eps, t) >= 0.5).all()
+    assert (own_weight(exact, digits[:60], indices, eps, t + 1) < 0.5).all()
 
 
 def test_more_patterns_collapse_earlier_and_one_always(digits):

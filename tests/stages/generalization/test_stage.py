@@ -227,9 +227,9 @@ def test_the_pipeline_trains_twins_and_tests_all(sweep):
         assert set(load_measured(root / "generalization" / f"{k}.json").findings) == set(
             GENERALIZATION_TESTS
         )
-        own, twin = (load_synthetics(r / f"synthetics/{k}.npz") for r in (root, root / "second"))
-        assert (own.args["train"]["subset"], twin.args["train"]["subset"]) == ("first", "second")
-        assert own.args["generate"]["seed"] == twin.args["generate"]["seed"]
+        first, twin = (load_synthetics(r / f"synthetics/{k}.npz") for r in (root, root / "second"))
+        assert (first.args["train"]["subset"], twin.args["train"]["subset"]) == ("first", "second")
+        assert first.args["generate"]["seed"] == twin.args["generate"]["seed"]
     assert "two-models: " in printed
     classes = {p.parent.name for p in (root / "identified").glob("*/*.npz")}
     assert {p.parent.name for p in (root / "curvature").glob("*/*.npz")} == classes

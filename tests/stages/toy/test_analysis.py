@@ -24,8 +24,8 @@ from utils.stages.toy.files import (
 
 def exact_landscape(k, t, **options):
     patterns = ordered_points(ToyDataOptions())[:k]
-    given = ToyPlotsOptions(t=t, samples=600, dynamic_threshold=True, **options)
-    return landscape_of(PatternMixture(patterns).score, patterns, given, {})
+    settings = ToyPlotsOptions(t=t, samples=600, dynamic_threshold=True, **options)
+    return landscape_of(PatternMixture(patterns).score, patterns, settings, {})
 
 
 def test_two_patterns_are_two_memories():
@@ -64,9 +64,9 @@ def test_a_thousand_patterns_are_a_ring(monkeypatch):
 
 
 def exact_basins(patterns, spurious=(), **options):
-    given = ToyBasinOptions(**{"p_trials": 300, "points": 4, **options})
+    settings = ToyBasinOptions(**{"p_trials": 300, "points": 4, **options})
     score = PatternMixture(patterns).score
-    return basins_of(score, patterns, np.array(spurious).reshape(-1, 2), given, {})
+    return basins_of(score, patterns, np.array(spurious).reshape(-1, 2), settings, {})
 
 
 def test_one_pattern_is_always_recovered():

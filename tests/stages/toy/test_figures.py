@@ -440,10 +440,10 @@ def test_points_that_never_lived_are_drawn():
 @EVERY
 def test_the_same_numbers_give_the_same_bytes(draw, tmp_path):
     """And what is given stays as it was."""
-    given, state = all_data()[draw], np.random.get_state()[1].copy()
-    before = copy.deepcopy(given)
-    assert_files_of_a_figure(lambda: draw(*given), tmp_path)
+    arguments, state = all_data()[draw], np.random.get_state()[1].copy()
+    before = copy.deepcopy(arguments)
+    assert_files_of_a_figure(lambda: draw(*arguments), tmp_path)
     np.testing.assert_array_equal(np.random.get_state()[1], state)
-    for one, other in zip(given, before):
+    for one, other in zip(arguments, before):
         plain = [vars(part) if hasattr(part, "args") else part for part in (one, other)]
         np.testing.assert_equal(*plain)

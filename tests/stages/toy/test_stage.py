@@ -43,13 +43,13 @@ from utils.stages.toy.stage import run_all, run_basin, run_data, run_exact, run_
 
 
 def plots(root, *flags):
-    given = ["--results_path", str(root), "--samples", "40", *map(str, flags)]
-    return parse(ToyPlotsStage, given)
+    arguments = ["--results_path", str(root), "--samples", "40", *map(str, flags)]
+    return parse(ToyPlotsStage, arguments)
 
 
 def basin(root, *flags):
-    given = ["--results_path", str(root), "--points", "2", "--p_trials", "4", *map(str, flags)]
-    return parse(ToyBasinStage, given)
+    arguments = ["--results_path", str(root), "--points", "2", "--p_trials", "4", *map(str, flags)]
+    return parse(ToyBasinStage, arguments)
 
 
 @pytest.fixture
@@ -94,12 +94,12 @@ def test_every_command_finds_what_the_one_before_wrote(tmp_path, coarse, capsys)
     assert before == {
         p: p.stat().st_mtime_ns for p in root.rglob("*") if p.suffix in (".npz", ".pt")
     }
-    for run, given, words in (
+    for run, arguments, words in (
         (run_plots, plots(root, "--sample_size", 2, "--distance_threshold", 2), "threshold 1.0"),
         (run_basin, basin(root, "--sample_size", 2, "--delta", 0.2), r"delta 0\.1 \(now 0\.2\)"),
     ):
         with pytest.raises(UserError, match=words):
-            run(given)
+            run(arguments)
     once = bytes_below(root, ".npz")
     with without_toy_pictures():
         run_plots(plots(root, "--sample_size", "1,2", "--overwrite"))
@@ -107,8 +107,8 @@ def test_every_command_finds_what_the_one_before_wrote(tmp_path, coarse, capsys)
 
 
 def test_exact_energies_are_stored_and_drawn(tmp_path):
-    given = ["--results_path", str(tmp_path), "--sample_size", "2,9", "--beta", "10"]
-    run_exact(parse(ToyExactStage, given))
+    arguments = ["--results_path", str(tmp_path), "--sample_size", "2,9", "--beta", "10"]
+    run_exact(parse(ToyExactStage, arguments))
     result = ExactEnergies.load(tmp_path / "9" / "exact-beta10.npz")
     x = torch.tensor([[result.axis[5], result.axis[70]]])
     expected = PatternMixture(load_points(tmp_path).points[:9]).energy(x, 10.0).item()
@@ -130,11 +130,11 @@ def test_data_are_the_seeds_own(tmp_path):
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
     root = tmp_path / "new"
-    given = ["--results_path", str(root), "--dry-run"]
-    run_data(parse(ToyDataStage, given))
-    run_exact(parse(ToyExactStage, given))
-    run_train(parse(ToyTrainStage, given))
-    run_all(parse(ToyAllStage, given))
+    arguments = ["--results_path", str(root), "--dry-run"]
+    run_data(parse(ToyDataStage, arguments))
+    run_exact(parse(ToyExactStage, arguments))
+    run_train(parse(ToyTrainStage, arguments))
+    run_all(parse(ToyAllStage, arguments))
     assert not root.exists()
     assert f"K = 1000: write {root}/1000/checkpoints/800000.pt" in capsys.readouterr().out
 

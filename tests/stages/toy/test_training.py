@@ -51,20 +51,20 @@ def test_a_step_draws_what_seed_size_and_step_say():
 
 
 def test_the_published_recipe():
-    given = parse(ToyTrainStage, ["--as_published"]).toy_train
-    assert [recipe(given, k).batch for k in (2, 9, 1000)] == [2, 9, 500]
-    assert recipe(given, 9).lr(0) == recipe(given, 9).lr(799_999) == 1e-4
+    settings = parse(ToyTrainStage, ["--as_published"]).toy_train
+    assert [recipe(settings, k).batch for k in (2, 9, 1000)] == [2, 9, 500]
+    assert recipe(settings, 9).lr(0) == recipe(settings, 9).lr(799_999) == 1e-4
     ours = recipe(parse(ToyTrainStage, ["--n_iter", "100"]).toy_train, 9)
     assert [round(ours.lr(step) * 1e3, 6) for step in (0, 50, 100)] == [1.0, 0.5, 0.0]
 
 
 def test_a_step_has_the_step_size_of_the_recipe(tmp_path):
-    given = toy_training(tmp_path).toy_train
-    trainer = Trainer(tmp_path, given, load_points(tmp_path), [2, 3], torch.device("cpu"))
+    settings = toy_training(tmp_path).toy_train
+    trainer = Trainer(tmp_path, settings, load_points(tmp_path), [2, 3], torch.device("cpu"))
     for step in range(3):
         trainer.train_step()
-        assert trainer.optimizer.param_groups[0]["lr"] == recipe(given, 2).lr(step)
-    assert recipe(given, 2).lr(1) < recipe(given, 2).lr(0)
+        assert trainer.optimizer.param_groups[0]["lr"] == recipe(settings, 2).lr(step)
+    assert recipe(settings, 2).lr(1) < recipe(settings, 2).lr(0)
 
 
 def test_networks_do_not_depend_on_their_companions(tmp_path):

@@ -136,11 +136,11 @@ def test_the_loss_falls_below_that_of_silence(tmp_path):
 
 def test_bfloat16_learns_as_float32_does(tmp_path):
     """The same images and noise at each step: losses differ by rounding, weights do drift."""
-    own = ["--iterations", 60, "--log-every", 10, "--ckpt-every", 60, "--lr", 3e-3, *LONG]
+    flags = ["--iterations", 60, "--log-every", 10, "--ckpt-every", 60, "--lr", 3e-3, *LONG]
     losses = {}
     for precision in ("float32", "bfloat16"):
         folder = tmp_path / precision
-        straight(folder, *own, "--precision", precision)
+        straight(folder, *flags, "--precision", precision)
         rows = read_stats(folder / "run")
         losses[precision] = torch.tensor([[row["loss"], row["valid_loss"]] for row in rows])
     assert not torch.equal(losses["bfloat16"], losses["float32"])
