@@ -34,7 +34,7 @@ def environment(monkeypatch):
         (TORCHRUN | {"SLURM_STEP_NUM_TASKS": "2", "GROUP_WORLD_SIZE": "2"}, Launch(2, 4, 1)),
     ],
 )
-def test_who_am_i(environment, values, launch):
+def test_the_rank_of_a_process(environment, values, launch):
     environment(values)
     assert launched() == launch
 

@@ -57,7 +57,7 @@ def test_lsun_where_the_data_are_read_only_caches_in_the_users_folder(home):
     assert not list((home / "cwd").iterdir())
 
 
-def test_lsun_has_a_test_part_and_names_what_is_amiss(home, monkeypatch):
+def test_lsun_has_a_test_part_and_names_what_is_wrong(home, monkeypatch):
     with complaint("church_outdoor_train_lmdb", "no data.mdb", "--data-path"):
         load_image_set("lsun-church", home / "data", 8, 3)
     write_lsun(home / "data", noise(3, 8, 8, 3))

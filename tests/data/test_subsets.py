@@ -101,7 +101,7 @@ def test_options_that_an_older_file_lacks_take_their_defaults():
     assert len(validation_subset(args)) == 1000
 
 
-def test_a_fingerprint_tells_subsets_apart():
+def test_fingerprints_of_different_subsets_differ():
     images = torch.from_numpy(noise(4, 1, 8, 8))
     other = images.clone()
     other[3, 0, 7, 7] ^= 1

@@ -43,7 +43,7 @@ def test_several_at_once_make_each_file_once(name, hosts, undisturbed_in, tally,
 @pytest.mark.slow
 @pytest.mark.parametrize("hosts", [1, 2] if FULL else [2])
 @pytest.mark.parametrize("name", STAGES if FULL else ["distances"])
-def test_nobody_waits_for_ever_for_an_owner_that_was_killed(
+def test_no_job_waits_for_ever_for_an_owner_that_was_killed(
     name, hosts, undisturbed_in, tally, tmp_path
 ):
     """On its own host at once; from another one when its heartbeat has been away for long."""

@@ -49,7 +49,7 @@ def test_grid_size(shape, size):
     assert image_grid(np.zeros(shape)).shape == (*size, 3)
 
 
-def test_grid_keeps_colours_and_bears_broken_samples():
+def test_a_grid_keeps_colours_and_accepts_samples_that_are_not_finite():
     image = np.full((1, 3, 32, 32), np.nan, np.float32)
     image[0, 1], image[0, 2] = np.inf, -7
     assert (image_grid(image)[1:-1, 1:-1] == (0, 255, 0)).all()

@@ -21,7 +21,7 @@ def test_cielab_of_known_colours():
 
 
 @pytest.mark.parametrize("seen", SEEN)
-def test_classes_are_told_apart_by_colour(seen):
+def test_classes_differ_in_colour(seen):
     """By 40 in CIELAB (2 is just seen), in grey by 15; from white and from a dark page by 25."""
     shown = [cielab(look.colour, seen) for look in LOOKS.values()]
     for one, other in itertools.combinations(shown, 2):
@@ -30,7 +30,7 @@ def test_classes_are_told_apart_by_colour(seen):
         assert min(np.linalg.norm(one - cielab(page, seen)) for one in shown) >= 25
 
 
-def test_classes_are_told_apart_by_each_part_of_their_looks():
+def test_classes_differ_in_each_part_of_their_looks():
     for part in zip(*LOOKS.values(), strict=True):
         assert len(set(part)) == 3  # colour, marker, line and hatch each tell the class
 
@@ -43,7 +43,7 @@ def test_colours_of_classes_are_written_in_one_place():
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
-def test_lines_of_K_are_told_apart_in_grey(count):
+def test_lines_of_K_differ_in_grey(count):
     """Darker for smaller K, the lightest well off white; neighbours differ in their dashes."""
     looks = list(k_looks(range(count, 0, -1)).values())
     assert list(k_looks(range(count, 0, -1))) == list(range(1, count + 1))

@@ -96,7 +96,7 @@ def test_a_mark_that_seems_young_is_watched_for_longer(tmp_path, clock, silent):
     assert is_mine(tmp_path)
 
 
-def test_a_clock_that_jumps_does_not_make_a_living_owner_stale(tmp_path, clock):
+def test_a_clock_that_jumps_does_not_make_a_running_owner_stale(tmp_path, clock):
     for beat in range(30):  # an hour behind, for as long as it works
         marked(tmp_path, owned("elsewhere", 1), 3600 - beat)
         assert not is_mine(tmp_path)

@@ -38,7 +38,7 @@ def test_free_memory():
     assert 2**20 < free_memory(torch.device("cpu")) < 2**50
 
 
-def test_what_is_asked_for_bounds_the_whole_process():
+def test_the_requested_memory_bounds_the_whole_process():
     held = resident_memory()
     assert 2**26 < held < free_memory(CPU)
     assert search_budget(held + 2**30, CPU) == pytest.approx(2**30, abs=2**28)

@@ -117,7 +117,7 @@ def test_stopped_again_and_again_equals_undisturbed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mistake_is_told_once_and_ends_all(tmp_path):
+def test_a_mistake_is_printed_once_and_ends_all_ranks(tmp_path):
     flags = [*TRAINING, "--train-size", 5000, "--iterations", 6]
     _, stderr = (process := start(3, tmp_path, "train_unet.py", *flags)).communicate(timeout=WAIT)
     assert process.returncode != 0 and not (tmp_path / "run").exists()
@@ -173,7 +173,7 @@ def _as_rank(rank: int, world: int, port: int) -> None:
 
 
 @pytest.mark.slow
-def test_what_ranks_tell_each_other():
+def test_what_ranks_exchange():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -191,7 +191,7 @@ def test_alone_nothing_is_shared():
             ranks.together(lambda: (_ for _ in ()).throw(UserError("a", "b", "c")))
 
 
-def test_another_number_of_ranks_is_told(tmp_path, capsys):
+def test_another_number_of_ranks_is_reported(tmp_path, capsys):
     """Sums over other shares round otherwise: the resumed run need not be bit-equal."""
     train.run(train_options(tmp_path, "--iterations", 2))
     path = tmp_path / "run" / "checkpoints" / "2.pt"

@@ -116,7 +116,7 @@ def replace_by_other_record(path: Path) -> None:
     "harm",
     [flip_a_number, cut_short, empty, replace_by_plain_array, replace_by_other_record],
 )
-def test_a_corrupt_block_is_told_in_one_line_and_made_again(tmp_path, capsys, harm):
+def test_a_corrupt_block_is_reported_in_one_line_and_made_again(tmp_path, capsys, harm):
     x = random_images(25)
     vectors(x, opened(tmp_path)).read(range(25))
     blocks = sorted(tmp_path.glob("*.npy"))
@@ -207,7 +207,7 @@ def test_a_killed_process_loses_its_block_alone(tmp_path):
     assert cache.embedded == 64 - 10 * whole
 
 
-def test_digests_tell_images_apart():
+def test_digests_of_different_images_differ():
     x = random_images(50)
     assert len(set(image_digests(x))) == 50
     assert image_digests(x) == image_digests(x.clone()) == image_digests(x[:, :, :, :])

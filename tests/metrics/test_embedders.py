@@ -14,7 +14,7 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-def test_the_same_bits_in_any_company(threads):
+def test_the_same_bits_whatever_the_other_images(threads):
     """A cache holds blocks that other jobs, with other batches, have begun."""
     alex = load_metric("alex", None, "cpu")
     images = torch.rand(13, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1

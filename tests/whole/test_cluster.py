@@ -126,7 +126,8 @@ exec "$@"
 def test_several_tasks_of_a_job_are_ranks_of_one_training(stand_ins, ranks):
     executable(stand_ins / "srun", SRUN)
     variables = {**array(0, 0, 0), "SLURM_NTASKS": ranks, "SLURM_CPUS_PER_TASK": 3}
-    job = task(stand_ins, "train.sbatch", "8", "--", "--lr", "1e-3", **variables, OMP_NUM_THREADS="")
+    flags = ("8", "--", "--lr", "1e-3")
+    job = task(stand_ins, "train.sbatch", *flags, **variables, OMP_NUM_THREADS="")
     _, err = job.communicate(timeout=WAIT)
     assert (job.returncode, err) == (0, "")
     assert lines(stand_ins / "launcher") == ["--kill-on-bad-exit=1 --cpus-per-task=3"] * (ranks - 1)

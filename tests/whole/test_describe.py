@@ -86,12 +86,12 @@ def test_files_of_the_toy(tmp_path):
         ({"x": np.zeros(2)}, "arrays"),
     ],
 )
-def test_kinds_are_told_by_their_keys(tmp_path, arrays, kind):
+def test_kinds_of_files_are_recognized_by_their_keys(tmp_path, arrays, kind):
     np.savez(tmp_path / "3.npz", **arrays)
     assert f"3.npz: {kind}" in text_of(tmp_path / "3.npz")
 
 
-def test_values_are_told_with_their_faults(tmp_path):
+def test_values_are_described_with_their_faults(tmp_path):
     np.savez(
         tmp_path / "3.npz",
         a=np.array([[1.0, np.nan], [3.5, np.inf]]),

@@ -26,7 +26,7 @@ def points(n, seed=0, spread=1.5):
     return spread * torch.randn(n, 2, generator=generator, dtype=torch.float64)
 
 
-def test_circle_points_are_uniform_on_the_circle_and_the_seeds_own():
+def test_circle_points_are_uniform_and_depend_on_the_seed_alone():
     result = circle_points(20_000, 9)
     assert result.dtype == torch.float64
     torch.testing.assert_close(result.norm(dim=1), torch.ones(20_000).double())
@@ -116,7 +116,7 @@ def test_the_density_sums_to_one():
     assert mass.item() == pytest.approx(1, abs=1e-9)
 
 
-def test_each_row_has_its_own_time_and_no_companions():
+def test_each_row_has_a_time_of_its_own_and_depends_on_no_other_row():
     mixture, x = PatternMixture(points(1000)), points(5000, 1)  # several tiles
     t = torch.linspace(0.01, 1, 5000).double()
     together = mixture.log_density(x, t), mixture.score(x, t)

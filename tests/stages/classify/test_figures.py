@@ -126,7 +126,7 @@ def test_panel_shows_each_neighbour_with_its_distance(digits, n, k, k_synth):
     assert all(0 < b[0] < b[1] < ax.get_xlim()[1] and b[2] < ax.get_ylim()[0] for b in boxes)
 
 
-def test_panel_names_no_metric_that_it_was_not_told(digits):
+def test_a_panel_without_a_metric_names_none(digits):
     assert not any("distance" in text or "LPIPS" in text for text in texts(panel(digits, 2, 2, 2)))
 
 

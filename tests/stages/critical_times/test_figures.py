@@ -145,7 +145,7 @@ def test_a_censored_median_is_an_open_triangle(times, bar):
     assert_nothing_is_cut_off(fig)
 
 
-def test_whether_an_image_is_censored_is_told_not_guessed():
+def test_whether_an_image_is_censored_is_stored_not_guessed():
     times = np.array([LAST, LAST])
     fig = critical_time_figure({"memorized": {2: (times, np.array([False, True]))}}, LAST)
     closed, opened = points(fig.axes[0])
@@ -229,7 +229,7 @@ def test_images_without_a_basin_are_counted_and_left_out():
     assert_nothing_is_cut_off(empty)
 
 
-def test_energies_tell_what_they_are():
+def test_energies_are_labelled():
     fig = energy_figure({"memorized": {2: np.array([1.0, np.nan, 3.0])}}, 7, 3)
     assert fig.axes[0].containers[0][0].get_ydata().tolist() == [2]
     assert "Relative energy u(r) - u(x) at t = 7" in texts(fig)
@@ -264,7 +264,7 @@ def test_the_axis_of_energies_hides_nothing(values, scale):
         assert np.ptp(drawn) > 0.8 * ax.bbox.height  # no limits left from the linear axis
 
 
-def test_groups_that_are_no_classes_are_told_apart():
+def test_groups_that_are_no_classes_differ_in_looks():
     names = ("training", "_old $x$", "a folder whose name has no end at all")
     groups = {name: {2: normal(5), 64: normal(5)} for name in (*names, "spurious")}
     for fig in drawings(groups):

@@ -86,7 +86,7 @@ def test_one_pattern_always_returns_and_a_far_image_never(search):
 
 
 @pytest.mark.parametrize("search", [scan, scan_image, bisect])
-def test_nothing_of_an_exact_answer_depends_on_batch_order_or_company(search):
+def test_an_exact_answer_does_not_depend_on_batch_size_order_or_other_images(search):
     y = patterns(12, 3)
     denoiser = ExactDenoiser(y[:8], Schedule())
     delta = 0.5

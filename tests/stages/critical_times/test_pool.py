@@ -137,7 +137,7 @@ def test_results_lie_in_the_range_of_images(network):
     assert max(image.abs().max() for image in result.values()) <= 1
 
 
-def test_an_empty_pool_calls_nobody(exact):
+def test_an_empty_pool_calls_no_model(exact):
     spy = Spy(exact)
     ended, images = RecoveryPool(spy, 4, 20).step()
     assert not ended and not len(images) and not spy.calls

@@ -219,7 +219,7 @@ def test_batches_of_a_network_change_rounding_only(network, digits):
     assert_batch_changes_rounding_only(network, digits[:2].float(), 7, 1e-4)
 
 
-def test_companions_change_nothing(digits):
+def test_other_images_of_a_batch_change_nothing(digits):
     """A matrix that is done leaves: its answer is the same beside one that takes longer."""
     denoiser = ExactDenoiser(digits[:64], SCHEDULE)
     x, t = torch.cat([digits[:1], digits[70:71]]), torch.tensor([50, 300])

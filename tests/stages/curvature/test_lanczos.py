@@ -63,7 +63,7 @@ def test_a_basis_as_large_as_the_space_is_exact():
     torch.testing.assert_close(result.trace, whole.trace)
 
 
-def test_a_basis_is_no_larger_than_is_told():
+def test_a_basis_is_no_larger_than_its_limit():
     """What it then has is told with its residuals: a bound on the distance to an eigenvalue."""
     matrix, sizes = normal(1, 200, 200, seed=9), []
     products = matrix_products(matrix)

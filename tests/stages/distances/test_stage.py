@@ -164,7 +164,7 @@ def one_set(synthetics, tmp_path):
     return tmp_path / "s"
 
 
-def test_a_missing_part_is_waited_for_and_told(one_set, whole, tmp_path, capsys):
+def test_a_missing_part_is_waited_for_and_reported(one_set, whole, tmp_path, capsys):
     shards(one_set, tmp_path / "d", 4, but=2)
     assert not (tmp_path / "d" / "9.npz").exists()
     assert "K = 9: 3 of 4 parts are there" in capsys.readouterr().out
@@ -276,7 +276,7 @@ def test_finished_k_need_no_shards(one_set, tmp_path, capsys):
     assert (tmp_path / "d" / "9.npz").stat().st_mtime_ns == before
 
 
-def test_dry_run_writes_nothing_and_tells_what_would_be(one_set, tmp_path, capsys):
+def test_a_dry_run_writes_nothing_and_prints_the_plan(one_set, tmp_path, capsys):
     run(options(one_set, tmp_path / "d", *LPIPS, "--dry-run"))
     assert f"K = 9: write {tmp_path / 'd' / '9.npz'}" in capsys.readouterr().out
     run(options(one_set, tmp_path / "d", *LPIPS, "--dry-run", "--shard", "1/3"))

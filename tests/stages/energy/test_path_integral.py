@@ -131,7 +131,7 @@ def test_at_t_0_it_holds_on_a_path_that_is_split_at_the_borders(digits):
     assert abs(sum(parts) - expected) <= 1e-6 * sum(sizes)
 
 
-def test_half_as_many_points_tell_the_error(digits):
+def test_half_as_many_points_estimate_the_error(digits):
     """Where the path is hard (t = 0, 16 patterns) the difference is of the error's size."""
     denoiser = ExactDenoiser(digits[:16], Schedule())
     x, r = digits[24:32], digits[20:22]
@@ -156,7 +156,7 @@ def test_the_sign_says_who_lies_deeper(digits):
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64, 1000])
-def test_batches_and_companions_change_nothing(digits, batch):
+def test_batch_size_and_other_images_change_nothing(digits, batch):
     denoiser = ExactDenoiser(digits[:5], Schedule())
     gradient, rule = energy_gradient(denoiser, 10), gauss_rule(11)
     x, r = digits[10:16].float(), digits[20:23].float()

@@ -79,7 +79,7 @@ def test_other_options_and_references_are_noticed(made, tmp_path):
     assert_one_line(run_here(*run, tmp_path / "other.npz"), "8.npz", "energy: references")
 
 
-def test_doubt_is_told(made, tmp_path, capsys):
+def test_an_uncertain_energy_is_reported(made, tmp_path, capsys):
     measure(made, "--result-path", tmp_path, "--path-points", 2)
     assert "--path-points 2: the path integral differs by" in capsys.readouterr().out
 

@@ -200,7 +200,7 @@ def test_only_times_before_the_collapse_count():
     assert before_collapse([400, 200], 30) == [1]
 
 
-def test_the_memorizer_is_asked_before_the_data_collapse(digits):
+def test_the_memorizer_is_evaluated_before_the_collapse(digits):
     """Later it is near every denoiser, which would look like memory."""
     images, model = Images(digits[:64], digits[64:200]), ExactDenoiser(digits[300:], Schedule())
     settings = GeneralizationOptions(t=(20, 700, 100, 950), noises=2)

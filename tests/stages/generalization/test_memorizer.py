@@ -114,7 +114,7 @@ def test_the_collapse_of_two_patterns_is_on_the_midplane(digits):
     assert len(result.unique()) > 20 and result.max() == 999
 
 
-def test_at_the_collapse_half_the_weight_is_its_own(digits):
+def test_at_the_collapse_the_nearest_image_has_half_the_weight(digits):
     exact, indices = ExactDenoiser(digits[:100], SCHEDULE), torch.arange(60)
     eps = SeededNoise(range(60), digits.shape[1:]).draw()
     t = collapse_times(exact, digits[:60], indices, eps)

@@ -104,7 +104,7 @@ def test_two_patterns_share_the_plane_at_its_middle():
     np.testing.assert_allclose(result.radius[:2], mean_radius, rtol=0.1)
 
 
-def test_a_spurious_state_lives_at_its_own_time():
+def test_a_spurious_state_is_recovered_up_to_its_critical_time():
     """At t = 0.5 two near patterns have merged: the middle is a state, and comes back to itself."""
     patterns = torch.tensor([[0.2, 1.0], [-0.2, 1.0]]).double()
     result = exact_basins(patterns, [[0.0, 1.0]], t=0.5)

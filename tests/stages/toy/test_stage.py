@@ -117,7 +117,7 @@ def test_exact_energies_are_stored_and_drawn(tmp_path):
         assert (tmp_path / f"exact-beta10.{ending}").stat().st_size > 5000
 
 
-def test_data_are_the_seeds_own(tmp_path):
+def test_data_depend_on_the_seed_alone(tmp_path):
     for root, seed in (("a", 9), ("b", 9), ("c", 10)):
         run_data(parse(ToyDataStage, ["--results_path", str(tmp_path / root), "--seed", str(seed)]))
     a, b, c = ((tmp_path / root / "data.npz") for root in "abc")
@@ -152,7 +152,7 @@ def test_the_checkpoint_is_the_published_one_or_the_newest(tmp_path, plain):
     assert Landscape.load(landscape_file(root, 2, 0.2)).args["toy_plots"]["checkpoint"] == 500_000
 
 
-def test_a_threshold_that_gives_one_cluster_is_told(tmp_path, plain, capsys):
+def test_a_threshold_that_gives_one_cluster_is_reported(tmp_path, plain, capsys):
     root = train_toy(tmp_path, "--sample_size", "2")
     run_plots(plots(root, "--sample_size", "2", "--distance_threshold", "50"))
     assert (

@@ -67,7 +67,7 @@ def test_a_step_has_the_step_size_of_the_recipe(tmp_path):
     assert recipe(settings, 2).lr(1) < recipe(settings, 2).lr(0)
 
 
-def test_networks_do_not_depend_on_their_companions(tmp_path):
+def test_networks_trained_together_do_not_depend_on_each_other(tmp_path):
     train_toy(tmp_path / "both", "--sample_size", "2,9")
     train_toy(tmp_path / "alone", "--sample_size", "9")
     many, one = (load_checkpoint(checkpoint_file(tmp_path / n, 9, 60)) for n in ("both", "alone"))

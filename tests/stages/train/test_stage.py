@@ -120,7 +120,7 @@ def test_what_is_written(tmp_path):
     }
 
 
-def test_old_checkpoints_are_removed_when_asked(tmp_path):
+def test_old_checkpoints_are_removed_on_request(tmp_path):
     straight(tmp_path, "--keep-checkpoints", 1)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["4.pt"]
 
