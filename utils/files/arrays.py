@@ -1,8 +1,9 @@
-"""Arrays in .npz and .npy files; nothing in them is executed."""
+"""Arrays in .npz and .npy files: atomic writes, and reads that execute nothing in the file."""
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 import zipfile
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ import numpy as np
 from utils.cli.errors import UserError
 from utils.files.atomic import atomic_write, reason
 
-OBJECT_BYTES = 2**20  # most that pickled args may take; the original's take 1,000
+MOST_OBJECT_BYTES = 2**20  # of pickled args; the original's take 1,000
 
 
 def save_npz(path: Path, **arrays: Any) -> None:
@@ -36,18 +37,18 @@ def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, np.ndar
     Raises UserError where the file is missing, cut short, no .npz, or lacks a key."""
     path = Path(path)
     try:
-        # numpy's warnings about old headers are no news to the user, and no line of ours.
+        # numpy warns about old headers, which the user cannot change.
         with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
             warnings.simplefilter("ignore")
             if sum(info.compress_size for info in archive.infolist()) > path.stat().st_size:
                 raise ValueError("members that overlap")
             names = {Path(n).stem: n for n in archive.namelist() if n.endswith(".npy")}
-            wanted = list(names) if keys is None else list(keys)
-            missing = [key for key in wanted if key not in names]
+            keys = list(names if keys is None else keys)
+            missing = [key for key in keys if key not in names]
             if missing:
-                found = f"no {missing[0]!r} (it holds: {', '.join(sorted(names)) or 'nothing'})"
-                raise UserError(path, found, "give a file that the stage before this one wrote")
-            return {key: _read_member(archive, names[key], path, key) for key in wanted}
+                problem = f"no {missing[0]!r} (it holds: {', '.join(sorted(names)) or 'nothing'})"
+                raise UserError(path, problem, "give a file that the stage before this one wrote")
+            return {key: _read_member(archive, names[key], path, key) for key in keys}
     except UserError:
         raise
     except OSError as error:
@@ -60,7 +61,7 @@ def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, np.ndar
 
 
 def read_shape(path: Path, key: str) -> tuple[int, ...]:
-    """The shape that an array of a .npz file claims, without its numbers; () where it has none."""
+    """The shape in the header of an array of a .npz file, without its numbers; () if unreadable."""
     with suppress(Exception), zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
         return tuple(_read_header(file)[0])
     return ()
@@ -92,7 +93,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path, key: str) -> n
             if key != "args":
                 remedy = "use a file of this toolkit or of the original one"
                 raise UserError(path, f"pickled objects under {key!r}", remedy)
-            if info.file_size > OBJECT_BYTES:
+            if info.file_size > MOST_OBJECT_BYTES:
                 raise ValueError(f"{key}: {info.file_size} bytes")
             return np.array(json.dumps(read_object_array(member.read(), path), default=str))
         _check_size(key, shape, dtype, info.file_size - header)
@@ -100,15 +101,15 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path, key: str) -> n
         return _native(np.lib.format.read_array(member, allow_pickle=False))
 
 
-def _check_size(what: object, shape: tuple[int, ...], dtype: np.dtype, there: int) -> None:
-    """A header may claim any size: believe it only where the bytes are there."""
-    size = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
-    if size != there:
-        raise ValueError(f"{what}: the header claims {size} bytes, {there} are there")
+def _check_size(name: str, shape: tuple[int, ...], dtype: np.dtype, stored: int) -> None:
+    """Raises ValueError unless the header's shape, which may claim any size, fits the bytes."""
+    size = dtype.itemsize * math.prod(int(n) for n in shape)
+    if size != stored:
+        raise ValueError(f"{name}: the header claims {size} bytes, {stored} are there")
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """The same numbers in this machine's byte order, as torch wants them."""
+    """The same numbers in this machine's byte order, as torch requires."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -134,16 +135,16 @@ def save_npy(path: Path, array: np.ndarray, lasting: bool = True) -> None:
     """Write one array, as `atomic_write`. Raises UserError (full disk, unwritable folder)."""
     array = np.ascontiguousarray(array)
     with atomic_write(path, lasting) as file:
-        # np.save's own writes do not tell a full disk from other failures.
+        # The writes of np.save do not distinguish a full disk from other failures.
         header = np.lib.format.header_data_from_array_1_0(array)
         np.lib.format.write_array_header_1_0(file, header)
         file.write(array.view(np.uint8).data)
 
 
 def map_npy(path: Path) -> np.ndarray:
-    """One .npy array in place: what is read of it comes from the disk, and nothing goes there.
+    """One .npy array, memory-mapped: read from the disk when used; changes are not written back.
 
-    Raises FileNotFoundError, and ValueError where it is cut short or no such array."""
+    Raises FileNotFoundError, and ValueError where it is cut short or no .npy array."""
     try:
         return np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:

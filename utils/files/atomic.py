@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, and reads that never execute."""
+"""Atomic writes: a file under its final name is whole. Text, JSON, PNG, and folders to write to."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from utils.cli.errors import UserError
 from utils.files.owners import clock_of, is_dead, this_host
 
 PART = ".part"  # ending of a file that is being written
-ABANDONED_SECONDS = 3600.0  # a part of another host that was not touched for so long is left over
+ABANDONED_SECONDS = 3600.0  # age at which a part of another host counts as left over
 
 
 @contextmanager
 def atomic_write(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
     """Yield a binary file that appears under `path` whole, or not at all.
 
-    Not lasting: it may be cut short where the machine itself goes down, as a checksum tells.
-    Raises UserError where the folder cannot be written or the disk is full."""
+    Not lasting: not flushed to the disk, so that it may be cut short if the machine crashes; for
+    files with a checksum. Raises UserError for a full disk and a folder that cannot be written."""
     path = Path(path)
     make_folder(path.parent)
     _tidy_once(path.parent)
-    part = part_of(path)  # same folder: a rename is no copy
+    part = part_of(path)  # in the same folder: a rename then copies nothing
     try:
         with part.open("xb") as file:
             yield file
@@ -51,10 +51,12 @@ def atomic_write(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
 
 
 def reason(error: OSError) -> str:
+    """What went wrong, without the path: "No such file or directory"."""
     return os.strerror(error.errno) if error.errno else str(error)
 
 
 def write_remedy(error: OSError) -> str:
+    """The remedy for a write that failed: free space, or another folder."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "free space or raise the quota, then run the same command again"
     return "choose a folder that you may write"
@@ -69,7 +71,7 @@ def make_folder(folder: Path) -> None:
 
 
 def check_writable(folder: Path, needed: int = 0) -> None:
-    """Complain before work starts if folder (made when absent) cannot take `needed` bytes."""
+    """Create folder, and raise UserError before work starts if it cannot take `needed` bytes."""
     make_folder(folder)
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -90,14 +92,14 @@ def free_space(folder: Path) -> int:
 
 
 def part_of(path: Path) -> Path:
-    """A name beside path for what is being written, which tells who writes it."""
+    """A name beside path for the file being written, with the host and process that write it."""
     return path.with_name(f".{path.name}.{this_host()}.{os.getpid()}.{uuid4().hex}{PART}")
 
 
 def remove_leftovers(folder: Path, older_than: float = ABANDONED_SECONDS, of: str = "") -> None:
     """Delete the parts of files (named `of`, or any) that killed processes left in folder.
 
-    At once where the writer is known to be dead, else if untouched for older_than seconds."""
+    At once if the writer is known to have ended, else if unchanged for older_than seconds."""
     parts = list(Path(folder).glob(f".{of}*{PART}"))
     now = clock_of(folder) if parts else 0.0
     for part in parts:
@@ -111,18 +113,20 @@ _tidied: set[Path] = set()
 
 
 def _tidy_once(folder: Path) -> None:
-    """Whoever writes into a folder clears away what a killed run left there."""
+    """At this process's first write into folder, remove what a killed run left there."""
     if folder not in _tidied:
         _tidied.add(folder)
         remove_leftovers(folder)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, whole or not at all."""
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write value as indented JSON; what JSON lacks (paths) becomes text."""
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
@@ -133,7 +137,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-    """Write a picture, uint8 [H, W, 3]."""
+    """Write an image, uint8 [H, W, 3]."""
     from PIL import Image
 
     with atomic_write(path) as file:
@@ -141,7 +145,7 @@ def save_png(path: Path, image: np.ndarray) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises UserError where path is missing or is no JSON."""
+    """The content of a JSON file. Raises UserError where path is missing or is no JSON."""
     try:
         return json.loads(Path(path).read_text())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Files that are named by K: K.pt and K.npz."""
+"""Files that are named by the training-set size K: K.pt and K.npz."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def k_of(path: Path) -> int | None:
 
 def k_named(folder: Path, suffix: str = ".npz") -> dict[int, Path]:
     """The K-named files of a folder by K, ascending; none where there is no such folder."""
-    found = {k_of(path): path for path in sorted(Path(folder).glob(f"*{suffix}"))}
-    return {k: found[k] for k in sorted(k for k in found if k is not None)}
+    paths = {k_of(path): path for path in sorted(Path(folder).glob(f"*{suffix}"))}
+    return {k: paths[k] for k in sorted(k for k in paths if k is not None)}
 
 
 def k_files(folder: Path, suffix: str, flag: str, remedy: str) -> dict[int, Path]:
@@ -24,8 +24,8 @@ def k_files(folder: Path, suffix: str, flag: str, remedy: str) -> dict[int, Path
     folder = Path(folder)
     where = f"{flag} {folder}"
     if not folder.is_dir():
-        found = "a file" if folder.exists() else "no such folder"
-        raise UserError(where, found, remedy)
+        problem = "a file" if folder.exists() else "no such folder"
+        raise UserError(where, problem, remedy)
     try:
         files = k_named(folder, suffix)
     except OSError as error:

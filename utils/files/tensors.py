@@ -18,9 +18,9 @@ PT_REMEDY = "copy it again, or delete it and run again what made it"
 
 
 def save_torch(path: Path, value: Any) -> None:
-    """Write tensors and plain values; equal values give equal bytes.
+    """Write tensors and plain values atomically; equal values give equal bytes.
 
-    torch.save gets a memory file: given a path it writes the file's name into the bytes."""
+    torch.save writes to memory: given a path, it would store the file's name in the bytes."""
     import torch
 
     buffer = io.BytesIO()
@@ -30,8 +30,10 @@ def save_torch(path: Path, value: Any) -> None:
 
 
 def _with_one_string_each(value: Any) -> Any:
-    """value with equal strings made one object: pickle writes the second of two equal strings
-    otherwise than a string that it meets again, so bytes would tell where a value came from."""
+    """value with equal strings made one object.
+
+    pickle stores an object that it meets again as a reference, and an equal one in full: without
+    this the bytes would depend on where the strings came from."""
     if type(value) is str:
         return sys.intern(value)
     if isinstance(value, dict):
@@ -45,8 +47,8 @@ def _with_one_string_each(value: Any) -> Any:
 def load_torch(path: Path) -> Any:
     """Tensors and plain values of a .pt file, on the CPU; no code in it is executed.
 
-    Raises UserError where the file is missing, cut short, or holds anything else, or tensors that
-    claim more numbers than it has."""
+    Raises UserError where the file is missing or cut short, holds anything else, or has tensors
+    that claim more numbers than are stored."""
     import torch
 
     from utils.files.pickles import Refused, allowed_in_checkpoints, check_archive
@@ -61,11 +63,11 @@ def load_torch(path: Path) -> Any:
                 raise UserError(path, "no whole .pt file", PT_REMEDY)
             file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
-            # A view with strides of 0 may claim any size: the first look at it takes all memory.
+            # A view with strides of 0 may claim any size, and to read it would take all memory.
             for tensor in _tensors_in(content):
                 if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-                    found = f"a tensor {list(tensor.shape)} whose numbers it does not hold"
-                    raise UserError(path, found, PT_REMEDY)
+                    problem = f"a tensor {list(tensor.shape)} whose numbers it does not hold"
+                    raise UserError(path, problem, PT_REMEDY)
             return content
     except UserError:
         raise
@@ -80,7 +82,7 @@ def load_torch(path: Path) -> Any:
 
 
 def _tensors_in(content: Any) -> Iterator[Any]:
-    """The tensors in nested dicts and lists, which may hold themselves."""
+    """The tensors in nested dicts and lists, which may contain themselves."""
     import torch
 
     pending, seen = [content], set()
@@ -98,7 +100,7 @@ def _tensors_in(content: Any) -> Iterator[Any]:
 
 
 def _refused_name(message: str) -> str | None:
-    """The global that torch refused, out of its long message; None where it was something else."""
+    """The name that torch refused, from its long message; None for other messages."""
     for mark in (
         "Unsupported global: GLOBAL ",
         "Trying to load unsupported GLOBAL ",

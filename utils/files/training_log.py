@@ -1,4 +1,4 @@
-"""The log of a training: a line for people and one for machines at each interval."""
+"""The log of a training: one line to read and one row for programs at each interval."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 from utils.cli.errors import UserError
 from utils.files.atomic import reason, write_text
 
-MOST = 1e300  # of a number in a row: a picture's axis must hold it
-
+MOST = 1e300  # of a number in a row: the axis of a figure must hold it
 SHOWN = {
     "step": "step {:>7}",
     "loss": "loss {:.4f}",
@@ -24,25 +23,27 @@ SHOWN = {
 
 
 class TrainingLog:
-    """A line for people in logs/train.txt and one for machines in logs/stats.jsonl."""
+    """Lines to read in logs/train.txt, rows for programs in logs/stats.jsonl.
+
+    step: at which the training goes on; rows of later steps are removed."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        self.people, self.machine = folder / "logs" / "train.txt", folder / "logs" / "stats.jsonl"
+        self.text, self.rows = folder / "logs" / "train.txt", folder / "logs" / "stats.jsonl"
         kept = [row for row in read_stats(folder) if row["step"] <= step]
-        write_text(self.machine, "".join(json.dumps(row) + "\n" for row in kept))
+        write_text(self.rows, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, **row: float | None) -> None:
-        """Add a row; the line for people has what SHOWN knows of it."""
-        with self.machine.open("a") as file:
+        """Add a row; the line to read has the columns of SHOWN."""
+        with self.rows.open("a") as file:
             file.write(json.dumps(row) + "\n")
         known = {**row, "minutes_left": row.get("seconds_left", 0) / 60}
         parts = [text.format(known[n]) for n, text in SHOWN.items() if known.get(n) is not None]
-        with self.people.open("a") as file:
+        with self.text.open("a") as file:
             file.write("  ".join(parts) + "\n")
 
 
 def read_stats(folder: Path) -> list[dict[str, Any]]:
-    """The rows of logs/stats.jsonl; a line that a kill cut short, or that is no row, is left out.
+    """The rows of logs/stats.jsonl, without lines that a kill cut short or that are no rows.
 
     Each has a `step` and a `loss`; other values are numbers, None, or a list (`score_errors`).
     Raises UserError where the file cannot be read."""
@@ -67,11 +68,11 @@ def _is_row(row: Any) -> bool:
         return False
     if type(row["step"]) is not int or not 0 <= row["step"] < 2**63 or row["loss"] is None:
         return False
-    return all(_is_told(key, value) for key, value in row.items())
+    return all(_is_value(key, value) for key, value in row.items())
 
 
-def _is_told(key: str, value: Any) -> bool:
-    """Whether it is None or a number; the circle's errors are a list of some."""
+def _is_value(key: str, value: Any) -> bool:
+    """Whether value is None or a number below MOST; `score_errors` of the circle are a list."""
     if key == "score_errors" and isinstance(value, list):
-        return all(_is_told("", error) and error is not None for error in value)
+        return all(_is_value("", error) and error is not None for error in value)
     return value is None or (type(value) in (int, float) and abs(value) < MOST)  # NaN is not
