@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.runs import DIGITS, SMALL, assert_one_line, run_here, run_script
+from tests.helpers.runs import DIGITS, SMALL, assert_one_line, run_here
 from tests.helpers.sandbox import work
 from utils.cli.errors import UserError
 
@@ -201,7 +201,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     """A file in the way stops root too, whom permissions do not."""
     (tmp_path / "taken").write_text("")
     flags = ["--config_path", DIGITS, *SMALL, "--results-path", tmp_path / "taken" / "run"]
-    assert_one_line(run_script("train_unet.py", *flags), "taken")
+    assert_one_line(run_here("train_unet.py", *flags), "taken")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
 
 

@@ -6,7 +6,7 @@ import pytest
 from models.exact import ExactDenoiser
 from models.noise import image_key
 from models.schedule import Schedule
-from tests.helpers.runs import DIGITS, assert_one_line, run_here, run_script, train_options
+from tests.helpers.runs import DIGITS, assert_one_line, run_here, train_options
 from tests.helpers.sandbox import run_stage
 from utils.cli.errors import Interrupted
 from utils.data.datasets import to_float
@@ -47,7 +47,7 @@ def measure(*flags):
 
 def test_the_exact_model_through_the_script(tmp_path):
     """K = 1: the one training image always returns."""
-    done = run_script(
+    done = run_here(
         *("run_critical_times.py", "--config_path", DIGITS, "--exact", "--train-size", 1),
         *("--result-path", tmp_path / "t", "--search", "scan", "--stride", 111),
     )

@@ -9,7 +9,7 @@ import torch
 
 from models.exact import ExactDenoiser
 from models.schedule import Schedule
-from tests.helpers.runs import DIGITS, assert_one_line, run_here, run_script, train_options
+from tests.helpers.runs import DIGITS, assert_one_line, run_here, train_options
 from utils.cli.options.sections import CurvatureOptions
 from utils.data.datasets import load_image_set, to_float
 from utils.data.subsets import permutation
@@ -147,7 +147,7 @@ def test_both_ends_through_the_stage(made, done):
 @pytest.mark.slow
 def test_the_exact_model(tmp_path):
     """In float64 its spectrum is that of its closed form; a process of its own warns of nothing."""
-    done = run_script(
+    done = run_here(
         *("run_curvature.py", "--config_path", DIGITS, "--exact", "--train-size", 5),
         *("--t", "0,60", "--result-path", tmp_path, "--sample-size", 3),
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.runs import ROOT, assert_one_line, run_here, run_script, train_options
+from tests.helpers.runs import ROOT, assert_one_line, run_here, train_options
 from utils.cli.errors import UserError
 from utils.cli.options.sections import DistancesStage
 from utils.cli.parse import parse
@@ -378,5 +378,5 @@ def test_flags_that_make_no_sense(synthetics, tmp_path, flags, words):
 def test_a_cache_folder_that_cannot_be_written(synthetics, tmp_path):
     (tmp_path / "file").write_text("")
     flags = ("--synth-path", synthetics, "--result-path", tmp_path / "d", *LPIPS, "--device", "cpu")
-    done = run_script("run_distances.py", *flags, "--cache-path", tmp_path / "file")
+    done = run_here("run_distances.py", *flags, "--cache-path", tmp_path / "file")
     assert_one_line(done, str(tmp_path / "file"), "folder")

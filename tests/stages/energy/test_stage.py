@@ -10,7 +10,7 @@ import torch
 from models.exact import ExactDenoiser
 from models.schedule import Schedule
 from tests.helpers.models import closed_form
-from tests.helpers.runs import DIGITS, assert_one_line, run_here, run_script, train_options
+from tests.helpers.runs import DIGITS, assert_one_line, run_here, train_options
 from tests.helpers.sandbox import run_stage
 from utils.data.datasets import load_image_set, to_float
 from utils.inputs.checkpoints import load_checkpoint
@@ -53,7 +53,7 @@ def test_the_result_lies_beside_the_models_by_default(made, tmp_path):
 
 
 def test_the_exact_model_gives_its_closed_form(made, tmp_path):
-    done = run_script(
+    done = run_here(
         *("run_energy.py", "--config_path", DIGITS, "--exact", "--train-size", 5, "--t", 60),
         *("--ref-path", made / "ref.npz", "--result-path", tmp_path, "--path-points", 2000),
     )
@@ -141,7 +141,7 @@ def test_mistakes(made, tmp_path, flags, words):
 
 
 def test_a_reference_file_is_required(made):
-    done = run_script("run_energy.py", "--ckpt-path", made / "models")
+    done = run_here("run_energy.py", "--ckpt-path", made / "models")
     assert_one_line(done, "--ref-path", "nothing")
 
 

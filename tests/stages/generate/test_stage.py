@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.helpers.runs import DIGITS, assert_one_line, run_here, run_script, train_options
+from tests.helpers.runs import DIGITS, assert_one_line, run_here, train_options
 from tests.helpers.sandbox import run_stage
 from utils.cli.errors import UserError
 from utils.cli.options.sections import GenerateStage
@@ -106,7 +106,7 @@ def test_a_model_that_was_replaced_is_noticed(model, tmp_path):
 
 
 def test_the_exact_model_draws_its_patterns(tmp_path):
-    done = run_script(
+    done = run_here(
         *("run_generate.py", "--exact", "--config_path", DIGITS, "--train-size", 5),
         *("--num-samples", 6, "--result-path", tmp_path / "gen", "--synth-path", tmp_path / "s"),
     )
