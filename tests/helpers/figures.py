@@ -4,7 +4,7 @@ import re
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from utils.figures.save import save_figure
@@ -23,6 +23,7 @@ def sweep(*sizes, total=64):
 
 
 def texts(fig):
+    """All text of a figure that is not empty."""
     return [text.get_text() for text in fig.findobj(matplotlib.text.Text) if text.get_text()]
 
 
@@ -63,45 +64,9 @@ def panel(digits, n, k, k_synth, **options):
     return neighbour_panel(16, "spurious", digits[:n], train, synth, d_train, d_synth, **options)
 
 
-# How colours are seen, as matrices on linear RGB: by Machado, Oliveira and Fernandes 2009, A
-# Physiologically-based Model for Simulation of Color Vision Deficiency, IEEE TVCG 15(6), matrices
-# for severity 1.0 in its supplement; in grey by the luminance of sRGB, IEC 61966-2-1.
-SEEN = {
-    "full": np.eye(3),
-    "protanopia": [
-        [0.152286, 1.052583, -0.204868],
-        [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ],
-    "deuteranopia": [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ],
-    "tritanopia": [
-        [1.255528, -0.076749, -0.178779],
-        [-0.078411, 0.930809, 0.147602],
-        [0.004733, 0.691367, 0.303900],
-    ],
-    "grey": [[0.212639, 0.715169, 0.072192]] * 3,
-}
-SRGB_TO_XYZ = np.array(
-    [[0.412391, 0.357584, 0.180481], [0.212639, 0.715169, 0.072192], [0.019331, 0.119195, 0.950532]]
-)
-
-
-def cielab(colour, seen="full"):
-    """L, a and b (D65) of a colour, as it is seen."""
-    coded = np.array(to_rgb(colour))
-    linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
-    linear = np.clip(np.array(SEEN[seen]) @ linear, 0, 1)
-    xyz = SRGB_TO_XYZ @ linear / SRGB_TO_XYZ.sum(axis=1)
-    x, y, z = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-
 DISTANCES = np.linspace(0, 2, 30), np.linspace(2, 0, 30)
 
 
-def colour(result):
-    return to_hex(result).upper()
+def colour(drawn):
+    """A colour as #RRGGBB."""
+    return to_hex(drawn).upper()

@@ -59,11 +59,13 @@ def object_npz(path, pickled):
 
 
 def members_of(data):
+    """The files of a zip archive: (name, content), in its order."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return [(info.filename, archive.read(info)) for info in archive.infolist()]
 
 
 def archive_of(members, compression=zipfile.ZIP_STORED):
+    """The zip archive of these (name, content)."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
         for name, data in members:
@@ -72,6 +74,7 @@ def archive_of(members, compression=zipfile.ZIP_STORED):
 
 
 def npy(shape="(2,)", kind="'<f4'", content=b"12345678", version=1):
+    """An array file whose header makes these claims."""
     header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     length = struct.pack("<H" if version == 1 else "<I", len(header))
     return b"\x93NUMPY" + bytes([version, 0]) + length + header + content
@@ -81,11 +84,13 @@ def npy(shape="(2,)", kind="'<f4'", content=b"12345678", version=1):
 
 
 def text(value):
+    """A string."""
     value = str(value).encode()
     return b"X" + struct.pack("<I", len(value)) + value
 
 
 def named(module, name):
+    """A global of a module."""
     return f"c{module}\n{name}\n".encode()
 
 
@@ -95,14 +100,17 @@ def named_later(module, name):
 
 
 def called(function, *arguments):
+    """The result of a call (REDUCE)."""
     return function + b"(" + b"".join(arguments) + b"tR"
 
 
 def record(*states, kind=("argparse", "Namespace")):
+    """An object of a class (NEWOBJ), and the states that it is given (BUILD)."""
     return named(*kind) + b")\x81" + b"".join(state + b"b" for state in states)
 
 
 def in_dict(**items):
+    """A dict."""
     return b"}(" + b"".join(text(k) + v for k, v in items.items()) + b"u"
 
 
@@ -130,10 +138,12 @@ def checkpoint_around(whole, **changed):
 
 
 def around(whole, pickled):
+    """Our checkpoint's archive with another pickle."""
     return inside(whole["ours.pt"], lambda _: pickled)
 
 
 def tensor_storage(key, items):
+    """PyTorch's reference to a storage of the archive, of so many float32."""
     kind = named("torch", "FloatStorage")
     size = b"\x8a\x08" + struct.pack("<q", items)
     return b"(" + text("storage") + kind + text(key) + text("cpu") + size + b"tQ"
@@ -146,11 +156,13 @@ def options(**more):
     return record(in_dict(train=train, data=b"}", model=model, **more))
 
 
-def telling(name):
-    """Whether a member holds a pickle or the options."""
+def is_pickle_or_options(name):
+    """Whether this member of an archive holds a pickle or the options."""
     return name.endswith(("data.pkl", "args.npy"))
 
 
 def inside(data, change):
     """The same archive, sound as a zip, with its pickle or options changed."""
-    return archive_of([(n, change(d) if telling(n) else d) for n, d in members_of(data)])
+    return archive_of(
+        [(n, change(d) if is_pickle_or_options(n) else d) for n, d in members_of(data)]
+    )

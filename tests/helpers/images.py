@@ -43,6 +43,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def save_image(path, pixels: np.ndarray) -> None:
+    """Write an image file, and its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
 
@@ -104,6 +105,7 @@ def write_mnist(folder, train, test):
 
 
 def digits_args(k: int = 16, v: int = 8, seed: int = 3407, **train) -> dict:
+    """Options of a training on k digits with v validation images."""
     train = {"train_size": k, "valid_size": v, "global_seed": seed, **train}
     return {
         "data": {"data_name": "digits"},

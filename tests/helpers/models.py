@@ -5,7 +5,6 @@ import torch
 
 from models.denoiser import Denoiser
 from models.schedule import Schedule, predict_eps
-from utils.stages.energy import stage as stage
 from utils.stages.energy.path_integral import (
     energy,
 )
@@ -36,6 +35,7 @@ SCHEDULE = Schedule()
 
 
 def seeded(seed=0):
+    """A generator of PyTorch."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -45,10 +45,12 @@ def uniform(*shape, seed=0, dtype=torch.float64):
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
+    """Standard normal numbers."""
     return torch.randn(shape, generator=seeded(seed), dtype=dtype)
 
 
 def signs(*shape, seed=0):
+    """Random signs, -1 or 1."""
     return normal(*shape, seed=seed).sign()
 
 
@@ -64,10 +66,8 @@ class Linear(Denoiser):
 
 
 def both(values, count):
+    """The first and the last count of the values of each row."""
     return torch.cat([values[..., :count], values[..., -count:]], -1)
-
-
-# Both ends, and the trace
 
 
 def matrix_products(matrices):
@@ -76,11 +76,13 @@ def matrix_products(matrices):
 
 
 def of_spectrum(values, seed=0):
+    """A symmetric matrix with these eigenvalues, in random directions."""
     q = torch.linalg.qr(normal(len(values), len(values), seed=seed)).Q
     return q @ torch.diag(values) @ q.T
 
 
 def closed_form(denoiser, x, r, t):
+    """U(r) - U(x) of the exact model, from its log density: [R, N]."""
     beta = denoiser.schedule.beta[t].item()
     u_x, u_r = (energy(denoiser.log_density(images, t), images, beta) for images in (x, r))
     return (u_r[:, None] - u_x[None]).numpy()

@@ -1,4 +1,4 @@
-"""The stages as a user runs them on tiny real inputs, and what must be the same after any fault."""
+"""Stages as processes on tiny real inputs, and the files that must be the same after any fault."""
 
 from __future__ import annotations
 
@@ -139,18 +139,19 @@ def tries_of(name: str, fraction: int = 1) -> int:
 
 
 def command_of(stage: Stage, *more: object) -> list[str]:
+    """The command line of a stage, with more flags."""
     script, *flags = stage.command
     return [sys.executable, str(ROOT / script), *map(str, flags), *map(str, more)]
 
 
-def environment(**own: str) -> dict[str, str]:
+def environment(**variables: str) -> dict[str, str]:
     """For a process whose faults are those of sitecustomize.py."""
     path = os.pathsep.join([str(HOOKS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **own}
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
 
 
 def lose_root() -> None:
-    """The right of root to pass over permissions; for others nothing changes."""
+    """Give up root's right to ignore permissions; for other users nothing changes."""
     import ctypes
 
     for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
@@ -165,7 +166,7 @@ def before_start(size: int | None = None) -> None:
 
 @lru_cache
 def another_host() -> list[str]:
-    """What begins a command that shall run on another host: one of this kernel's name spaces."""
+    """The prefix of a command that runs it under another host name, in a kernel name space."""
     named = ["sh", "-c", 'hostname elsewhere && exec "$@"', "sh"]
     for prefix in (["unshare", "-n", "-u", *named], ["unshare", "-r", "-n", "-u", *named]):
         with suppress(OSError):
@@ -180,18 +181,18 @@ def start(
     *more: object,
     size: int | None = None,
     elsewhere: bool = False,
-    **own: str,
+    **variables: str,
 ) -> subprocess.Popen:
-    """The stage in folder, as its working folder; its own process group.
+    """Start the stage with folder as its working folder, in its own process group.
 
-    elsewhere: on another host, or under its name where this machine does not let us have one."""
+    elsewhere: under another host name; where name spaces are not allowed, M2G_HOST pretends it."""
     prefix = another_host() if elsewhere else []
     if elsewhere and not prefix:
-        own["M2G_HOST"] = "elsewhere"
+        variables["M2G_HOST"] = "elsewhere"
     return subprocess.Popen(
         [*prefix, *command_of(stage, *more)],
         cwd=folder,
-        env=environment(**own),
+        env=environment(**variables),
         preexec_fn=partial(before_start, size),
         start_new_session=True,
         stdout=subprocess.PIPE,
@@ -211,13 +212,14 @@ def finished(process: subprocess.Popen, seconds: float = 240) -> tuple[int, str,
     return process.returncode, stdout, stderr
 
 
-def run(stage: Stage, folder: Path, *more: object, **own: object) -> tuple[int, str, str]:
-    return finished(start(stage, folder, *more, **own))
+def run(stage: Stage, folder: Path, *more: object, **options: object) -> tuple[int, str, str]:
+    """`start` and `finished`."""
+    return finished(start(stage, folder, *more, **options))
 
 
-def run_to_the_end(stage: Stage, folder: Path, *more: object, **own: object) -> str:
+def run_to_the_end(stage: Stage, folder: Path, *more: object, **options: object) -> str:
     """Its stdout. Raises AssertionError unless it ends with exit code 0."""
-    code, stdout, stderr = run(stage, folder, *more, **own)
+    code, stdout, stderr = run(stage, folder, *more, **options)
     assert code == 0, f"exit code {code}: {stderr[-2000:]}"
     return stdout
 
@@ -235,14 +237,14 @@ def go_on(stage: Stage, folder: Path) -> None:
 
 
 def lines_of(stderr: str) -> list[str]:
-    """What stands on stderr, without progress bars."""
+    """The lines of stderr without progress bars."""
     parts = stderr.replace("\r", "\n").splitlines()
     return [line for line in parts if line.strip() and "%|" not in line and "it/s" not in line]
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run that nothing happened to: what it made, how long it took, and what it changed."""
+    """A run without a fault: its files, its seconds, and its changes of files in order."""
 
     stage: Stage
     chain: Path  # with what it reads
@@ -254,8 +256,8 @@ class Undisturbed:
     def largest(self) -> int:
         """Bytes of the largest file that it has written."""
         read = tuple(f"{name}/" for name in self.stage.reads)
-        own = {n: data for n, data in self.files.items() if not n.startswith(read)}
-        return max(map(len, own.values()))
+        written = [data for n, data in self.files.items() if not n.startswith(read)]
+        return max(map(len, written))
 
     def place(self, folder: Path) -> Path:
         """A new working folder, with what the stage reads."""
@@ -298,13 +300,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def kept(stage: Stage, folder: Path) -> dict[Path, int]:
-    """When what the stage never makes twice was written."""
+    """The files that the stage must not write twice, and when each was written."""
     paths = [path for pattern in stage.keeps for path in folder.glob(pattern)]
     return {path: path.stat().st_mtime_ns for path in paths}
 
 
 def undisturbed(stage: Stage, chain: Path, folder: Path) -> Undisturbed:
-    """A run of the stage in folder that nothing happens to; the one that is there, if any."""
+    """A run of the stage in folder without a fault; made once for all test processes."""
     record = folder.with_suffix(".json")
     for _ in take_turns([record], lambda path: path, Path.exists):  # one for all test processes
         events, began = folder.with_suffix(".events"), time.monotonic()
@@ -341,12 +343,12 @@ def make_chain(folder: Path) -> None:
 
 
 def chance(*names: object) -> random.Random:
-    """Numbers that a failure can be repeated with."""
+    """Random numbers from a seed made of names, so that a failure can be repeated."""
     return random.Random(" ".join(map(str, names)))
 
 
 def assert_stopped(code, stderr):
-    """With one line and code 75; or it had come to its end before."""
+    """The run stopped with one line and exit code 75, or had already finished."""
     lines = lines_of(stderr)
     if code == 0:
         assert not lines, lines

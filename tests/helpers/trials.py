@@ -55,7 +55,7 @@ def outcome(call: Callable[[], Any], *names: str) -> tuple[str | None, Any]:
 
 
 class Counted:
-    """Tries in the table: of the last one that failed, hypothesis tells how it was spoilt."""
+    """Counts tries for the table; hypothesis reports how the file of a failed try was damaged."""
 
     def __init__(self) -> None:
         self.tried = self.failed = 0
