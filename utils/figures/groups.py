@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from utils.figures.style import INK, LOOKS, PALE, Look, log_ticks, new_figure
 
@@ -25,6 +24,7 @@ OTHER_LOOKS = [Look(grey, marker, ":", "") for grey, marker in GREYS]
 SIZE_LABEL = "Training-set size K (images)"
 NAME_LENGTH = 24  # letters of a group's name that are shown
 CAPTION = {"fontsize": 8, "color": PALE, "loc": "left"}
+CENSORED = {"color": INK, "linestyle": "none", "marker": "^", "markerfacecolor": "none"}
 
 
 def draw_quartiles(ax: Axes, held: Values, width: float) -> np.ndarray:
@@ -122,7 +122,7 @@ def draw_legend(
     fig.legend(handles, names, handlelength=2.8, **above | options)
 
 
-def _quartile_figure(held: Values, label: str, caption: str) -> tuple[Figure, np.ndarray]:
+def quartile_figure(held: Values, label: str, caption: str) -> tuple[Figure, np.ndarray]:
     """Median and quartiles of each group over K; also how far from 0 each bar reaches, [bars].
 
     Values that are not finite are left out, and counted in the caption if there are any."""

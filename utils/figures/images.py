@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from utils.figures.style import PALE, blank_figure, styled
+from utils.figures.style import INK, PALE, Look, blank_figure, styled
+
+if TYPE_CHECKING:  # training writes grids without matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TILE_PIXELS = 32  # least side of a tile in a grid
 TILE, GAP = 0.62, 0.07  # inches: side of a tile in a panel, space between two
@@ -61,6 +64,13 @@ def to_rgb(images: np.ndarray) -> np.ndarray:
     levels = np.rint(np.nan_to_num(np.clip(images, -1, 1), nan=-1.0) * 127.5 + 127.5)
     levels = np.moveaxis(levels.astype(np.uint8), -3, -1)  # [..., H, W, C]
     return np.broadcast_to(levels, (*levels.shape[:-1], 3))
+
+
+def draw_heading(ax: Axes, look: Look, title: str, note: str) -> None:
+    """The mark and title of a panel of images at its upper left, a note at its upper right."""
+    ax.plot(0.2, 0.18, look.marker, color=look.colour, markeredgecolor=INK, markersize=8)
+    ax.text(0.33, 0.22, title, size=11, weight="bold")
+    ax.text(ax.get_xlim()[1] - 2 * GAP, 0.22, note, ha="right", size=8, color=PALE)
 
 
 def draw_tile(

@@ -13,6 +13,7 @@ import numpy as np
 from utils.cli.errors import UserError
 from utils.files.arrays import read_npz, save_npz
 from utils.files.provenance import parse_args
+from utils.files.schema import Array, check_arrays
 
 SIDE_LIMIT = 1 + 1e-3  # images lie in [-1, 1]; rounding may pass it by a hair
 
@@ -70,11 +71,11 @@ def load_samples(path: Path) -> tuple[SampleSet, tuple[int, int] | None]:
     sizes = arrays.get("sizes")
     if sizes is None:
         return SampleSet(samples, args), None
-    return SampleSet(samples, args), _check_sizes(sizes, samples, path)
+    return SampleSet(samples, args), check_sizes(sizes, samples, path)
 
 
-def _check_sizes(sizes: np.ndarray, samples: np.ndarray, path: Path) -> tuple[int, int]:
-    """How many samples are of the most typical, how many of the least."""
+def check_sizes(sizes: np.ndarray, samples: np.ndarray, path: Path) -> tuple[int, int]:
+    """How many samples are of the most typical, how many of the least typical of their class."""
     whole = sizes.shape == (2,) and sizes.dtype.kind in "iu" and min(sizes) >= 0
     if not whole or sum(map(int, sizes)) != len(samples):
         raise UserError(path, "sizes that do not match samples", "run run_classify.py again")
@@ -101,8 +102,6 @@ def load_shard(path: Path) -> tuple[SampleSet, np.ndarray]:
     arrays = read_npz(path, ["samples", "seeds", "args"])
     args = parse_args(arrays, path)
     samples = check_images(arrays["samples"], args, path)
-    seeds = arrays["seeds"]
-    whole = seeds.shape == (len(samples),) and seeds.dtype.kind == "i" and seeds.min() >= 0
-    if not whole or len(np.unique(seeds)) != len(seeds):
-        raise UserError(path, "seeds that do not match samples", "delete it and run again")
-    return SampleSet(samples, args), seeds
+    seeds = Array("i", (len(samples),), low=0, unique=True)
+    check_arrays(arrays, {"seeds": seeds}, path, "delete it and run again")
+    return SampleSet(samples, args), arrays["seeds"]

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.cli.options.choices import CLASSES
-from utils.figures.images import GAP, TILE, draw_tile
+from utils.figures.groups import CAPTION, SIZE_LABEL, point_style
+from utils.figures.images import GAP, TILE, draw_heading, draw_tile
 from utils.figures.style import (
     INK,
     LOOKS,
-    PALE,
     blank_figure,
     distance_label,
     log_ticks,
@@ -49,27 +49,23 @@ def transition_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         ax.errorbar(
             sizes,
             share,
-            yerr=np.maximum([share - low, high - share], 0),  # rounding may pass 0 by a hair
-            color=look.colour,
-            marker=look.marker,
-            linestyle=look.line,
+            yerr=np.maximum([share - low, high - share], 0),  # rounding may give -1e-16
             label=name,
             capsize=3,
             elinewidth=1.1,
-            markeredgecolor=INK,
-            markeredgewidth=0.6,
             clip_on=False,
             zorder=3,
+            **point_style(look),
         )
     log_ticks(ax, sizes, width=5.6)
-    ax.set(ylim=(0, 100), xlabel="Training-set size K (images)", ylabel="Share of samples (%)")
+    ax.set(ylim=(0, 100), xlabel=SIZE_LABEL, ylabel="Share of samples (%)")
     fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    ax.set_title(_caption(rows), fontsize=8, color=PALE, loc="left")
+    ax.set_title(_caption(rows), **CAPTION)
     return fig
 
 
 def _caption(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the shares are of: samples for each K, criterion and metric; what the bars are."""
+    """Samples for each K, criterion and metric, and what the bars are."""
     totals = sorted({int(row["N"]) for row in rows})
     count = f"{totals[0]}" if len(totals) == 1 else f"{totals[0]} to {totals[-1]}"
     parts = [f"N = {count}"]
@@ -103,7 +99,7 @@ def histogram_figure(
     axes = fig.subplots(1, 2, sharex=True, sharey=True)
     finite = [np.asarray(d)[np.isfinite(d)] for d in (d_train, d_synth)]
     largest = max((float(d.max()) for d in finite if len(d)), default=0.0) or 1.0
-    # A threshold far beyond every distance would squeeze the bars: the title tells its value.
+    # A threshold far beyond every distance would squeeze the bars: it is only in the title.
     shown = [d for d in (delta_m, delta_s) if d is not None and d <= 1.5 * largest]
     edges = np.linspace(0, max([largest, *shown]) * 1.02, BINS + 1)
     panels = (
@@ -119,9 +115,8 @@ def histogram_figure(
     axes[0].set(ylabel="Samples", ylim=(0, 1.06 * max(1, axes[0].dataLim.y1, axes[1].dataLim.y1)))
     axes[0].yaxis.get_major_locator().set_params(integer=True)
     fig.suptitle(f"K = {k}", x=0.01, ha="left", fontsize=11, fontweight="bold")
-    fig.legend(
-        axes[0].containers, CLASSES, loc="outside upper right", ncols=3, bbox_to_anchor=(1, 1)
-    )
+    place = {"loc": "outside upper right", "bbox_to_anchor": (1, 1)}
+    fig.legend(axes[0].containers, CLASSES, ncols=3, **place)
     return fig
 
 
@@ -167,10 +162,7 @@ def neighbour_panel(
     headings = [textwrap.fill(name, max(9, int(12 * nns.shape[1]))) for name, nns, _ in groups]
     head = 0.42 + 0.16 * max(text.count("\n") + 1 for text in headings)
     fig, ax = blank_figure(width, head + rows * step_y + 0.05)
-    ax.plot(0.2, 0.18, look.marker, color=look.colour, markeredgecolor=INK, markersize=8)
-    ax.text(0.33, 0.22, f"K = {k}: {class_name}", size=11, weight="bold")
-    label = distance_label(metric) if metric else ""
-    ax.text(width - 2 * GAP, 0.22, label, ha="right", size=8, color=PALE)
+    draw_heading(ax, look, f"K = {k}: {class_name}", distance_label(metric) if metric else "")
     left = 2 * GAP
     for heading, (_, nns, distances) in zip(headings, groups, strict=True):
         ax.text(left, head - 0.06, heading, va="bottom", size=9, linespacing=1.1)
@@ -178,12 +170,7 @@ def neighbour_panel(
             x, y = left + j * step_x, head + i * step_y
             draw_tile(ax, nns[i, j], x, y, TILE, edge=look.colour if distances is None else None)
             if distances is not None:
-                ax.text(
-                    x + TILE / 2,
-                    y + TILE + 0.12,
-                    three_digits(distances[i, j]),
-                    ha="center",
-                    size=7,
-                )
+                below = (x + TILE / 2, y + TILE + 0.12)
+                ax.text(*below, three_digits(distances[i, j]), ha="center", size=7)
         left += nns.shape[1] * step_x + 3 * GAP
     return fig

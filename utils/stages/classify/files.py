@@ -1,4 +1,4 @@
-"""identified/CLASS/K.npz."""
+"""identified/CLASS/K.npz: what run_classify.py writes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import numpy as np
 from utils.cli.errors import UserError
 from utils.files.arrays import read_npz, save_npz
 from utils.files.provenance import parse_args
-from utils.inputs.samples import SIDE_LIMIT, _check_sizes, check_images
+from utils.files.schema import Array, check_arrays
+from utils.inputs.samples import SIDE_LIMIT, check_images, check_sizes
+
+NEIGHBOURS = ("train-nns", "synth-nns")
 
 
 @dataclass(frozen=True)
@@ -28,37 +31,31 @@ class Identified:
     args: dict[str, Any]
 
 
-def save_identified(path: Path, found: Identified) -> None:
+def save_identified(path: Path, identified: Identified) -> None:
     save_npz(
         path,
-        samples=found.samples,
-        k=found.k,
-        sizes=np.array(found.sizes, np.int64),
-        indices=found.indices.astype(np.int64),
-        args=json.dumps(found.args),
-        **{"train-nns": found.train_nns, "synth-nns": found.synth_nns},
+        samples=identified.samples,
+        k=identified.k,
+        sizes=np.array(identified.sizes, np.int64),
+        indices=identified.indices.astype(np.int64),
+        args=json.dumps(identified.args),
+        **{"train-nns": identified.train_nns, "synth-nns": identified.synth_nns},
     )
 
 
 def load_identified(path: Path) -> Identified:
     """identified/CLASS/K.npz, checked. Raises UserError naming what is wrong with it."""
-    keys = ("samples", "train-nns", "synth-nns", "k", "sizes", "indices", "args")
-    arrays = read_npz(path, keys)
+    arrays = read_npz(path, ("samples", *NEIGHBOURS, "k", "sizes", "indices", "args"))
     args = parse_args(arrays, path)
     samples = check_images(arrays["samples"], args, path)
-    sizes, k, indices = _check_sizes(arrays["sizes"], samples, path), arrays["k"], arrays["indices"]
+    sizes = check_sizes(arrays["sizes"], samples, path)
+    n, *shape = samples.shape
+    schema = {"k": Array("iu", low=1), "indices": Array("iu", (n,), low=0)}
+    for key in NEIGHBOURS:
+        schema[key] = Array("f", (n, key, *shape), -SIDE_LIMIT, SIDE_LIMIT, empty=True)
     remedy = "run run_classify.py again with --overwrite"
-    if k.shape or k.dtype.kind not in "iu" or k < 1:
-        raise UserError(f"{path}: k", f"{k.dtype} {list(k.shape)}, or none", remedy)
-    if indices.shape != (len(samples),) or indices.dtype.kind not in "iu" or indices.min() < 0:
-        raise UserError(path, "indices that do not match samples", remedy)
-    for key in ("train-nns", "synth-nns"):
-        images = arrays[key]
-        shaped = images.ndim == 5 and images.shape[1] <= k
-        shaped = shaped and (len(images), *images.shape[2:]) == samples.shape
-        if not shaped or images.dtype.kind != "f":
-            raise UserError(path, f"{key} {images.dtype} {list(images.shape)}", remedy)
-        if not (np.abs(images) <= SIDE_LIMIT).all():  # NaN too
-            raise UserError(path, f"{key} that are no images in [-1, 1]", remedy)
-    nns = (arrays[key].astype(np.float32, copy=False) for key in ("train-nns", "synth-nns"))
-    return Identified(samples, *nns, int(k), sizes, indices, args)
+    check_arrays(arrays, schema, path, remedy)
+    k, nns = int(arrays["k"]), [arrays[key].astype(np.float32, copy=False) for key in NEIGHBOURS]
+    if max(images.shape[1] for images in nns) > k:
+        raise UserError(path, f"more than k = {k} neighbours of a sample", remedy)
+    return Identified(samples, *nns, k, sizes, arrays["indices"], args)

@@ -12,23 +12,26 @@ import numpy as np
 from utils.cli.errors import UserError
 from utils.files.arrays import read_npz, save_npz
 from utils.files.provenance import parse_args
+from utils.files.schema import Array, check_arrays
 
-KEYS = {  # and the kind of their numbers
-    "t": "i",
-    "eigenvalues": "f",
-    "residuals": "f",
-    "trace": "f",
-    "trace-error": "f",
-    "asymmetry": "f",
-    "flat": "i",
-    "flipd": "f",
-    "flipd-error": "f",
-    "normal-bundle": "i",
-    "critical-time": "i",
-    "censored": "b",
-}
 REMEDY = "run run_curvature.py again with --overwrite"
 UNKNOWN = -1  # of flat, normal_bundle and critical_time
+AT_TIMES = ("samples", "times")
+SCHEMA = {
+    "t": Array("i", ("times",), 0, "last_t", unique=True),
+    "eigenvalues": Array("f", (*AT_TIMES, "eigenvalues"), ascending=True),
+    "residuals": Array("f", (*AT_TIMES, "eigenvalues"), low=0),
+    "trace": Array("f", AT_TIMES),
+    "trace-error": Array("f", AT_TIMES, low=0),
+    "asymmetry": Array("f", AT_TIMES, 0, 1),
+    "flat": Array("i", AT_TIMES, UNKNOWN, "dim"),
+    "flipd": Array("f", AT_TIMES),
+    "flipd-error": Array("f", AT_TIMES, low=0),
+    "normal-bundle": Array("i", AT_TIMES, UNKNOWN, "dim"),
+    "critical-time": Array("i", ("samples",), UNKNOWN, "last_t"),
+    "censored": Array("b", ("samples",)),
+}
+KEYS = tuple(SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,11 @@ class Curvature:
 
     @property
     def full(self) -> bool:
-        """Whether every eigenvalue is there, not both ends alone."""
+        """Whether all D eigenvalues were computed, not only the smallest and largest."""
         return self.eigenvalues.shape[2] == self.dim
 
     def scaled(self, values: np.ndarray) -> np.ndarray:
-        """(1 - alpha_bar_t) times values [n, T', ...]: 1 is then what noise alone gives."""
+        """(1 - alpha_bar_t) times values [n, T', ...]: noise alone then gives 1."""
         from models.schedule import Schedule
 
         schedule = Schedule(self.args["train"]["timesteps"])
@@ -76,59 +79,22 @@ class Curvature:
 
 
 def dim_of(args: dict[str, Any]) -> int:
-    """D = C H W of the model that args tell of."""
+    """D = C H W of the model in args."""
     return args["model"]["in_channels"] * args["model"]["image_size"] ** 2
 
 
-def save_curvature(path: Path, found: Curvature) -> None:
-    arrays = {key: getattr(found, key.replace("-", "_")) for key in KEYS}
-    save_npz(path, **arrays, args=json.dumps(found.args))
+def save_curvature(path: Path, curvature: Curvature) -> None:
+    arrays = {key: getattr(curvature, key.replace("-", "_")) for key in SCHEMA}
+    save_npz(path, **arrays, args=json.dumps(curvature.args))
 
 
 def load_curvature(path: Path) -> Curvature:
     """curvature/CLASS/K.npz, checked. Raises UserError naming what is wrong with it."""
-    arrays = read_npz(path, (*KEYS, "args"))
+    arrays = read_npz(path, (*SCHEMA, "args"))
     args = parse_args(arrays, path)
-    _check_shapes(arrays, dim_of(args), path)
-    values = {key.replace("-", "_"): arrays[key] for key in KEYS}
-    found = Curvature(**values, args=args)
-    _check_values(found, path)
-    return found
-
-
-def _check_shapes(arrays: dict[str, np.ndarray], dim: int, path: Path) -> None:
-    """Raises UserError where the arrays do not fit together."""
-    n, times = len(np.atleast_1d(arrays["critical-time"])), arrays["t"].size
-    m = arrays["eigenvalues"].shape[-1] if arrays["eigenvalues"].ndim == 3 else 0
-    of_key = {"t": (times,), "critical-time": (n,), "censored": (n,)}
-    of_key |= dict.fromkeys(("eigenvalues", "residuals"), (n, times, m))
-    for key, kind in KEYS.items():
-        wanted, array = of_key.get(key, (n, times)), arrays[key]
-        if array.dtype.kind != kind or array.shape != wanted or not array.size:
-            raise UserError(path, f"{key} {array.dtype} {list(array.shape)}", REMEDY)
-        if not np.isfinite(array).all():
-            raise UserError(path, f"{key} with NaN or infinite values", REMEDY)
+    dim = dim_of(args)
+    check_arrays(arrays, SCHEMA, path, REMEDY, dim=dim, last_t=args["train"]["timesteps"] - 1)
+    m = arrays["eigenvalues"].shape[2]
     if m > dim or (m < dim and m % 2):
         raise UserError(path, f"{m} eigenvalues of {dim}", REMEDY)
-
-
-def _check_values(found: Curvature, path: Path) -> None:
-    """Raises UserError where a number is none that this stage can have written."""
-    t, timesteps = found.t, found.args["train"]["timesteps"]
-    if t.min() < 0 or t.max() >= timesteps or len(np.unique(t)) != len(t):
-        raise UserError(path, f"times t that are not of 0 to {timesteps - 1}, each once", REMEDY)
-    if not (np.diff(found.eigenvalues, axis=2) >= 0).all():
-        raise UserError(path, "eigenvalues that do not ascend", REMEDY)
-    ranges = {
-        "residuals": (0, np.inf),
-        "trace_error": (0, np.inf),
-        "flipd_error": (0, np.inf),
-        "asymmetry": (0, 1),
-        "flat": (UNKNOWN, found.dim),
-        "normal_bundle": (UNKNOWN, found.dim),
-        "critical_time": (UNKNOWN, timesteps - 1),
-    }
-    for name, (low, high) in ranges.items():
-        values = getattr(found, name)
-        if values.min() < low or values.max() > high:
-            raise UserError(path, f"{name.replace('_', '-')} outside {low} to {high}", REMEDY)
+    return Curvature(**{key.replace("-", "_"): arrays[key] for key in SCHEMA}, args=args)

@@ -1,4 +1,4 @@
-"""energies/CLASS/K.npz."""
+"""energies/CLASS/K.npz: what run_energy.py writes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from utils.cli.errors import UserError
 from utils.files.arrays import read_npz, save_npz
 from utils.files.provenance import parse_args
+from utils.files.schema import Array, check_arrays
+
+SCHEMA = {key: Array("f", ("references", "samples")) for key in ("potential", "path-difference")}
 
 
 @dataclass(frozen=True)
 class Energies:
     """energies/K.npz: relative energies float32 [R, n] of n samples against R references.
 
-    difference [R, n]: how far the path integral is from that of half as many points; with the
-    exact model, whose potential is the closed form, how far it is from that."""
+    difference [R, n]: the path integral minus that with half as many points; for the exact model,
+    whose potential is the closed form, the path integral minus that."""
 
     potential: np.ndarray
     difference: np.ndarray
@@ -33,12 +35,7 @@ def save_energies(path: Path, energies: Energies) -> None:
 
 def load_energies(path: Path) -> Energies:
     """energies/K.npz, checked. Raises UserError naming what is wrong with it."""
-    arrays = read_npz(path, ("potential", "path-difference", "args"))
+    arrays = read_npz(path, (*SCHEMA, "args"))
     args = parse_args(arrays, path)
-    potential, difference = arrays["potential"], arrays["path-difference"]
-    sound = potential.ndim == 2 and potential.size and potential.shape == difference.shape
-    for key, values in (("potential", potential), ("path-difference", difference)):
-        if not sound or values.dtype.kind != "f" or not np.isfinite(values).all():
-            found = f"{key} {values.dtype} {list(values.shape)}, or NaN in it"
-            raise UserError(path, found, "run run_energy.py again with --overwrite")
-    return Energies(potential, difference, args)
+    check_arrays(arrays, SCHEMA, path, "run run_energy.py again with --overwrite")
+    return Energies(*(arrays[key] for key in SCHEMA), args)

@@ -1,4 +1,4 @@
-"""Pictures of the tests of generalization: findings and plain arrays to a matplotlib Figure."""
+"""Figures of the tests of generalization, from findings and plain arrays."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ VERDICT_LOOKS = {
     GENERALIZATION: CLASS_LOOKS[2],
     UNDECIDED: Look("white", "D", ":", ""),
 }
-PANELS = 9  # of K, at most, in a figure that has one for each
+PANELS = 9  # largest number of K in a figure with a panel for each
 COLUMNS = 12  # pairs of images that are shown
+TITLE = {"fontsize": 9, "loc": "left"}  # of a small panel
 DATA_TIMES = {
     "collapse": {"color": INK, "marker": "D", "linestyle": "-"},
     "speciation": {"color": PALE, "marker": "P", "linestyle": ":"},
@@ -52,8 +53,8 @@ DATA_TIMES = {
 
 
 class CoursePoint(NamedTuple):
-    """What is known at one step of a training; loss: mean over held-out images and times, each
-    time in units of its least."""
+    """The findings at one step of a training; loss: mean over held-out images and times, each
+    time in units of its smallest."""
 
     memorized: Finding | None
     gap: Finding
@@ -66,10 +67,10 @@ class CoursePoint(NamedTuple):
 def evidence_figure(
     findings: Mapping[int, Mapping[str, Finding]], rows: Sequence[Mapping[str, Any]] = ()
 ) -> Figure:
-    """Every test over K: value, 95 % interval, verdict; above them the verdicts side by side.
+    """Every test over K: value, 95 % interval, verdict; above them a table of all verdicts.
 
     findings: by K and test. rows: of summary.csv, whose shares of classes are drawn beside the
-    verdicts where there are some. Raises ValueError where there is no K."""
+    verdicts if there are any. Raises ValueError where there is no K."""
     if not findings:
         raise ValueError("findings: found none; give those of one K at least")
     sizes = np.array(sorted(findings))
@@ -115,26 +116,21 @@ def _shares(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     sizes = np.array([row["K"] for row in rows])
     for name, look in LOOKS.items():
         share = [100 * row[f"{name}_share"] for row in rows]
-        edge = {"markeredgecolor": INK, "markeredgewidth": 0.6}
-        style = {"color": look.colour, "marker": look.marker, "linestyle": look.line}
-        ax.plot(sizes, share, label=name, **style, **edge)
+        ax.plot(sizes, share, label=name, **point_style(look))
     log_ticks(ax, sizes, width=3.8)
     ax.set(ylim=(0, 103), xlabel=SIZE_LABEL, ylabel="Samples (%)")
     ax.legend(fontsize=7.5, loc="center left")
     ax.set_title(f"By distance ({rows[0]['criterion']}, {rows[0]['metric']})", **CAPTION)
 
 
-def _values(ax: Axes, name: str, found: Mapping[int, Finding], sizes: np.ndarray) -> None:
-    """One test over K, with the value where its verdict turns and the side of memory shaded."""
+def _values(ax: Axes, name: str, findings: Mapping[int, Finding], sizes: np.ndarray) -> None:
+    """One test over K, with the neutral value and the side of memory shaded."""
     test = TESTS[name]
     log_ticks(ax, sizes, width=2.5)
-    ks = sorted(found)
-    values, low, high = (
-        np.array([getattr(found[k], part) for k in ks]) for part in ("value", "low", "high")
-    )
+    ks, values, low, high = _intervals(findings)
     ax.errorbar(ks, values, [values - low, high - values], color=PALE, capsize=2, linewidth=1.0)
     for k, value in zip(ks, values, strict=True):
-        look = VERDICT_LOOKS[found[k].verdict]
+        look = VERDICT_LOOKS[findings[k].verdict]
         edge = {"markeredgecolor": INK, "markeredgewidth": 0.6, "zorder": 3}
         ax.plot(k, value, look.marker, color=look.colour, markersize=6, **edge)
     ax.axhline(test.neutral, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
@@ -143,9 +139,18 @@ def _values(ax: Axes, name: str, found: Mapping[int, Finding], sizes: np.ndarray
     if ends[0] < ends[1]:
         ax.axhspan(*ends, color=CLASS_LOOKS[0].colour, alpha=0.07, linewidth=0, zorder=0)
     ax.set_ylim(bottom, top)
-    ax.set_title(test.title, fontsize=9, loc="left")
+    ax.set_title(test.title, **TITLE)
     ax.set_ylabel(test.unit, fontsize=7.5)
     ax.tick_params(labelsize=7.5)
+
+
+def _intervals(
+    findings: Mapping[int, Finding],
+) -> tuple[list[int], np.ndarray, np.ndarray, np.ndarray]:
+    """K (or steps) ascending, and the value, low and high of each, [n]."""
+    ks = sorted(findings)
+    triples = np.array([(findings[k].value, findings[k].low, findings[k].high) for k in ks])
+    return ks, *triples.T
 
 
 def _verdict_legend(fig: Figure) -> None:
@@ -169,37 +174,34 @@ def denoising_figure(arrays: Mapping[int, Mapping[str, np.ndarray]]) -> Figure:
     """Denoising loss on training and held-out images over the time, one panel for each K.
 
     arrays: of K.npz, by K; bands: 1.96 standard errors over images. Up to PANELS of K, evenly."""
-    fig, panels = _k_panels(arrays)
-    lines = (
-        ("train-loss", "training", CLASS_LOOKS[0]),
-        ("held-out-loss", "held out", CLASS_LOOKS[2]),
-    )
-    for ax, k in panels:
-        for key, name, look in lines:
-            _curve(ax, arrays[k]["t"], arrays[k][key], look, name)
-    _finish(fig, panels, "Denoising loss (squared error a value)")
-    return fig
+    lines = {
+        "train-loss": ("training", CLASS_LOOKS[0]),
+        "held-out-loss": ("held out", CLASS_LOOKS[2]),
+    }
+    return _curves_over_time(arrays, lines, "Denoising loss (squared error a value)")
 
 
 @styled
 def memorizer_figure(arrays: Mapping[int, Mapping[str, np.ndarray]]) -> Figure:
     """Squared distance to the exact memorizer over the time, one panel for each K: of the model on
-    training and held-out images, and of those that know nothing on held-out ones as a scale."""
-    fig, panels = _k_panels(arrays)
-    lines = (
-        ("train-memorizer", "model, training", CLASS_LOOKS[0]),
-        ("held-out-memorizer", "model, held out", CLASS_LOOKS[2]),
-        ("held-out-identity", "identity, held out", Look(INK, "", ":", "")),
-        ("held-out-mean", "mean image, held out", Look(PALE, "", "--", "")),
-    )
-    for ax, k in panels:
-        for key, name, look in lines:
-            _curve(ax, arrays[k]["t"], arrays[k][key], look, name)
-    _finish(fig, panels, "Distance to the memorizer (squared, a value)")
-    return fig
+    training and held-out images; reference errors: identity and data-set mean, on held-out images.
+
+    arrays: of K.npz, by K; bands and panels as in `denoising_figure`."""
+    lines = {
+        "train-memorizer": ("model, training", CLASS_LOOKS[0]),
+        "held-out-memorizer": ("model, held out", CLASS_LOOKS[2]),
+        "held-out-identity": ("identity, held out", Look(INK, "", ":", "")),
+        "held-out-mean": ("mean image, held out", Look(PALE, "", "--", "")),
+    }
+    return _curves_over_time(arrays, lines, "Distance to the memorizer (squared, a value)")
 
 
-def _k_panels(arrays: Mapping[int, Any]) -> tuple[Figure, list[tuple[Axes, int]]]:
+def _curves_over_time(
+    arrays: Mapping[int, Mapping[str, np.ndarray]],
+    curves: Mapping[str, tuple[str, Look]],
+    label: str,
+) -> Figure:
+    """One panel for each K, a line for each key of K.npz in `curves`, with its name and look."""
     if not arrays:
         raise ValueError("arrays: found none; give those of one K at least")
     sizes = sorted(arrays)
@@ -211,7 +213,18 @@ def _k_panels(arrays: Mapping[int, Any]) -> tuple[Figure, list[tuple[Axes, int]]
     axes = fig.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for ax in axes.flat[len(sizes) :]:
         ax.set_axis_off()
-    return fig, list(zip(axes.flat, sizes, strict=False))
+    for ax, k in zip(axes.flat, sizes, strict=False):
+        for key, (name, look) in curves.items():
+            _curve(ax, arrays[k]["t"], arrays[k][key], look, name)
+        ax.set_title(f"K = {k}", **TITLE)
+        ax.set(yscale="log")
+        ax.tick_params(labelsize=7.5)
+    fig.supxlabel("Time t (steps)", fontsize=9)
+    fig.supylabel(label, fontsize=8.5)
+    handles, names = axes.flat[0].get_legend_handles_labels()
+    columns = min(len(names), max(1, int(fig.get_figwidth() / 1.9)))
+    fig.legend(handles, names, loc="outside upper center", ncols=columns, fontsize=8)
+    return fig
 
 
 def _curve(ax: Axes, t: np.ndarray, values: np.ndarray, look: Look, name: str) -> None:
@@ -227,18 +240,6 @@ def _curve(ax: Axes, t: np.ndarray, values: np.ndarray, look: Look, name: str) -
         ax.fill_between(t, low, mean + half, color=look.colour, alpha=0.18, linewidth=0)
 
 
-def _finish(fig: Figure, panels: list[tuple[Axes, int]], label: str) -> None:
-    for ax, k in panels:
-        ax.set_title(f"K = {k}", fontsize=9, loc="left")
-        ax.set(yscale="log")
-        ax.tick_params(labelsize=7.5)
-    fig.supxlabel("Time t (steps)", fontsize=9)
-    fig.supylabel(label, fontsize=8.5)
-    lines, names = panels[0][0].get_legend_handles_labels()
-    columns = min(len(names), max(1, int(fig.get_figwidth() / 1.9)))
-    fig.legend(lines, names, loc="outside upper center", ncols=columns, fontsize=8)
-
-
 @styled
 def collapse_figure(
     times: Mapping[int, Mapping[str, tuple[float, float, float]]],
@@ -252,23 +253,21 @@ def collapse_figure(
         raise ValueError("times: found none; give those of one K at least")
     fig = new_figure(6.6, 4.0)
     ax = fig.subplots()
-    held = filled(critical) if any(map(len, critical.values())) else {}
-    if held:
-        draw_quartiles(ax, held, width=5.7)
-    log_ticks(ax, np.array(sorted({*times, *sizes_of(held)})), width=5.7)
-    own = sorted(times)
+    classes = filled(critical) if any(map(len, critical.values())) else {}
+    if classes:
+        draw_quartiles(ax, classes, width=5.7)
+    log_ticks(ax, np.array(sorted({*times, *sizes_of(classes)})), width=5.7)
     for name, style in DATA_TIMES.items():
-        value, low, high = np.array([times[k][name] for k in own]).T
-        ax.plot(own, value, markersize=5, **style)
-        ax.fill_between(own, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        value, low, high = np.array([times[k][name] for k in sorted(times)]).T
+        ax.plot(sorted(times), value, markersize=5, **style)
+        ax.fill_between(sorted(times), low, high, color=style["color"], alpha=0.15, linewidth=0)
     ax.set(xlabel=SIZE_LABEL, ylabel="Time t (steps)")
     ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
     ax.set_title("bands: 95 % intervals; bars: quartiles over samples", **CAPTION)
-    styles = [*DATA_TIMES.values(), *(point_style(look) for look in looks_of(held).values())]
+    styles = [*DATA_TIMES.values(), *(point_style(look) for look in looks_of(classes).values())]
     names = [f"{name} time of the data" for name in DATA_TIMES]
-    draw_legend(
-        fig, styles, [*names, *(f"critical time, {name}" for name in held)], ncols=3, fontsize=8
-    )
+    names += [f"critical time, {name}" for name in classes]
+    draw_legend(fig, styles, names, ncols=3, fontsize=8)
     return fig
 
 
@@ -280,7 +279,7 @@ def pairs_figure(
     near: np.ndarray,
     arrays: Mapping[str, np.ndarray],
 ) -> Figure:
-    """Images of two models from the same seeds, each beside its own nearest training image.
+    """Images of two models from the same seeds, each beside the nearest image of its training set.
 
     first, second [N, C, H, W]; near [2, N, C, H, W]: the training image nearest to each; arrays:
     `pair-distances` [N] and `own-distances` [2, N]."""
@@ -326,12 +325,11 @@ def course_figure(points: Mapping[int, CoursePoint], gen: int, mem: int | None) 
         else ("Away from the memorizer (0 to 1)", "memorizer", 1.0, CLASS_LOOKS[2]),
     )
     for ax, (title, name, scale, look) in zip(axes.flat, panels, strict=False):
-        found = {step: getattr(points[step], name) for step in steps if getattr(points[step], name)}
-        if found:
-            _course_line(ax, found, scale, look)
-        ax.set_title(title, fontsize=9, loc="left")
+        findings = {step: getattr(point, name) for step, point in points.items()}
+        _course_line(ax, {s: f for s, f in findings.items() if f is not None}, scale, look)
+        ax.set_title(title, **TITLE)
     axes[1, 1].plot(steps, [points[step].loss for step in steps], color=INK, marker=".")
-    axes[1, 1].set_title("Loss on held-out images (1: least of each time)", fontsize=9, loc="left")
+    axes[1, 1].set_title("Loss on held-out images (1: least of each time)", **TITLE)
     for ax in axes.flat:
         ax.axvline(gen, color=CLASS_LOOKS[2].colour, linestyle="--", linewidth=1.1)
         if mem is not None:
@@ -340,18 +338,18 @@ def course_figure(points: Mapping[int, CoursePoint], gen: int, mem: int | None) 
         ax.tick_params(labelsize=7.5)
     for ax in axes[1]:
         ax.set_xlabel("Training steps")
-    told = f"dashed: $\\tau_{{gen}}$ = {gen}; dotted: $\\tau_{{mem}}$ = "
-    told += f"{mem}" if mem is not None else f"beyond {steps[-1]}"
-    fig.suptitle(told, fontsize=9, color=PALE, x=0.01, ha="left")
+    end = f"{mem}" if mem is not None else f"beyond {steps[-1]}"
+    caption = f"dashed: $\\tau_{{gen}}$ = {gen}; dotted: $\\tau_{{mem}}$ = {end}"
+    fig.suptitle(caption, fontsize=9, color=PALE, x=0.01, ha="left")
     return fig
 
 
-def _course_line(ax: Axes, found: Mapping[int, Finding], scale: float, look: Look) -> None:
-    steps = sorted(found)
-    value, low, high = (
-        scale * np.array([getattr(found[s], part) for s in steps])
-        for part in ("value", "low", "high")
-    )
-    ax.axhline(scale * TESTS[found[steps[0]].test].neutral, color=FAINT, linewidth=1.2)
+def _course_line(ax: Axes, findings: Mapping[int, Finding], scale: float, look: Look) -> None:
+    """The value of a test over the steps, with its interval; nothing without findings."""
+    if not findings:
+        return
+    steps, *interval = _intervals(findings)
+    value, low, high = (scale * part for part in interval)
+    ax.axhline(scale * TESTS[findings[steps[0]].test].neutral, color=FAINT, linewidth=1.2)
     ax.plot(steps, value, color=look.colour, marker=".")
     ax.fill_between(steps, low, high, color=look.colour, alpha=0.18, linewidth=0)

@@ -14,13 +14,21 @@ import numpy as np
 from utils.cli.errors import UserError
 from utils.files.arrays import read_npz, save_npz
 from utils.files.atomic import read_json, write_json
-from utils.files.provenance import read_args, resolve_args
+from utils.files.provenance import check_same, read_args, resolve_args
+from utils.files.schema import Array, check_arrays
 from utils.stages.generalization.findings import TESTS, TOLD, Finding
 from utils.stages.generalization.measures import Measured
 
+STAGES = ("data", "train", "model", "generalization")
 REMEDY = "run run_generalization.py again with --overwrite"
 NUMBERS = ("value", "low", "high")
 TIMES = ("collapse", "speciation")
+ERRORS = ("loss", "memorizer", "identity", "mean")
+SCHEMA = {  # what the figures need of K.npz
+    "t": Array("i", ("times",)),
+    **{f"train-{name}": Array("f", ("times", "training images")) for name in ERRORS},
+    **{f"held-out-{name}": Array("f", ("times", "held-out images")) for name in ERRORS},
+}
 
 
 @dataclass(frozen=True)
@@ -102,19 +110,19 @@ def _numbers(values: Any, count: int) -> bool:
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """K.npz (or the one beside K.json): its arrays, checked as far as figures need them."""
-    where = arrays_file(path)
-    arrays = read_npz(where)
-    if "args" not in arrays or "t" not in arrays:
-        raise UserError(where, "no 'args' or 't'", REMEDY)
-    resolve_args(read_args(arrays, where), where)
-    times = arrays["t"]
-    if times.ndim != 1 or times.dtype.kind != "i" or not len(times):
-        raise UserError(where, f"t {times.dtype} {list(times.shape)}", REMEDY)
-    for name in ("train", "held-out"):
-        for kind in ("loss", "memorizer", "identity", "mean"):
-            values = arrays.get(f"{name}-{kind}")
-            shaped = values is not None and values.ndim == 2 and len(values) == len(times)
-            shaped = shaped and values.size > 0
-            if not shaped or values.dtype.kind != "f" or not np.isfinite(values).all():
-                raise UserError(where, f"{name}-{kind} that is absent or of a wrong shape", REMEDY)
+    path = arrays_file(path)
+    arrays = read_npz(path)
+    check_arrays(arrays, {"args": Array("U"), **SCHEMA}, path, REMEDY)
+    resolve_args(read_args(arrays, path), path)
     return arrays
+
+
+def is_measured(path: Path, args: Mapping[str, Any], redo_changed: bool) -> bool:
+    """Whether K.json, and K.npz beside it, hold the result of the same options.
+
+    Raises UserError where they were made with others (redo_changed: False then)."""
+    if not (path.exists() and arrays_file(path).exists()):
+        return False
+    stored = load_measured(path).args
+    load_arrays(path)  # refused where it is cut short
+    return check_same(path, stored, args, STAGES, redo_changed)

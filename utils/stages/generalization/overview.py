@@ -1,4 +1,4 @@
-"""Tests of generalization over all K of a folder, or over one training: figures and words."""
+"""Tests of generalization over all K of a folder, or over one training: figures and tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.cli.options.choices import CLASSES
-from utils.figures.save import save_figure
+from utils.figures.overview import show_overview, text_table
+from utils.files.class_folders import each
 from utils.files.k_files import k_named
 from utils.files.provenance import EXEMPT
 from utils.stages.classify.summary import read_summary, summaries
@@ -26,60 +27,60 @@ from utils.stages.generalization.findings import MEMORY, TESTS, Finding
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OWN = {"checkpoint", "drawn", "second", "step"}  # what each file has of its own
+PER_FILE = {"checkpoint", "drawn", "second", "step"}  # options that differ from file to file
 
 
 def show_generalization(
     result: Path, times_path: Path | None, identified_path: Path | None
 ) -> None:
-    """Save the figures of a result folder; print a table, where each test sees memory end, and
-    when it misleads."""
+    """Save the figures of a result folder; print a table, the K at which each test sees memory end,
+    and when it misleads."""
     stored = stored_sweep(result)
     if not stored:
         return
-    rows = class_rows(identified_path)
-    folder = result / "figures"
     arrays = {k: load_arrays(result / f"{k}.json") for k in stored}
-    for name, figure in sweep_figures(stored, arrays, rows, class_times(times_path)).items():
-        save_figure(figure, folder / f"{name}.png")
-    print(findings_table(stored))
-    for name, said in endings(stored).items():
-        print(f"{name}: {said}. When it misleads: {TESTS[name].misleads}")
-    print(folder / "evidence.png")
+    rows, times = class_rows(identified_path), class_times(times_path)
+    lines = [
+        f"{name}: {text}. When it misleads: {TESTS[name].misleads}"
+        for name, text in endings(stored).items()
+    ]
+    figures = sweep_figures(stored, arrays, rows, times)
+    show_overview(result / "figures", figures, "\n".join([findings_table(stored), *lines]))
 
 
 def stored_sweep(result: Path) -> dict[int, Stored]:
-    """What K.json tell, by K."""
+    """The content of each K.json, by K."""
     return stored_alike(result, lambda stored: stored.step is None)
 
 
-def stored_alike(result: Path, wanted: Callable[[Stored], bool]) -> dict[int, Stored]:
-    """The wanted ones of a folder by their number; those made with other options than the last
-    are left out, for they cannot be compared."""
+def stored_alike(result: Path, belongs: Callable[[Stored], bool]) -> dict[int, Stored]:
+    """The files n.json of a folder that belong to a figure, by n. Those made with other options
+    than the last cannot be compared with it and are left out."""
     every = {n: load_measured(path) for n, path in k_named(result, ".json").items()}
-    every = {n: stored for n, stored in every.items() if wanted(stored)}
-    last = comparable(every[max(every)]) if every else None
-    alike = {n: stored for n, stored in every.items() if comparable(stored) == last}
-    for n in sorted(set(every) - set(alike)):
-        print(f"{result / str(n)}.json: made with other options, not in the figures")
+    every = {n: stored for n, stored in every.items() if belongs(stored)}
+    alike = {}
+    for n, stored in every.items():
+        if comparable(stored) == comparable(every[max(every)]):
+            alike[n] = stored
+        else:
+            print(f"{result / str(n)}.json: made with other options, not in the figures")
     return alike
 
 
 def comparable(stored: Stored) -> dict[str, Any]:
-    """The options that must be equal between the files of one figure: of one training all."""
+    """The options that must be equal in all files of one figure; of one training, all options."""
     sections = ("generalization",)
     if stored.step is not None:
         sections += ("data", "train", "model")
-    kept = {name: stored.args.get(name, {}) for name in sections}
     return {
-        name: {key: x for key, x in values.items() if key not in EXEMPT | OWN}
-        for name, values in kept.items()
-        if isinstance(values, Mapping)
+        name: {key: x for key, x in stored.args[name].items() if key not in EXEMPT | PER_FILE}
+        for name in sections
+        if isinstance(stored.args.get(name), Mapping)
     }
 
 
 def class_rows(identified: Path | None) -> list[dict[str, Any]]:
-    """The rows of run_classify.py, K ascending; none where there is no such folder."""
+    """The rows of run_classify.py, K ascending; none without a folder."""
     if identified is None:
         return []
     return [read_summary(path)["row"] for path in summaries(Path(identified))]
@@ -89,11 +90,10 @@ def class_times(times: Path | None) -> dict[str, dict[int, Times]]:
     """Critical times of each class that has some, by K."""
     if times is None:
         return {}
-    found = {
-        name: {k: load_times(path) for k, path in k_named(Path(times) / name).items()}
-        for name in CLASSES
+    files = {name: k_named(Path(times) / name) for name in CLASSES}
+    return {
+        name: {k: load_times(p) for k, p in paths.items()} for name, paths in files.items() if paths
     }
-    return {name: sweep for name, sweep in found.items() if sweep}
 
 
 def sweep_figures(
@@ -104,53 +104,51 @@ def sweep_figures(
 ) -> dict[str, Figure]:
     """Every figure of a sweep, by the name of its file."""
     findings = {k: one.findings for k, one in stored.items()}
-    reached = {
-        name: {k: one.critical_time for k, one in sweep.items()} for name, sweep in times.items()
-    }
+    critical_times = each(times, lambda one: one.critical_time)
     return {
         "evidence": evidence_figure(findings, rows),
         "denoising": denoising_figure(arrays),
         "memorizer": memorizer_figure(arrays),
-        "collapse": collapse_figure({k: one.times for k, one in stored.items()}, reached),
+        "collapse": collapse_figure({k: one.times for k, one in stored.items()}, critical_times),
     }
 
 
 def findings_rows(stored: Mapping[int, Stored]) -> Iterator[list[str]]:
-    """K, and of each test its value, interval and verdict; a dash where it was not to be had."""
+    """K, and the value, interval and verdict of each test; a dash where it was not applied."""
     for k in sorted(stored):
-        yield [str(k), *(told(stored[k].findings.get(name)) for name in TESTS)]
+        found = [stored[k].findings.get(name) for name in TESTS]
+        yield [str(k), *(f"{interval_text(x)} {x.verdict}" if x else "-" for x in found)]
 
 
-def told(found: Finding | None) -> str:
-    """`0.98 (0.96 to 0.99) memory`"""
-    if found is None:
-        return "-"
-    digits = 1 if found.test == "c-t" else 2
-    numbers = (f"{x:.{digits}f}" for x in (found.value, found.low, found.high))
-    return "{} ({} to {}) ".format(*numbers) + found.verdict
+def interval_text(finding: Finding) -> str:
+    """The value and its interval: `0.98 (0.96 to 0.99)`"""
+    digits = 1 if finding.test == "c-t" else 2
+    numbers = (f"{x:.{digits}f}" for x in (finding.value, finding.low, finding.high))
+    return "{} ({} to {})".format(*numbers)
 
 
 def findings_table(stored: Mapping[int, Stored]) -> str:
     """A line for each K and test, for a terminal."""
-    lines = [f"{'K':>6}  {'test':<14} {'value (95 % interval)':<26} verdict"]
-    for k in sorted(stored):
-        for name, found in stored[k].findings.items():
-            number, _, verdict = told(found).rpartition(" ")
-            lines.append(f"{k:>6}  {name:<14} {number:<26} {verdict}")
-    return "\n".join(lines)
+    rows = (
+        [str(k), name, interval_text(finding), finding.verdict]
+        for k in sorted(stored)
+        for name, finding in stored[k].findings.items()
+    )
+    head = ["K", "test", "value (95 % interval)", "verdict"]
+    return text_table("{:>6}  {:<14} {:<26} {}", head, rows)
 
 
 def endings(stored: Mapping[int, Stored]) -> dict[str, str]:
-    """Where memory ends, by each test that there is."""
+    """The K at which memory ends, in words, by each test that was applied."""
     verdicts = {
         name: {k: s.findings[name].verdict for k, s in stored.items() if name in s.findings}
         for name in TESTS
     }
-    return {name: ending(said) for name, said in verdicts.items() if said}
+    return {name: ending(by_k) for name, by_k in verdicts.items() if by_k}
 
 
 def ending(verdicts: Mapping[int, str]) -> str:
-    """Where memory ends: `memory up to K = 96, not from 112`."""
+    """The K at which memory ends: `memory up to K = 96, not from 112`."""
     sizes = sorted(verdicts)
     memory = [k for k in sizes if verdicts[k] == MEMORY]
     if not memory:
