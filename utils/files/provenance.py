@@ -128,24 +128,31 @@ def difference(stored: Mapping, wanted: Mapping) -> str | None:
 
 
 def is_finished(
-    path: Path, args: Mapping, stages: Iterable[str], keys: Iterable[str], again: bool = False
+    path: Path,
+    args: Mapping,
+    stages: Iterable[str],
+    keys: Iterable[str],
+    redo_changed: bool = False,
 ) -> bool:
-    """Whether path holds the result of the same options; absent is False.
+    """Whether path holds the result of the same options; a missing file is False.
 
-    Raises UserError where it was made with others (again: False then), or by another stage."""
+    Raises UserError where it was made with others (redo_changed: False then), or by another
+    stage."""
     if not path.exists():
         return False
     stored = parse_args(read_npz(path, [*keys, "args"]), path)
-    if again and any(difference(stored.get(s, {}), args.get(s, {})) for s in stages):
-        return False
-    check_same(path, stored, args, stages)
-    return True
+    return check_same(path, stored, args, stages, redo_changed)
 
 
-def check_same(path: Path, stored: Mapping, wanted: Mapping, stages: Iterable[str]) -> None:
-    """Raises UserError where path was made with other options that change its content."""
+def check_same(
+    path: Path, stored: Mapping, args: Mapping, stages: Iterable[str], redo_changed: bool = False
+) -> bool:
+    """Whether path was made with the options of a run. Raises UserError where it was not
+    (redo_changed: False then)."""
     for stage in stages:
-        told = difference(stored.get(stage, {}), wanted.get(stage, {}))
-        if told:
+        if changed := difference(stored.get(stage, {}), args.get(stage, {})):
+            if redo_changed:
+                return False
             remedy = "redo it with --overwrite, or choose another folder"
-            raise UserError(path, f"a file made with {stage}: {told}", remedy)
+            raise UserError(path, f"a file made with {stage}: {changed}", remedy)
+    return True

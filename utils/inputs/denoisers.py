@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from utils.cli.options.sections import GeneralizationOptions
 from utils.data.datasets import to_float
 from utils.data.subsets import training_subset
 from utils.files.provenance import digest, with_data_path
-from utils.inputs.checkpoints import Checkpoint, denoiser_of, load_checkpoint
-from utils.inputs.unchanged import check_unchanged, content_of, gone
+from utils.inputs.checkpoints import denoiser_of, load_checkpoint
+from utils.inputs.unchanged import check_unchanged, content_of, missing_input
 from utils.jobs.devices import compiled
 
 EXACT = "exact"
@@ -45,6 +46,12 @@ class Model:
     def k(self) -> int:
         return self.args["train"]["train_size"]
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of its images."""
+        model = self.args["model"]
+        return model["in_channels"], model["image_size"], model["image_size"]
+
     def denoiser(
         self, device: torch.device, precision: str = "auto", compile: str = "off"
     ) -> Denoiser:
@@ -53,7 +60,7 @@ class Model:
             schedule = Schedule(self.args["train"]["timesteps"])
             return ExactDenoiser(self.training_images().to(device), schedule)
         if not self.path.exists():
-            raise gone(self.path)
+            raise missing_input(self.path)
         checkpoint = load_checkpoint(self.path)
         check_unchanged(self.path, self.fingerprint, checkpoint.fingerprint, "weights")
         now = with_data_path(checkpoint.args, self.args["data"]["data_path"])
@@ -73,8 +80,9 @@ class Model:
 
 def trained_model(path: Path, data_path: Path | None = None) -> Model:
     """The model of a checkpoint. Raises UserError as `load_checkpoint` does."""
-    found: Checkpoint = load_checkpoint(path)
-    return Model(with_data_path(found.args, data_path), found.fingerprint, Path(path))
+    checkpoint = load_checkpoint(path)
+    args = with_data_path(checkpoint.args, data_path)
+    return Model(args, checkpoint.fingerprint, Path(path))
 
 
 def exact_model(
@@ -104,22 +112,31 @@ def data_set(args: Mapping[str, Any]) -> str:
     return f"{args['data']['data_name']} in {args['data']['data_path']}"
 
 
-def unsound(k: int, found: str) -> UserError:
-    """The complaint about a model whose numbers are of no use."""
-    return UserError(f"model of K = {k}", found, "use an earlier checkpoint, or train it again")
+def unusable_model(where: object, problem: str) -> UserError:
+    """The error about a model whose numbers are of no use: NaN, infinite or out of range."""
+    remedy = "use an earlier checkpoint, train it again, or choose --precision float32"
+    return UserError(where, problem, remedy)
 
 
-def sampling_steps(given: GenerateOptions | GeneralizationOptions, timesteps: int) -> int:
+@contextmanager
+def usable_numbers(where: object) -> Iterator[None]:
+    """Report a ValueError of the mathematics as `unusable_model`; where names the model."""
+    try:
+        yield
+    except ValueError as error:
+        raise unusable_model(where, str(error)) from error
+
+
+def sampling_steps(settings: GenerateOptions | GeneralizationOptions, timesteps: int) -> int:
     """Network calls an image. Raises UserError where the model has fewer timesteps."""
-    steps = given.steps or min(SAMPLER_NAMES[given.sampler].calls or timesteps, timesteps)
+    steps = settings.steps or min(SAMPLER_NAMES[settings.sampler].calls or timesteps, timesteps)
     if steps > timesteps:
         raise UserError("--steps", steps, f"choose {timesteps} or less, the model's timesteps")
     return steps
 
 
-def finite(images: Tensor, k: int) -> np.ndarray:
-    """Samples of the model of K. Raises UserError where they are not finite."""
+def check_samples(images: Tensor, k: int) -> np.ndarray:
+    """The samples of the model of K as an array. Raises UserError where they are not finite."""
     if not images.isfinite().all():
-        remedy = "use an earlier checkpoint, or --precision float32"
-        raise UserError(f"model of K = {k}", "NaN in its samples", remedy)
+        raise unusable_model(f"model of K = {k}", "NaN in its samples")
     return images.numpy()

@@ -1,4 +1,4 @@
-"""What basins and energies are measured on: the samples of each K, under the model of that K."""
+"""What basins, energies and curvature are measured on: the samples of each K under its model."""
 
 from __future__ import annotations
 
@@ -19,150 +19,149 @@ from utils.inputs.samples import SampleSet, load_samples
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.k_jobs import Job, plan_jobs
 
-Samples = tuple[SampleSet, tuple[int, int] | None]  # as `load_samples` gives them
+Samples = tuple[SampleSet, tuple[int, int] | None]  # as `load_samples` returns them
 
 
-@dataclass(frozen=True)
-class Subject:
-    """One K: its model, the file of its samples (None: the training images), where results go.
+@dataclass(frozen=True, kw_only=True)
+class Subject(Job):
+    """A job that examines samples under a model.
 
-    args: what the result will carry, without the stage's own options. content: digest of the
-    samples that are examined."""
+    file: the samples; None where the training images are examined. content: digest of the samples
+    that are examined."""
 
-    job: Job
     model: Model
-    source: Input[Samples] | None
-    args: dict[str, Any]
+    file: Input[Samples] | None = None
     content: str = ""
 
-    @property
-    def k(self) -> int:
-        return self.job.k
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the model's images."""
-        model = self.model.args["model"]
-        return model["in_channels"], model["image_size"], model["image_size"]
-
-    def samples(self, given: SubjectOptions) -> np.ndarray:
+    def samples(self, settings: SubjectOptions) -> np.ndarray:
         """The samples to examine: float32 [n, C, H, W] in [-1, 1]; n = 0 where there are none.
 
         Raises UserError where they are no longer those that the job was planned with."""
-        if self.source is None:
-            return self.chosen(self.model.training_images().numpy(), given)
-        found, sizes = self.source.read()
-        return self.chosen(found.samples, given, sizes)
+        if self.file is None:
+            return self.select(self.model.training_images().numpy(), settings)
+        sample_set, sizes = self.file.read()
+        return self.select(sample_set.samples, settings, sizes)
 
-    def chosen(
-        self, images: np.ndarray, given: SubjectOptions, sizes: tuple[int, int] | None = None
+    def select(
+        self, images: np.ndarray, settings: SubjectOptions, sizes: tuple[int, int] | None = None
     ) -> np.ndarray:
-        """Those of the images that are to be examined; sizes: top and least, where told."""
-        if given.use_least and sizes is None:
+        """The images that --sample-size and --use-least ask for; sizes: how many of the images
+        are the most typical of their class, and how many the least typical."""
+        if settings.use_least and sizes is None:
             remedy = "give a folder of run_classify.py, as identified/memorized"
-            raise UserError("--use-least", f"{self.source.path} without sizes", remedy)
+            raise UserError("--use-least", f"{self.file.path} without sizes", remedy)
         top = sizes[0] if sizes else len(images)
-        part = images[top:] if given.use_least else images[:top]
-        return part if given.sample_size < 0 else part[: given.sample_size]
+        part = images[top:] if settings.use_least else images[:top]
+        return part if settings.sample_size < 0 else part[: settings.sample_size]
+
+    def with_section(self, name: str, settings: SubjectOptions, **stage_args: Any) -> Subject:
+        """The subject whose args have the section of a stage: its options, and the digests of
+        the model and samples that they were applied to."""
+        section = to_plain(settings)
+        del section["train_size"]  # args.train has it
+        section |= {"checkpoint": self.model.fingerprint, "samples": self.content, **stage_args}
+        return replace(self, args={**self.args, name: section})
 
 
-def plan_subjects(given: SubjectOptions, part: SliceOptions, stage: Any) -> list[Subject]:
-    """The K of a slice that have samples. Raises UserError for whatever does not fit together.
+def plan_subjects(settings: SubjectOptions, part: SliceOptions, stage: Any) -> list[Subject]:
+    """The K of a slice that have samples. Raises UserError where inputs do not fit together.
 
-    stage: the whole options; its sections data, train and model tell of the exact model."""
-    target = Path(required(given, "result_path"))
-    if given.exact and given.ckpt_path:
-        raise UserError("--exact", f"--ckpt-path {given.ckpt_path} too", "choose one of them")
-    if given.use_least and given.sample_path is None:
+    stage: the whole options; its sections data, train and model describe the exact model."""
+    target = Path(required(settings, "result_path"))
+    if settings.exact and settings.ckpt_path:
+        raise UserError("--exact", f"--ckpt-path {settings.ckpt_path} too", "choose one of them")
+    if settings.use_least and settings.sample_path is None:
         raise UserError("--use-least", "no --sample-path", "give a folder of run_classify.py")
-    samples = sample_files(given)
-    if given.exact:
-        subjects = exact_subjects(given, part, stage, samples, target)
+    files = sample_files(settings)
+    if settings.exact:
+        subjects = exact_subjects(settings, part, stage, files, target)
     else:
-        subjects = trained_subjects(given, part, samples, target)
+        subjects = trained_subjects(settings, part, files, target)
     planned = []
     for subject in subjects:
-        if subject.source is None:
+        if subject.file is None:
             images = training_images(subject.model.args).numpy()
             subject = replace(subject, model=replace(subject.model, images=digest(images)))
-            samples = subject.chosen(images, given)
+            samples = subject.select(images, settings)
         else:
-            samples = subject.samples(given)
+            samples = subject.samples(settings)
         if len(samples):
             planned.append(replace(subject, content=digest(samples)))
         else:
-            print(f"K = {subject.k}: {subject.source.path} has no least typical samples")
+            print(f"{subject.name}: {subject.file.path} has no least typical samples")
     return planned
 
 
-def sample_files(given: SubjectOptions) -> dict[int, Path] | None:
+def sample_files(settings: SubjectOptions) -> dict[int, Path] | None:
     """The files of --sample-path by K; None where the training images are examined."""
-    if given.sample_path is None:
+    if settings.sample_path is None:
         return None
     remedy = "give a folder of samples, as identified/memorized (an empty class has no files)"
-    return k_files(given.sample_path, ".npz", "--sample-path", remedy)
+    return k_files(settings.sample_path, ".npz", "--sample-path", remedy)
 
 
 def exact_subjects(
-    given: SubjectOptions,
+    settings: SubjectOptions,
     part: SliceOptions,
     stage: Any,
-    samples: dict[int, Path] | None,
+    files: dict[int, Path] | None,
     target: Path,
 ) -> list[Subject]:
     """With --exact data set and K come from the samples, or from --config_path and --train-size."""
-    if samples is None:
+    if files is None:
         args = {name: to_plain(getattr(stage, name)) for name in ("data", "train", "model")}
-        model = exact_model(args, given.train_size, given.data_path)
-        job = Job(model.k, target, target / f"{model.k}.npz")
-        return [Subject(job, model, None, model.args)]
-    if given.train_size:
-        remedy = "leave it out: the samples tell their K"
-        raise UserError("--train-size", f"{given.train_size} beside --sample-path", remedy)
+        model = exact_model(args, settings.train_size, settings.data_path)
+        return [Subject(model.k, target, target / f"{model.k}.npz", model.args, model=model)]
+    if settings.train_size:
+        remedy = "leave it out: the samples name their K"
+        raise UserError("--train-size", f"{settings.train_size} beside --sample-path", remedy)
     subjects = []
-    for job in plan_jobs(samples, target, part):
-        source, (found, _) = first_read(job.source, load_samples)
-        model = exact_model(found.args, data_path=given.data_path)
-        subjects.append(Subject(job, model, source, model.args))
+    for job in plan_jobs(files, target, part):
+        file, (sample_set, _) = first_read(job.source, load_samples)
+        model = exact_model(sample_set.args, data_path=settings.data_path)
+        subjects.append(subject_of(job, model, file))
     return subjects
 
 
 def trained_subjects(
-    given: SubjectOptions, part: SliceOptions, samples: dict[int, Path] | None, target: Path
+    settings: SubjectOptions, part: SliceOptions, files: dict[int, Path] | None, target: Path
 ) -> list[Subject]:
     """One for each K.pt of the slice; a K without samples, an empty class, is left out."""
     remedy = "give a folder of trained models"
-    models = k_files(Path(required(given, "ckpt_path")), ".pt", "--ckpt-path", remedy)
-    lonely = sorted(set(samples or {}) - set(models))
-    if lonely:
-        found = f"K = {', '.join(map(str, lonely))}, without a model in {given.ckpt_path}"
-        raise UserError(f"--sample-path {given.sample_path}", found, "give the models they are of")
+    models = k_files(Path(required(settings, "ckpt_path")), ".pt", "--ckpt-path", remedy)
+    without_model = sorted(set(files or {}) - set(models))
+    if without_model:
+        names = ", ".join(map(str, without_model))
+        problem = f"K = {names}, without a model in {settings.ckpt_path}"
+        remedy = "give the models they are of"
+        raise UserError(f"--sample-path {settings.sample_path}", problem, remedy)
     subjects = []
     for job in plan_jobs(models, target, part):
-        if samples is not None and job.k not in samples:
-            print(f"K = {job.k}: no samples in {given.sample_path}: an empty class is left out")
+        if files is not None and job.k not in files:
+            print(f"{job.name}: no samples in {settings.sample_path}: an empty class is left out")
             continue
-        model = trained_model(job.source, given.data_path)
-        subject = Subject(job, model, None, model.args)
-        subjects.append(with_samples(subject, samples[job.k]) if samples else subject)
+        subject = subject_of(job, trained_model(job.source, settings.data_path))
+        subjects.append(with_samples(subject, files[job.k]) if files else subject)
     return subjects
 
 
+def subject_of(job: Job, model: Model, file: Input[Samples] | None = None) -> Subject:
+    """A job as one that examines samples under a model."""
+    return Subject(job.k, job.source, job.target, model.args, model=model, file=file)
+
+
 def with_samples(subject: Subject, path: Path) -> Subject:
-    """The subject with the samples of path, and the stages that they went through in its args.
+    """The subject with the samples of path; its args name the stages that they went through.
 
     Raises UserError where the samples have another shape than the model's images."""
-    source, (found, _) = first_read(path, load_samples)
-    if found.samples.shape[1:] != subject.shape:
-        told = f"images {list(found.samples.shape[1:])}, a model of {list(subject.shape)}"
-        raise UserError(path, told, "give the samples of this model")
-    return replace(subject, source=source, args={**found.args, **subject.model.args})
+    file, (sample_set, _) = first_read(path, load_samples)
+    check_shape(path, sample_set, subject.model)
+    return replace(subject, file=file, args={**sample_set.args, **subject.model.args})
 
 
-def own_args(given: SubjectOptions, subject: Subject) -> dict[str, Any]:
-    """The stage's own options as its files carry them, and what model and samples they are of."""
-    own = to_plain(given)
-    del own["train_size"]  # told by args.train
-    own["checkpoint"] = subject.model.fingerprint
-    own["samples"] = subject.content
-    return own
+def check_shape(path: Path, sample_set: SampleSet, model: Model) -> None:
+    """Raises UserError where samples have another shape than the model's images."""
+    shape = sample_set.samples.shape[1:]
+    if shape != model.shape:
+        problem = f"images {list(shape)}, a model of {list(model.shape)}"
+        raise UserError(path, problem, "give the samples of this model")

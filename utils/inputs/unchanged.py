@@ -1,8 +1,7 @@
-"""Inputs that are read more than once: a later read finds what the first one found, or refuses.
+"""If an input changes during a run, the run stops with an error.
 
-A stage plans with an input's content, which its results will name, and reads it again when it
-works on it. Who replaces, deletes or cuts it short in between gets one line, never a result that
-tells of one content and was made from another."""
+A stage plans with the content of an input, which its results will name, and reads the file again
+when it works on it. A result must never name one content and be made from another."""
 
 from __future__ import annotations
 
@@ -24,29 +23,29 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Input(Generic[Value]):
-    """A file as it was when it was first read; content: what stands for what was found in it."""
+    """A file as it was when it was first read; content: digest of what the loader returned."""
 
     path: Path
     load: Callable[[Path], Value]
     content: str
 
     def read(self) -> Value:
-        """What the first read found. Raises UserError where it has gone, or is another now."""
+        """The content of the first read. Raises UserError where it changed or is missing."""
         if not self.path.exists():
-            raise gone(self.path)
-        found = self.load(self.path)
-        check_unchanged(self.path, self.content, content_of(found))
-        return found
+            raise missing_input(self.path)
+        value = self.load(self.path)
+        check_unchanged(self.path, self.content, content_of(value))
+        return value
 
 
 def first_read(path: Path, load: Callable[[Path], Value]) -> tuple[Input[Value], Value]:
-    """The input for later reads, and what is in it now. load raises UserError for a bad file."""
-    found = load(path)
-    return Input(Path(path), load, content_of(found)), found
+    """The input for later reads, and its content now. load raises UserError for a bad file."""
+    value = load(path)
+    return Input(Path(path), load, content_of(value)), value
 
 
-def gone(path: Path) -> UserError:
-    """The complaint about a file that was there when the job was planned."""
+def missing_input(path: Path) -> UserError:
+    """The error about a file that was there when the job was planned."""
     remedy = "it was there when this job began: put it back and run the same command again"
     return UserError(path, "no such file", remedy)
 
@@ -58,7 +57,7 @@ def check_unchanged(where: object, before: str, now: str, what: str = "content")
 
 
 def content_of(value: Any) -> str:
-    """What stands for all that a loader gave: arrays, options, records and tuples of them."""
+    """A digest of all that a loader returned: arrays, options, records and tuples of them."""
     return digest(*_arrays(value))
 
 

@@ -90,10 +90,12 @@ class Ranks:
         found = self.together(work if self.first else lambda: None)
         return self.largest(NOTHING if found is None else found)
 
-    def follow(self, found: Generator[int]) -> Iterator[int]:
-        """What the first rank takes from found (0 or more each), on every rank; only it reads."""
-        with closing(found):
-            while (number := self.first_does(lambda: next(found, None))) != NOTHING:
+    def from_first(self, generator: Generator[int]) -> Iterator[int]:
+        """The numbers (0 or more) that the first rank's generator yields, on every rank.
+
+        Only the first rank runs its generator; the others wait for each number."""
+        with closing(generator):
+            while (number := self.first_does(lambda: next(generator, None))) != NOTHING:
                 yield number
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import MOST, all_within, ints, one_of, with_help, within
-from utils.cli.options.choices import NOT_L2, SAMPLER_NAMES, either
+from utils.cli.options.choices import SAMPLER_NAMES, either
+from utils.cli.options.metric import MetricOptions
+
+
+def check_times(options: CurvatureOptions | GeneralizationOptions) -> None:
+    """Refuse a list --t that is empty, negative or names a time twice."""
+    all_within(options, "t", 0)
+    if not options.t or len(set(options.t)) != len(options.t):
+        raise UserError("--t", options.t, "name one time or more, each once, as in 20,50,200")
 
 
 @dataclass
@@ -35,12 +43,9 @@ class SubjectOptions:
 
 
 @dataclass
-class CriticalTimesOptions(SubjectOptions):
+class CriticalTimesOptions(MetricOptions, SubjectOptions):
     """Basins of attraction: how much noise an image survives."""
 
-    use_lpips: bool = False  # LPIPS; without it the Euclidean distance (L2)
-    network: str = "alex"  # of LPIPS: alex, vgg or squeeze
-    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
     delta: float = 0.1  # recovered up to this distance to the image
     p_trials: int = 10  # n, noised copies of an image at each time
     p: float = 0.9  # an image lives while this share of its trials recovers, above 0 up to 1
@@ -52,8 +57,8 @@ class CriticalTimesOptions(SubjectOptions):
     seed: int = 3407  # a copy's noise comes from the seed, the image, the time and the trial
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of(self, "network", NOT_L2)
+        MetricOptions.__post_init__(self)
+        SubjectOptions.__post_init__(self)
         one_of(self, "search", ("scan", "bisect"))
         for name in ("p_trials", "stride", "ddim_steps"):
             within(self, name, 1)
@@ -99,9 +104,7 @@ class CurvatureOptions(SubjectOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        all_within(self, "t", 0)
-        if not self.t or len(set(self.t)) != len(self.t):
-            raise UserError("--t", self.t, "name one time or more, each once, as in 20,50,200")
+        check_times(self)
         one_of(self, "spectrum", ("auto", "full", "lanczos"))
         within(self, "eigenvalues", 1, 1000)
         within(self, "probes", 2, 100_000)
@@ -112,8 +115,8 @@ class CurvatureOptions(SubjectOptions):
 
 
 @dataclass
-class GeneralizationOptions:
-    """Tests that tell generalization from memory, for each K or over one training."""
+class GeneralizationInputs:
+    """What the tests of generalization read, and where they write."""
 
     result_path: Path | None = None  # folder for the tests, K.json and K.npz
     ckpt_path: Path | None = None  # folder of trained models, K.pt
@@ -124,9 +127,12 @@ class GeneralizationOptions:
     checkpoints: Path | None = None  # one training's ITER.pt, instead of K: tests over its steps
     second_checkpoints: Path | None = None  # with it: of a training with --subset second
     data_path: Path | None = None  # folder of the data sets; default: where the model found it
-    use_lpips: bool = False  # distances between images: LPIPS; without it Euclidean (L2)
-    network: str = "alex"  # of LPIPS: alex, vgg or squeeze
-    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
+
+
+@dataclass
+class GeneralizationOptions(MetricOptions, GeneralizationInputs):
+    """Tests that tell generalization from memory, for each K or over one training."""
+
     t: tuple[int, ...] = ints(20, 50, 100, 200, 400, 700)  # times of losses, each 0 to T - 1
     probe_size: int = 256  # training and held-out images for losses, of each at most
     noises: int = 4  # noised copies of each of them at each time
@@ -140,10 +146,8 @@ class GeneralizationOptions:
     exact: bool = False  # the exact model of the K training images instead of checkpoints
 
     def __post_init__(self) -> None:
-        all_within(self, "t", 0)
-        if not self.t or len(set(self.t)) != len(self.t):
-            raise UserError("--t", self.t, "name one time or more, each once, as in 20,50,200")
-        one_of(self, "network", NOT_L2)
+        super().__post_init__()
+        check_times(self)
         one_of(self, "sampler", SAMPLER_NAMES)
         for name in ("samples", "steps", "batch_size"):
             within(self, name, 1)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import one_of, parse_memory, parse_share, with_help, within
-from utils.cli.options.choices import NOT_L2, SAMPLER_NAMES
-from utils.cli.options.measures import CriticalTimesOptions, GeneralizationOptions
+from utils.cli.options.choices import SAMPLER_NAMES
+from utils.cli.options.metric import MetricOptions
 
 
 @dataclass
@@ -46,15 +46,12 @@ class GenerateOptions:
 
 
 @dataclass
-class DistancesOptions:
+class DistancesOptions(MetricOptions):
     """Nearest training and synthetic neighbours of each sample."""
 
     result_path: Path | None = None  # folder for the distances, K.npz
     synth_path: Path | None = None  # folder of synthetic sets, K.npz
     data_path: Path | None = None  # folder of the data sets; default: where the model found it
-    use_lpips: bool = False  # LPIPS; without it the Euclidean distance (L2)
-    network: str = "alex"  # of LPIPS: alex, vgg or squeeze
-    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
     k: int = 5  # neighbours to keep
     eval_batch_size: int = 256  # samples embedded at once
     ref_batch_size: int | None = None  # training images embedded at once; default as samples
@@ -62,9 +59,9 @@ class DistancesOptions:
     shard: str | None = None  # job i of n (0 .. n - 1): its part of each K; the last one merges
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         parse_share(self.shard, "--shard")
         parse_memory(self.memory)
-        one_of(self, "network", NOT_L2)
         for name in ("k", "eval_batch_size", "ref_batch_size"):
             within(self, name, 1)
 
@@ -100,8 +97,3 @@ class ClassifyOptions:
         if not 0 < self.false_positive_rate < 1:
             remedy = "choose a share between 0 and 1, as 0.01"
             raise UserError("--false-positive-rate", self.false_positive_rate, remedy)
-
-
-def metric_name(given: DistancesOptions | CriticalTimesOptions | GeneralizationOptions) -> str:
-    """What --use-lpips and --network ask for: a name in METRIC_NAMES."""
-    return given.network if given.use_lpips else "l2"

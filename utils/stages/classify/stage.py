@@ -15,13 +15,13 @@ from utils.cli.progress import progress
 from utils.data.datasets import open_images, to_float
 from utils.data.subsets import training_subset
 from utils.figures.save import figure_files, save_figure
-from utils.files.atomic import check_writable, write_json
+from utils.files.atomic import write_json
 from utils.files.k_files import k_files
 from utils.files.provenance import check_same, digest, with_data_path
 from utils.inputs.samples import SampleSet, load_synthetics
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.devices import pick_dtype, prepare
-from utils.jobs.k_jobs import Job, plan_jobs, print_plan, work_through
+from utils.jobs.k_jobs import Job, is_to_run, plan_jobs, work_through
 from utils.metrics.embedders import load_metric, open_cache
 from utils.metrics.nearest import SearchSettings
 from utils.stages.classify.figures import histogram_figure, neighbour_panel, transition_figure
@@ -40,110 +40,94 @@ from utils.stages.distances.files import Distances, load_dists
 STAGES = ("data", "train", "model", "generate", "distances", "classify")
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What one K is judged by, as planning found it."""
+@dataclass(frozen=True, kw_only=True)
+class ClassifyJob(Job):
+    """One K; its target is summary/K.json."""
 
     dists: Input[Distances]
     samples: Input[SampleSet]  # of --eval-path
     synthetic: Input[SampleSet]  # of --synth-path: the same set, wherever it lies
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run will do: known, and refused, before work starts."""
-
-    jobs: list[Job]
-    args: dict[int, dict[str, Any]]  # what each K's files will carry
-    inputs: dict[int, Inputs]
-    given: ClassifyOptions
-
-    @property
-    def result(self) -> Path:
-        return Path(self.given.result_path)
-
-
-def run(options: ClassifyStage, judge_again: bool = False) -> list[dict[str, Any]]:
+def run(options: ClassifyStage, redo_changed: bool = False) -> list[dict[str, Any]]:
     """Write identified/ for each K of the slice; returns the rows of summary.csv.
 
-    judge_again redoes a K that was judged with other options (one more K in a sweep may move
+    redo_changed redoes a K that was classified with other options (one more K in a sweep may move
     the calibrated thresholds of all); without it such a K is refused."""
-    plan = plan_classes(options)
-    if options.run.dry_run or not plan.jobs:
-        print_plan(plan.jobs, options.run.overwrite)
+    settings = options.classify
+    jobs = plan_classes(options)
+    if not is_to_run(jobs, options.run):
         return []
-    check_writable(plan.result)
 
-    def done(job: Job) -> bool:
+    def is_done(job: ClassifyJob) -> bool:
         try:
-            return is_judged(job, plan)
+            return is_classified(job, settings)
         except UserError:
-            if judge_again:
+            if redo_changed:
                 return False
             raise
 
-    with progress(total=len(plan.jobs), unit="K", desc="classes") as bar:
-        for job in work_through(plan.jobs, done, options.run.overwrite):
-            judge(job, plan)
+    with progress(total=len(jobs), unit="K", desc="classes") as bar:
+        for job in work_through(jobs, is_done, options.run.overwrite):
+            classify(job, settings)
             bar.update()
-    rows = write_summary(plan.result)
-    save_figure(transition_figure(rows), plan.result / "figures" / "transition.png")
+    result = Path(settings.result_path)
+    rows = write_summary(result)
+    save_figure(transition_figure(rows), result / "figures" / "transition.png")
     return rows
 
 
-def plan_classes(options: ClassifyStage) -> Plan:
-    """The jobs and, for `calibrated`, the one pair of thresholds. Raises UserError."""
-    given = options.classify
+def plan_classes(options: ClassifyStage) -> list[ClassifyJob]:
+    """The jobs; their args have the thresholds, for `calibrated` the same pair for all K.
+
+    Raises UserError where files do not fit together."""
+    settings = options.classify
     remedy = "give the folder that run_distances.py wrote"
-    files = k_files(Path(required(given, "dist_path")), ".npz", "--dist-path", remedy)
-    synth = Path(required(given, "eval_path"))
-    target = Path(required(given, "result_path")) / "summary"
-    jobs = [
-        Job(job.k, job.source, target / f"{job.k}.json")
-        for job in plan_jobs(files, target, options.slice)
-    ]
-    found, inputs = {}, {}
-    for job in jobs:
-        source, found[job.k] = first_read(job.source, load_dists)
-        check_criterion(job, found[job.k], given)
-        sets = [
-            checked_samples(flag, Path(folder) / f"{job.k}.npz", job, found[job.k])
-            for flag, folder in (("--eval-path", synth), ("--synth-path", given.synth_path))
-            if folder is not None
-        ]
-        inputs[job.k] = Inputs(source, sets[0], sets[-1])
-    args = {}
-    calibrations: dict[tuple, dict[str, Any]] = {}
-    for k, dists in found.items():
-        own: dict[str, Any] = {"criterion": given.criterion, "k": given.k}
-        own |= {"top_size": given.top_size, "least_size": given.least_size}
-        if given.criterion == "calibrated":
+    files = k_files(Path(required(settings, "dist_path")), ".npz", "--dist-path", remedy)
+    eval_path = Path(required(settings, "eval_path"))
+    summaries = Path(required(settings, "result_path")) / "summary"
+    inputs = []
+    for job in plan_jobs(files, summaries, options.slice):
+        file, dists = first_read(job.source, load_dists)
+        check_criterion(job, dists, settings)
+        samples = synthetic = samples_of("--eval-path", eval_path, job, dists)
+        if settings.synth_path is not None:
+            synthetic = samples_of("--synth-path", Path(settings.synth_path), job, dists)
+        inputs.append((job, dists, {"dists": file, "samples": samples, "synthetic": synthetic}))
+    jobs, calibrations = [], {}
+    for job, dists, files_of_job in inputs:
+        stage_args: dict[str, Any] = {"criterion": settings.criterion, "k": settings.k}
+        stage_args |= {"top_size": settings.top_size, "least_size": settings.least_size}
+        if settings.criterion == "calibrated":
             n = len(dists.arrays["data-dists"])
             if n not in calibrations:
                 calibrations[n] = thresholds(options, dists, max(files), n)
-            own |= calibrations[n]
+            stage_args |= calibrations[n]
         else:
-            ratio = given.criterion == "ratio"
-            own |= {"delta_m": None if ratio else given.delta_m, "delta_s": given.delta_s}
-        args[k] = {**with_data_path(dists.args, given.data_path), "classify": own}
-    return Plan(jobs, args, inputs, given)
+            delta_m = None if settings.criterion == "ratio" else settings.delta_m
+            stage_args |= {"delta_m": delta_m, "delta_s": settings.delta_s}
+        args = {**with_data_path(dists.args, settings.data_path), "classify": stage_args}
+        target = summaries / f"{job.k}.json"
+        jobs.append(ClassifyJob(job.k, job.source, target, args, **files_of_job))
+    return jobs
 
 
-def checked_samples(flag: str, path: Path, job: Job, dists: Distances) -> Input[SampleSet]:
-    """Samples that distances were measured on. Raises UserError where they are others."""
+def samples_of(flag: str, folder: Path, job: Job, dists: Distances) -> Input[SampleSet]:
+    """The samples that distances were measured on. Raises UserError where they are others."""
+    path = folder / f"{job.k}.npz"
     if not path.is_file():
         remedy = "give the folder of the sets that the distances were measured on"
         raise UserError(f"{flag} {path}", "no such file", remedy)
-    samples, found = first_read(path, load_synthetics)
-    if dists.args.get("distances", {}).get("samples") != digest(found.samples):
-        told = f"other samples than those of {job.source}"
-        raise UserError(f"{flag} {path}", told, "run run_distances.py on this set")
-    return samples
+    file, sample_set = first_read(path, load_synthetics)
+    if dists.args.get("distances", {}).get("samples") != digest(sample_set.samples):
+        problem = f"other samples than those of {job.source}"
+        raise UserError(f"{flag} {path}", problem, "run run_distances.py on this set")
+    return file
 
 
-def check_criterion(job: Job, dists: Distances, given: ClassifyOptions) -> None:
-    """Raises UserError where the criterion cannot judge by these distances."""
-    if given.criterion != "ratio":
+def check_criterion(job: Job, dists: Distances, settings: ClassifyOptions) -> None:
+    """Raises UserError where the criterion cannot be applied to these distances."""
+    if settings.criterion != "ratio":
         return
     where = f"--criterion ratio: {job.source}"
     if dists.metric != "l2":
@@ -157,100 +141,103 @@ def check_criterion(job: Job, dists: Distances, given: ClassifyOptions) -> None:
 
 
 def thresholds(options: ClassifyStage, dists: Distances, largest: int, n: int) -> dict[str, Any]:
-    given = options.classify
-    pool = given.pool_size or largest
+    """The calibrated thresholds for sets of n samples, and what they were taken from.
+
+    largest: the largest K of --dist-path. Raises UserError where there are too few images."""
+    settings = options.classify
+    pool = settings.pool_size or largest
     if pool < largest:
         remedy = f"choose {largest}, the largest K of --dist-path, or more"
         raise UserError("--pool-size", pool, remedy)
-    args = with_data_path(dists.args, given.data_path)
+    args = with_data_path(dists.args, settings.data_path)
     device = prepare(options.run)
-    embedder = load_metric(dists.metric_name, given.lpips_weights, device)
-    rate = given.false_positive_rate
+    embedder = load_metric(dists.metric_name, settings.lpips_weights, device)
+    rate = settings.false_positive_rate
     images, cache = open_images(args), None
     if not options.run.dry_run:
-        beside = Path(given.result_path)
+        beside = Path(settings.result_path)
         cache = open_cache(embedder, options.cache, beside, images.read([0]), len(images))
-    batch = given.eval_batch_size
-    settings = SearchSettings(
+    batch = settings.eval_batch_size
+    search = SearchSettings(
         batch, batch, cache=cache, product=pick_dtype(options.run.precision, device)
     )
-    found = calibrate(args, embedder, rate, pool, n, settings)
-    return {"false_positive_rate": rate, **asdict(found)}
+    calibration = calibrate(args, embedder, rate, pool, n, search)
+    return {"false_positive_rate": rate, **asdict(calibration)}
 
 
-def is_judged(job: Job, plan: Plan) -> bool:
+def is_classified(job: ClassifyJob, settings: ClassifyOptions) -> bool:
     """Whether the K's summary is there, and the files of its classes.
 
     Raises UserError where its options were others, or one of the files is not whole."""
     if not job.target.exists():
         return False
-    args, stored = plan.args[job.k], read_summary(job.target)
-    check_same(job.target, stored["args"], args, STAGES)
+    stored = read_summary(job.target)
+    check_same(job.target, stored["args"], job.args, STAGES)
     for name in CLASSES:
-        path = class_file(plan.result, name, job.k)
-        kept = min(stored["row"][name], plan.given.top_size + plan.given.least_size)
+        path = class_file(settings, name, job.k)
+        kept = min(stored["row"][name], settings.top_size + settings.least_size)
         if path.exists() != bool(kept):
-            return False  # it has gone, or is left over from other thresholds
+            return False  # it is missing, or is left over from other thresholds
         if kept:
-            check_same(path, load_identified(path).args, args, STAGES)
+            check_same(path, load_identified(path).args, job.args, STAGES)
     return True
 
 
-def class_file(result: Path, name: str, k: int) -> Path:
+def class_file(settings: ClassifyOptions, name: str, k: int) -> Path:
     """identified/CLASS/K.npz."""
-    return result / name / f"{k}.npz"
+    return Path(settings.result_path) / name / f"{k}.npz"
 
 
-def judge(job: Job, plan: Plan) -> None:
-    """Judge the samples of one K and write its files; the summary, written last, says done."""
-    given, args, inputs = plan.given, plan.args[job.k], plan.inputs[job.k]
-    dists, images = inputs.dists.read(), inputs.samples.read().samples
-    same = inputs.synthetic is inputs.samples
-    synthetic = images if same else inputs.synthetic.read().samples
-    subset = training_subset(args)
+def classify(job: ClassifyJob, settings: ClassifyOptions) -> None:
+    """Classify the samples of one K and write its files; the summary, written last, says done."""
+    dists, images = job.dists.read(), job.samples.read().samples
+    same = job.synthetic is job.samples
+    synthetic = images if same else job.synthetic.read().samples
+    subset = training_subset(job.args)
     if subset.fingerprint != dists.subset:
-        found = f"{subset.fingerprint}, distances of {dists.subset}"
-        raise UserError(f"{job.source}: subset", found, "give the same data set, or measure again")
+        problem = f"{subset.fingerprint}, distances of {dists.subset}"
+        remedy = "give the same data set, or measure again"
+        raise UserError(f"{job.source}: subset", problem, remedy)
     real = to_float(subset.images).numpy()
-    own, arrays = args["classify"], dists.arrays
+    stage_args, arrays = job.args["classify"], dists.arrays
     d_train, d_synth = nearest_column(arrays["data-dists"]), nearest_column(arrays["synth-dists"])
-    if own["criterion"] == "ratio":
-        labels = classify_by_ratio(d_train, arrays["data-dists"][:, 1], d_synth, own["delta_s"])
+    delta_m, delta_s = limits = stage_args["delta_m"], stage_args["delta_s"]
+    if stage_args["criterion"] == "ratio":
+        labels = classify_by_ratio(d_train, arrays["data-dists"][:, 1], d_synth, delta_s)
     else:
-        labels = classify_by_distance(d_train, d_synth, own["delta_m"], own["delta_s"])
-    figures = plan.result / "figures"
+        labels = classify_by_distance(d_train, d_synth, delta_m, delta_s)
+    figures = Path(settings.result_path) / "figures"
     for name in CLASSES:
-        path = class_file(plan.result, name, job.k)
+        path = class_file(settings, name, job.k)
         panel = figures / f"{name}-{job.k}.png"
         order = typicality_order(name, labels, d_train, d_synth)
-        chosen, sizes = select(order, given.top_size, given.least_size)
+        chosen, sizes = select(order, settings.top_size, settings.least_size)
         if not len(chosen):
             for stale in (path, *figure_files(panel)):
                 stale.unlink(missing_ok=True)
             continue
-        found = Identified(
+        identified = Identified(
             samples=images[chosen],
-            train_nns=real[arrays["data-indices"][chosen, : given.k]],
-            synth_nns=synthetic[arrays["synth-indices"][chosen, : given.k]],
-            k=given.k,
+            train_nns=real[arrays["data-indices"][chosen, : settings.k]],
+            synth_nns=synthetic[arrays["synth-indices"][chosen, : settings.k]],
+            k=settings.k,
             sizes=sizes,
             indices=chosen,
-            args=args,
+            args=job.args,
         )
-        save_identified(path, found)
+        save_identified(path, identified)
         picture = neighbour_panel(
             job.k,
             name,
-            found.samples,
-            found.train_nns,
-            found.synth_nns,
-            arrays["data-dists"][chosen, : given.k],
-            arrays["synth-dists"][chosen, : given.k],
+            identified.samples,
+            identified.train_nns,
+            identified.synth_nns,
+            arrays["data-dists"][chosen, : settings.k],
+            arrays["synth-dists"][chosen, : settings.k],
             metric=dists.metric_name,
         )
         save_figure(picture, panel)
-    limits = own["delta_m"], own["delta_s"]
     histogram = histogram_figure(job.k, d_train, d_synth, *limits, dists.metric_name, labels)
     save_figure(histogram, figures / f"distances-{job.k}.png")
-    row = judge_row(job.k, labels, *limits, own["criterion"], dists.metric_name)
-    write_json(job.target, {"row": row, "args": args})
+    row = judge_row(job.k, labels, *limits, stage_args["criterion"], dists.metric_name)
+    write_json(job.target, {"row": row, "args": job.args})

@@ -1,4 +1,4 @@
-"""The work of run_critical_times.py: how much noise each image survives."""
+"""The work of run_critical_times.py: the largest noise from which each image is recovered."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +13,16 @@ from torch import Tensor
 
 from models.denoiser import Denoiser
 from models.noise import image_key
-from utils.cli.errors import Interrupted, UserError
-from utils.cli.options.choices import METRIC_NAMES
-from utils.cli.options.samples import metric_name
+from utils.cli.errors import Interrupted
 from utils.cli.options.sections import CriticalTimesOptions, CriticalTimesStage
 from utils.cli.progress import progress
 from utils.figures.save import save_figure
-from utils.files.atomic import check_writable
 from utils.files.class_folders import figures_folder
 from utils.files.provenance import is_finished
-from utils.inputs.subjects import Subject, own_args, plan_subjects
+from utils.inputs.denoisers import usable_numbers
+from utils.inputs.subjects import Subject, plan_subjects
 from utils.jobs.devices import prepare
-from utils.jobs.k_jobs import Job, print_plan, work_through
+from utils.jobs.k_jobs import is_to_run, work_through
 from utils.metrics.embedders import load_metric
 from utils.stages.critical_times.figures import RecoveryRow, recovery_panel
 from utils.stages.critical_times.files import (
@@ -45,66 +42,60 @@ SAVE_SECONDS = 60.0  # between two savings of what is known of an unfinished K
 PANEL_ROWS, PANEL_TIMES = 3, 6
 
 
-def run(options: CriticalTimesStage, again: bool = False) -> None:
+def run(options: CriticalTimesStage, redo_changed: bool = False) -> None:
     """Write times/K.npz and its figures for each K of the slice.
 
-    again redoes a K that was made with other options or samples; else it is refused."""
-    given = options.critical_times
+    redo_changed redoes a K that was made with other options or samples; else it is refused."""
+    settings = options.critical_times
     device = prepare(options.run)
-    subjects = plan_subjects(given, options.slice, options)
-    basins = {subject.job: Basins(given, subject) for subject in subjects}
-    if options.run.dry_run or not subjects:
-        print_plan(basins, options.run.overwrite)
+    stage_args = settings.metric_args()
+    if settings.search == "bisect":
+        stage_args["trial_times"] = False  # bisection follows images only
+    jobs = [
+        subject.with_section("critical_times", settings, **stage_args)
+        for subject in plan_subjects(settings, options.slice, options)
+    ]
+
+    def is_done(job: Subject) -> bool:
+        return is_finished(job.target, job.args, STAGES, TIMES_KEYS, redo_changed)
+
+    if not is_to_run(jobs, options.run):
         return
-    check_writable(Path(given.result_path))
-    judge = Judge(load_metric(metric_name(given), given.lpips_weights, device))
-
-    def done(job: Job) -> bool:
-        return is_finished(job.target, basins[job].args, STAGES, TIMES_KEYS, again)
-
-    for job in work_through(list(basins), done, options.run.overwrite):
-        denoiser = basins[job].subject.model.denoiser(device, options.run.precision)
-        basins[job].measure(denoiser, judge, fresh=options.run.overwrite)
-    show_times(Path(given.result_path))
+    judge = Judge(load_metric(settings.metric, settings.lpips_weights, device))
+    for job in work_through(jobs, is_done, options.run.overwrite):
+        denoiser = job.model.denoiser(device, options.run.precision)
+        Basins(settings, job).measure(denoiser, judge, fresh=options.run.overwrite)
+    show_times(Path(settings.result_path))
 
 
 class Basins:
-    """The samples of one K, and how far they are to be followed."""
+    """The samples of one K, and the times to which they are followed."""
 
-    def __init__(self, given: CriticalTimesOptions, subject: Subject) -> None:
-        self.given, self.subject = given, subject
-        self.rule = Rule(scanned_times(given, subject), given.p_trials, given.p)
-        own = own_args(given, subject)
-        own |= {"metric": METRIC_NAMES[metric_name(given)]}
-        own |= {"network": given.network if given.use_lpips else ""}
-        if given.search == "bisect":
-            own["trial_times"] = False  # bisection follows images only
-        self.args: dict[str, Any] = {**subject.args, "critical_times": own}
+    def __init__(self, settings: CriticalTimesOptions, subject: Subject) -> None:
+        self.settings, self.subject = settings, subject
+        self.rule = Rule(scanned_times(settings, subject), settings.p_trials, settings.p)
 
     @property
     def unfinished(self) -> Path:
-        target = self.subject.job.target
+        target = self.subject.target
         return target.parent / "unfinished" / target.name
 
     def measure(self, denoiser: Denoiser, judge: Judge, fresh: bool) -> None:
-        """Write times/K.npz and a picture; go on where a job was stopped, unless fresh."""
-        given = self.given
-        images = torch.from_numpy(self.subject.samples(given))
-        pool = RecoveryPool(denoiser, given.batch_size, given.ddim_steps, given.eta)
-        try:
+        """Write times/K.npz and a picture; continue where a job was stopped, unless fresh."""
+        settings = self.settings
+        images = torch.from_numpy(self.subject.samples(settings))
+        pool = RecoveryPool(denoiser, settings.batch_size, settings.ddim_steps, settings.eta)
+        with usable_numbers(f"model of {self.subject.name}"):
             answers = self._answers(images, pool, judge, fresh)
             times = Times(
                 **stack(answers),
                 radius=self._radii(images, answers, denoiser),
                 scanned=np.array(self.rule.times, np.int64),
-                delta=given.delta,
-                args=self.args,
+                delta=settings.delta,
+                args=self.subject.args,
             )
-            self._draw(images, times, pool, judge)  # at times, too, that no search has asked for
-        except ValueError as error:
-            remedy = "use an earlier checkpoint, or --precision float32"
-            raise UserError(f"model of K = {self.subject.k}", str(error), remedy) from error
-        save_times(self.subject.job.target, times)
+            self._draw(images, times, pool, judge)  # at times, too, that no search has tried
+        save_times(self.subject.target, times)
         self.unfinished.unlink(missing_ok=True)
 
     def _answers(
@@ -112,16 +103,15 @@ class Basins:
     ) -> list[Answer]:
         """One for each image. Equal images have equal answers, and are followed once."""
         keys = [image_key(image) for image in images]
-        wanted = [*(f.name for f in fields(Answer)), "image"]
-        stored = {} if fresh else load_unfinished(self.unfinished, wanted, self.args, STAGES)
+        args, arrays = self.subject.args, [*(f.name for f in fields(Answer)), "image"]
+        stored = {} if fresh else load_unfinished(self.unfinished, arrays, args, STAGES)
         known = unstack(stored)
         todo = [i for key, i in {key: i for i, key in enumerate(keys)}.items() if key not in known]
-        followed = self.args["critical_times"]["trial_times"]
-        search = SEARCHES[self.given.search, followed]
+        search = SEARCHES[self.settings.search, args["critical_times"]["trial_times"]]
         saved = time.monotonic()
         try:
-            with progress(total=len(todo), unit="image", desc=f"K = {self.subject.k}") as bar:
-                limits = self.given.delta, self.given.seed
+            with progress(total=len(todo), unit="image", desc=self.subject.name) as bar:
+                limits = self.settings.delta, self.settings.seed
                 for i, answer in follow(images[todo], self.rule, search, pool, judge, *limits):
                     known[keys[todo[i]]] = answer
                     bar.update()
@@ -131,23 +121,24 @@ class Basins:
         except (Interrupted, KeyboardInterrupt):
             self._save(known)
             raise
-        print(f"K = {self.subject.k}: {pool.evaluations} evaluations in {pool.calls} calls")
+        print(f"{self.subject.name}: {pool.evaluations} evaluations in {pool.calls} calls")
         answers = [known[key] for key in keys]
         returned = sum(answer.non_monotone for answer in answers)
         if returned:
-            told = (
-                f"K = {self.subject.k}: {returned} of {len(answers)} images recovered above a time"
+            images_of = f"{self.subject.name}: {returned} of {len(answers)} images"
+            print(
+                f"{images_of} recovered above a time at which they did not: "
+                "there --search scan may give another answer"
             )
-            print(f"{told} at which they did not: there --search scan may give another answer")
         return answers
 
     def _save(self, known: Mapping[str, Answer]) -> None:
         if known:
             arrays = {**stack(list(known.values())), "image": np.array(list(known))}
-            save_unfinished(self.unfinished, arrays, self.args)
+            save_unfinished(self.unfinished, arrays, self.subject.args)
 
     def _copy(self, images: Tensor, i: int, t: int, trial: int) -> Copy:
-        return noised_copy(i, images[i], image_key(images[i]), self.given.seed, t, trial)
+        return noised_copy(i, images[i], image_key(images[i]), self.settings.seed, t, trial)
 
     def _radii(self, images: Tensor, answers: list[Answer], denoiser: Denoiser) -> np.ndarray:
         """|x_0 - x_t| at the time of each trial, or at the image's: float32 [n, trials]."""
@@ -165,8 +156,8 @@ class Basins:
         rows = []
         for i in spread(times.critical_time, PANEL_ROWS):
             copies = [self._copy(images, i, t, 0) for t in around(times, i)]
-            found = recover(pool, judge, copies)
-            recovered, distances = zip(*(found[copy.name] for copy in copies), strict=True)
+            results = recover(pool, judge, copies)
+            recovered, distances = zip(*(results[copy.name] for copy in copies), strict=True)
             row = RecoveryRow(
                 image=images[i].numpy(),
                 times=np.array([copy.t for copy in copies]),
@@ -177,18 +168,17 @@ class Basins:
                 censored=bool(times.censored[i]),
             )
             rows.append(row)
-        folder, k = self.subject.job.target.absolute().parent, self.subject.k
-        metric = metric_name(self.given)
-        figure = recovery_panel(k, folder.name, rows, metric, self.given.delta)
+        folder, k = self.subject.target.absolute().parent, self.subject.k
+        figure = recovery_panel(k, folder.name, rows, self.settings.metric, self.settings.delta)
         save_figure(figure, figures_folder(folder) / f"recovered-{folder.name}-{k}.png")
 
 
 SEARCHES = {("scan", True): scan, ("scan", False): scan_image, ("bisect", False): bisect}
 
 
-def scanned_times(given: CriticalTimesOptions, subject: Subject) -> tuple[int, ...]:
+def scanned_times(settings: CriticalTimesOptions, subject: Subject) -> tuple[int, ...]:
     """1, 1 + stride, ... below T."""
-    return tuple(range(1, subject.args["train"]["timesteps"], given.stride))
+    return tuple(range(1, subject.args["train"]["timesteps"], settings.stride))
 
 
 def around(times: Times, i: int) -> list[int]:

@@ -1,10 +1,9 @@
-"""The work of run_energy.py: how deep samples lie below reference images."""
+"""The work of run_energy.py: the energy of samples relative to reference images."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +14,12 @@ from models.exact import ExactDenoiser
 from utils.cli.options.checks import required
 from utils.cli.options.sections import EnergyOptions, EnergyStage
 from utils.cli.progress import progress
-from utils.files.atomic import check_writable
 from utils.files.provenance import digest, is_finished
-from utils.inputs.denoisers import check_times, unsound
+from utils.inputs.denoisers import check_times, unusable_model, usable_numbers
 from utils.inputs.samples import load_references
-from utils.inputs.subjects import Subject, own_args, plan_subjects
+from utils.inputs.subjects import Subject, plan_subjects
 from utils.jobs.devices import float32_for_auto, prepare
-from utils.jobs.k_jobs import Job, print_plan, work_through
+from utils.jobs.k_jobs import is_to_run, work_through
 from utils.stages.energy.files import Energies, save_energies
 from utils.stages.energy.overview import show_energies
 from utils.stages.energy.path_integral import (
@@ -38,70 +36,65 @@ KEYS = ("potential", "path-difference")
 DOUBTFUL = 0.05  # a median difference to half as many points beyond which more are advised
 
 
-def run(options: EnergyStage, again: bool = False) -> None:
+def run(options: EnergyStage, redo_changed: bool = False) -> None:
     """Write energies/K.npz for each K of the slice, and their figure.
 
-    again redoes a K that was made with other options or samples; else it is refused."""
-    given = with_result_path(options.energy)
+    redo_changed redoes a K that was made with other options or samples; else it is refused."""
+    settings = with_result_path(options.energy)
     device = prepare(options.run)
-    ref_path = Path(required(given, "ref_path"))
-    subjects = {s.job: s for s in plan_subjects(given, options.slice, options)}
+    ref_path = Path(required(settings, "ref_path"))
+    subjects = plan_subjects(settings, options.slice, options)
     # Read once, and kept: every K is measured against the same images.
-    shapes = {s.shape for s in subjects.values()}
+    shapes = {subject.model.shape for subject in subjects}
     references = {shape: load_references(ref_path, shape) for shape in shapes}
-    args = {job: wanted_args(given, s, references[s.shape]) for job, s in subjects.items()}
-    if options.run.dry_run or not subjects:
-        print_plan(subjects, options.run.overwrite)
+    for subject in subjects:
+        check_times(subject.args, [settings.t])
+    jobs = [
+        s.with_section("energy", settings, references=digest(references[s.model.shape]))
+        for s in subjects
+    ]
+
+    def is_done(job: Subject) -> bool:
+        return is_finished(job.target, job.args, STAGES, KEYS, redo_changed)
+
+    if not is_to_run(jobs, options.run):
         return
-    check_writable(Path(given.result_path))
-
-    def done(job: Job) -> bool:
-        return is_finished(job.target, args[job], STAGES, KEYS, again)
-
-    for job in work_through(list(subjects), done, options.run.overwrite):
-        subject = subjects[job]
-        denoiser = subject.model.denoiser(device, float32_for_auto(options.run.precision))
-        samples = torch.from_numpy(subject.samples(given))
-        found = relative_energies(denoiser, samples, references[subject.shape], given, job.k)
-        save_energies(job.target, Energies(*found, args[job]))
-    show_energies(Path(given.result_path))
+    for job in work_through(jobs, is_done, options.run.overwrite):
+        denoiser = job.model.denoiser(device, float32_for_auto(options.run.precision))
+        samples = torch.from_numpy(job.samples(settings))
+        others = references[job.model.shape]
+        arrays = relative_energies(denoiser, samples, others, settings, job.k)
+        save_energies(job.target, Energies(*arrays, job.args))
+    show_energies(Path(settings.result_path))
 
 
-def with_result_path(given: EnergyOptions) -> EnergyOptions:
+def with_result_path(settings: EnergyOptions) -> EnergyOptions:
     """The options with --result-path, by default a folder `energies` beside --ckpt-path."""
-    if given.result_path is None and given.ckpt_path is not None:
-        return replace(given, result_path=Path(given.ckpt_path).absolute().parent / "energies")
-    return given
-
-
-def wanted_args(given: EnergyOptions, subject: Subject, references: np.ndarray) -> dict[str, Any]:
-    """What energies/K.npz will carry. Raises UserError where the model has no time --t."""
-    check_times(subject.args, [given.t])
-    own = {**own_args(given, subject), "references": digest(references)}
-    return {**subject.args, "energy": own}
+    if settings.result_path is None and settings.ckpt_path is not None:
+        folder = Path(settings.ckpt_path).absolute().parent / "energies"
+        return replace(settings, result_path=folder)
+    return settings
 
 
 def relative_energies(
-    denoiser: Denoiser, samples: Tensor, references: np.ndarray, given: EnergyOptions, k: int
+    denoiser: Denoiser, samples: Tensor, references: np.ndarray, settings: EnergyOptions, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """potential and path-difference of energies/K.npz, float32 [R, n].
 
     Raises UserError where the model's forces are not finite."""
     samples, others = (x.to(denoiser.device) for x in (samples, torch.from_numpy(references)))
-    if given.as_published:
+    if settings.as_published:
         gradient, rule = published_gradient(denoiser), published_rule()
     else:
-        gradient, rule = energy_gradient(denoiser, given.t), gauss_rule(given.path_points)
+        gradient, rule = energy_gradient(denoiser, settings.t), gauss_rule(settings.path_points)
     total = len(samples) * len(others) * len(rule.nodes)
-    try:
-        with progress(total=total, unit="point", desc=f"K = {k}") as bar:
-            path, half = path_integrals(
-                gradient, samples, others, rule, given.batch_size, bar.update
-            )
-    except ValueError as error:
-        raise unsound(k, str(error)) from error
-    if isinstance(denoiser, ExactDenoiser) and not given.as_published:
-        u_x, u_r = (exact_energies(denoiser, x, given) for x in (samples, others))
+    name = f"model of K = {k}"
+    with usable_numbers(name), progress(total=total, unit="point", desc=f"K = {k}") as bar:
+        path, half = path_integrals(
+            gradient, samples, others, rule, settings.batch_size, bar.update
+        )
+    if isinstance(denoiser, ExactDenoiser) and not settings.as_published:
+        u_x, u_r = (exact_energies(denoiser, x, settings) for x in (samples, others))
         potential = u_r[:, None] - u_x[None]  # [R, n]
         difference = path - potential
     else:
@@ -111,24 +104,24 @@ def relative_energies(
         apart = [(samples != other).flatten(1).any(1) for other in others]
         apart = torch.stack(apart).cpu().numpy()  # [R, n]
         if half is not None and apart.any():
-            tell_doubt(path[apart], difference[apart], given.path_points)
+            print_doubt(path[apart], difference[apart], settings.path_points)
     with np.errstate(over="ignore"):  # what float32 cannot hold is refused just below
-        found = potential.astype(np.float32), difference.astype(np.float32)
-    if not all(np.isfinite(values).all() for values in found):
-        raise unsound(k, "energies beyond the range of float32")
-    return found
+        result = potential.astype(np.float32), difference.astype(np.float32)
+    if not all(np.isfinite(values).all() for values in result):
+        raise unusable_model(name, "energies beyond the range of float32")
+    return result
 
 
-def exact_energies(denoiser: ExactDenoiser, x: Tensor, given: EnergyOptions) -> np.ndarray:
+def exact_energies(denoiser: ExactDenoiser, x: Tensor, settings: EnergyOptions) -> np.ndarray:
     """u(x, t) of the exact model, float64 [n], in closed form."""
-    log_density = [denoiser.log_density(part, given.t) for part in x.split(given.batch_size)]
-    beta = denoiser.schedule.beta[given.t].item()
+    log_density = [denoiser.log_density(part, settings.t) for part in x.split(settings.batch_size)]
+    beta = denoiser.schedule.beta[settings.t].item()
     return energy(torch.cat(log_density), x, beta).cpu().numpy()
 
 
-def tell_doubt(path: np.ndarray, difference: np.ndarray, points: int) -> None:
-    """Say where half as many points would have given another answer."""
+def print_doubt(path: np.ndarray, difference: np.ndarray, points: int) -> None:
+    """Say where half as many points would have settings another answer."""
     doubt = float(np.median(np.abs(difference)) / max(np.median(np.abs(path)), 1e-30))
     if doubt > DOUBTFUL:
-        told = f"differs by {100 * doubt:.2g} % from that of half as many"
-        print(f"--path-points {points}: the path integral {told}; choose {2 * points}")
+        change = f"differs by {100 * doubt:.2g} % from that of half as many"
+        print(f"--path-points {points}: the path integral {change}; choose {2 * points}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,170 +12,165 @@ from torch import Tensor
 
 from models.samplers import draw_images
 from utils.cli.errors import UserError
-from utils.cli.options.checks import required
-from utils.cli.options.samples import metric_name
+from utils.cli.options.checks import flag, required
 from utils.cli.options.sections import GeneralizationOptions, GeneralizationStage
-from utils.cli.progress import progress
 from utils.data.datasets import to_float
 from utils.data.subsets import held_out_images
 from utils.figures.save import save_figure
-from utils.files.atomic import check_writable
 from utils.files.k_files import k_files
 from utils.files.provenance import difference, to_plain
 from utils.inputs.denoisers import (
     Model,
+    check_samples,
     check_times,
-    finite,
     sampling_steps,
     trained_model,
     training_images,
 )
-from utils.jobs.claims import clear_up, take_turns
 from utils.jobs.devices import float32_for_auto, prepare
+from utils.jobs.k_jobs import Job, is_to_run, work_through
 from utils.metrics.embedders import Embedder, load_metric, open_cache
 from utils.metrics.intervals import Z
 from utils.metrics.nearest import SearchSettings
 from utils.stages.generalization.figures import CoursePoint, course_figure
-from utils.stages.generalization.files import REMEDY, Stored, load_arrays, save_measured
+from utils.stages.generalization.files import (
+    REMEDY,
+    Stored,
+    is_measured,
+    load_arrays,
+    save_measured,
+)
 from utils.stages.generalization.findings import MEMORY
 from utils.stages.generalization.measures import (
     Images,
-    measure_model,
+    Measured,
+    examine_model,
     measure_pairs,
     measure_samples,
-    rows_of,
 )
 from utils.stages.generalization.overview import stored_alike
 
 SWEEP_ONLY = ("ckpt_path", "synth_path", "second_synth_path", "times_path", "identified_path")
 
 
-@dataclass(frozen=True)
-class Step:
-    """One checkpoint, that of the twin at the same step, and what its result will carry."""
+@dataclass(frozen=True, kw_only=True)
+class Step(Job):
+    """One checkpoint of a training, and that of the second model at the same step; k is the step,
+    the target STEP.json."""
 
-    step: int
-    target: Path
     model: Model
-    twin: Model | None
-    args: dict[str, Any]
+    second: Model | None
+
+    @property
+    def name(self) -> str:
+        return f"step {self.k}"
 
 
 def plan_steps(options: GeneralizationStage) -> list[Step]:
     """One for each checkpoint. Raises UserError where they are not of one training."""
-    given = options.generalization
+    settings = options.generalization
     for name in SWEEP_ONLY:
-        if getattr(given, name) is not None:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError("--checkpoints", f"{flag} too", "choose one of them")
-    if given.exact:
+        if getattr(settings, name) is not None:
+            raise UserError("--checkpoints", f"{flag(name)} too", "choose one of them")
+    if settings.exact:
         raise UserError("--checkpoints", "--exact too", "choose one of them")
-    remedy = "give the folder checkpoints/ of a training, with ITER.pt in it"
-    for name in ("checkpoints", "second_checkpoints"):
-        # elsewhere a number is taken for a K
-        folder = getattr(given, name)
-        if folder is not None and Path(folder).absolute().name != "checkpoints":
-            raise UserError(f"--{name.replace('_', '-')}", folder, remedy)
-    files = k_files(given.checkpoints, ".pt", "--checkpoints", remedy)
-    twins = {}
-    if given.second_checkpoints is not None:
-        twins = k_files(given.second_checkpoints, ".pt", "--second-checkpoints", remedy)
+    files = checkpoints_of(settings, "checkpoints")
+    second_files = checkpoints_of(settings, "second_checkpoints")
     steps: list[Step] = []
     for step, path in files.items():
-        model = trained_model(path, given.data_path)
-        twin = trained_model(twins[step], given.data_path) if step in twins else None
+        model = trained_model(path, settings.data_path)
+        second = None
         if steps:
-            check_alike(path, model, steps[0].model, ())
-        if twin:
-            check_alike(twins[step], twin, model, ("subset",))
-            if {m.args["train"]["subset"] for m in (model, twin)} != {"first", "second"}:
-                told = f"the same training images as {path}"
-                raise UserError(twins[step], told, "train it with --subset second")
-        calls = sampling_steps(given, model.args["train"]["timesteps"])
-        own = {name: x for name, x in to_plain(given).items() if name not in SWEEP_ONLY}
-        own |= {"steps": calls, "checkpoint": model.fingerprint, "step": step}
-        own["second"] = twin.fingerprint if twin else None
-        target = Path(required(given, "result_path")) / f"{step}.json"
-        steps.append(Step(step, target, model, twin, {**model.args, "generalization": own}))
-    check_times(steps[0].model.args, given.t)
+            check_alike(path, model, steps[0].model)
+        if second_path := second_files.get(step):
+            second = trained_model(second_path, settings.data_path)
+            check_alike(second_path, second, model, except_for=("subset",))
+            if {m.args["train"]["subset"] for m in (model, second)} != {"first", "second"}:
+                problem = f"the same training images as {path}"
+                raise UserError(second_path, problem, "train it with --subset second")
+        calls = sampling_steps(settings, model.args["train"]["timesteps"])
+        section = {name: x for name, x in to_plain(settings).items() if name not in SWEEP_ONLY}
+        section |= {"steps": calls, "checkpoint": model.fingerprint, "step": step}
+        section["second"] = second.fingerprint if second else None
+        args = {**model.args, "generalization": section}
+        target = Path(required(settings, "result_path")) / f"{step}.json"
+        steps.append(Step(step, path, target, args, model=model, second=second))
+    check_times(steps[0].model.args, settings.t)
     return steps
 
 
-def check_alike(path: Path, model: Model, other: Model, but: tuple[str, ...]) -> None:
+def checkpoints_of(settings: GeneralizationOptions, name: str) -> dict[int, Path]:
+    """The checkpoints of the folder --checkpoints or --second-checkpoints by step; none where it
+    is not set. Raises UserError for another folder: there a number would be a K."""
+    folder = getattr(settings, name)
+    if folder is None:
+        return {}
+    remedy = "give the folder checkpoints/ of a training, with ITER.pt in it"
+    if Path(folder).absolute().name != "checkpoints":
+        raise UserError(flag(name), folder, remedy)
+    return k_files(folder, ".pt", flag(name), remedy)
+
+
+def check_alike(path: Path, model: Model, other: Model, except_for: tuple[str, ...] = ()) -> None:
     """Raises UserError where a checkpoint was trained with other options."""
     for section in ("data", "train", "model"):
-        wanted = {key: value for key, value in other.args[section].items() if key not in but}
-        if told := difference(model.args[section], wanted):
-            raise UserError(path, f"{section}: {told}", "give checkpoints of one training")
+        expected = {name: x for name, x in other.args[section].items() if name not in except_for}
+        if changed := difference(model.args[section], expected):
+            raise UserError(path, f"{section}: {changed}", "give checkpoints of one training")
 
 
-def follow_training(
-    options: GeneralizationStage, finished: Callable[[Path, Mapping[str, Any]], bool]
-) -> None:
-    """Write STEP.json and STEP.npz for each checkpoint, and their figure.
-
-    finished: whether a file is there, made with these args (raises UserError for others)."""
-    given, overwrite = options.generalization, options.run.overwrite
+def follow_training(options: GeneralizationStage, redo_changed: bool) -> None:
+    """Write STEP.json and STEP.npz for each checkpoint, and their figure."""
+    settings = options.generalization
     device = prepare(options.run)
     steps = plan_steps(options)
-    if options.run.dry_run:
-        for one in steps:
-            state = "redo" if overwrite else "skip"
-            print(f"step {one.step}: {state if one.target.exists() else 'write'} {one.target}")
+    if not is_to_run(steps, options.run):
         return
-    result = Path(given.result_path)
-    check_writable(result)
-    clear_up(result)
     args = steps[0].model.args
-    both = given.second_checkpoints is not None
-    held_out = to_float(held_out_images(args, given.held_out_size, both))
+    two_models = settings.second_checkpoints is not None
+    held_out = to_float(held_out_images(args, settings.held_out_size, two_models))
     images = Images(training_images(args), held_out)
-    embedder = load_metric(metric_name(given), given.lpips_weights, device)
+    embedder = load_metric(settings.metric, settings.lpips_weights, device)
+    count = len(images.train) + len(held_out) + 2 * settings.samples * len(steps)
+    result = Path(settings.result_path)
+    cache = open_cache(embedder, options.cache, result, held_out[:1], count)
 
-    def done(one: Step) -> bool:
-        return not overwrite and finished(one.target, one.args)
+    def is_done(step: Step) -> bool:
+        return is_measured(step.target, step.args, redo_changed)
 
-    count = len(images.train) + len(held_out) + 2 * given.samples * len(steps)
-    settings = SearchSettings(
-        cache=open_cache(embedder, options.cache, result, held_out[:1], count)
-    )
-    for (one,) in take_turns(steps, lambda one: one.target, done, 1):
-        measure_step(one, options, images, embedder, settings)
+    for step in work_through(steps, is_done, options.run.overwrite):
+        measured = measure_step(step, options, images, embedder, SearchSettings(cache=cache))
+        save_measured(step.target, measured, step.args, step.k)
     show_course(result)
 
 
 def measure_step(
-    one: Step,
+    step: Step,
     options: GeneralizationStage,
     images: Images,
     embedder: Embedder,
-    settings: SearchSettings,
-) -> None:
-    """Draw from one checkpoint, and its twin, and apply every test."""
-    given = options.generalization
-    precision = float32_for_auto(options.run.precision)
-    denoiser = one.model.denoiser(embedder.device, precision)
-    with progress(total=rows_of(images, given), unit="row", desc=f"step {one.step}") as bar:
-        try:
-            measured = measure_model(denoiser, images, given, bar.update)
-        except ValueError as error:
-            raise UserError(f"checkpoint {one.step}", str(error), "train it again") from error
-    samples = drawn(one.model, given, embedder.device)
-    measured.add(measure_samples(embedder, samples, images, given, settings))
-    if one.twin:
-        others = drawn(one.twin, given, embedder.device)
-        learnt = images.train, training_images(one.twin.args)
-        measured.add(measure_pairs(embedder, (samples, others), learnt, settings)[0])
-    save_measured(one.target, measured, one.args, one.step)
+    search: SearchSettings,
+) -> Measured:
+    """Draw from one checkpoint, and that of the second model, and apply every test."""
+    settings = options.generalization
+    denoiser = step.model.denoiser(embedder.device, float32_for_auto(options.run.precision))
+    measured = examine_model(denoiser, images, settings, step.name)
+    samples = draw_samples(step.model, settings, embedder.device)
+    measured.add(measure_samples(embedder, samples, images, settings, search))
+    if step.second:
+        sets = samples, draw_samples(step.second, settings, embedder.device)
+        train_sets = images.train, training_images(step.second.args)
+        measured.add(measure_pairs(embedder, sets, train_sets, search)[0])
+    return measured
 
 
-def drawn(model: Model, given: GeneralizationOptions, device: torch.device) -> Tensor:
-    """--samples images, the same seeds at every step: float32 [N, C, H, W]."""
+def draw_samples(model: Model, settings: GeneralizationOptions, device: torch.device) -> Tensor:
+    """--samples images, from the same seeds at every step: float32 [N, C, H, W]."""
     denoiser = model.denoiser(device)
-    seeds = range(given.seed, given.seed + given.samples)
-    calls = sampling_steps(given, model.args["train"]["timesteps"])
-    batches = draw_images(denoiser, seeds, given.sampler, calls, given.batch_size)
-    return torch.from_numpy(np.concatenate([finite(images, model.k) for images in batches]))
+    seeds = range(settings.seed, settings.seed + settings.samples)
+    calls = sampling_steps(settings, model.args["train"]["timesteps"])
+    batches = draw_images(denoiser, seeds, settings.sampler, calls, settings.batch_size)
+    return torch.from_numpy(np.concatenate([check_samples(x, model.k) for x in batches]))
 
 
 def show_course(result: Path) -> None:
@@ -194,8 +188,8 @@ def show_course(result: Path) -> None:
     save_figure(course_figure(points, gen, mem), path)
     print(course_table(points))
     sizes = sorted(stored)
-    print(f"tau_gen: {told_tau(gen, sizes)}: the held-out loss is within its error of the least")
-    print(f"tau_mem: {told_tau(mem, sizes)}: from here on the ratio test says memory")
+    print(f"tau_gen: {tau_text(gen, sizes)}: the held-out loss is within its error of the least")
+    print(f"tau_mem: {tau_text(mem, sizes)}: from here on the ratio test says memory")
     print(path)
 
 
@@ -245,7 +239,7 @@ def tau_mem(stored: Mapping[int, Stored]) -> int | None:
     return first
 
 
-def told_tau(step: int | None, steps: list[int]) -> str:
+def tau_text(step: int | None, steps: list[int]) -> str:
     """A step and the one before, between which it happened: `step 500 (after 250)`."""
     if step is None:
         return f"beyond step {steps[-1]}"

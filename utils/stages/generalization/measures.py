@@ -14,6 +14,8 @@ from models.exact import ExactDenoiser
 from models.noise import SeededNoise, image_key, mix
 from models.schedule import Schedule
 from utils.cli.options.sections import GeneralizationOptions
+from utils.cli.progress import progress
+from utils.inputs.denoisers import usable_numbers
 from utils.metrics.embedders import Embedder
 from utils.metrics.intervals import Z, median_interval
 from utils.metrics.nearest import SearchSettings, nearest
@@ -97,6 +99,15 @@ def measure_model(
     ]
     arrays = {"t": np.array(times), **dict(named_errors(errors))}
     return Measured(findings, {**arrays, **data.arrays}, data.times)
+
+
+def examine_model(
+    denoiser: Denoiser, images: Images, settings: GeneralizationOptions, name: str
+) -> Measured:
+    """`measure_model` with a progress bar. Raises UserError where the model gives NaN."""
+    total = rows_of(images, settings)
+    with usable_numbers(f"model of {name}"), progress(total=total, unit="row", desc=name) as bar:
+        return measure_model(denoiser, images, settings, bar.update)
 
 
 def rows_of(images: Images, given: GeneralizationOptions) -> int:

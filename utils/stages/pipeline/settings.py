@@ -1,14 +1,16 @@
-"""What run_pipeline.py asks of each stage: its options, with folders below one root."""
+"""The options of each stage of a sweep: those of run_pipeline.py, with folders below one root.
+
+Each function returns what the stage's own script would have parsed."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from utils.cli.options.choices import SECOND
-from utils.cli.options.run import SliceOptions
 from utils.cli.options.sections import (
+    SECTIONS,
     ClassifyStage,
     CriticalTimesStage,
     CurvatureStage,
@@ -18,81 +20,110 @@ from utils.cli.options.sections import (
     GenerateStage,
     PipelineStage,
     TrainStage,
+    flag_sections,
 )
+
+Stage = TypeVar("Stage")
+
+
+def stage_options(kind: type[Stage], options: PipelineStage, **values: Any) -> Stage:
+    """The options of a stage: its sections as the pipeline has them, but for `values`, which
+    belong to the first of its sections with flags. A section that the pipeline lacks has its
+    defaults."""
+    names = [field.name for field in fields(kind)]
+    sections = {name: getattr(options, name, None) or SECTIONS[name]() for name in names}
+    first, *_ = flag_sections(kind)
+    sections[first] = replace(sections[first], **values)
+    return kind(**sections)
 
 
 def models_folder(options: PipelineStage) -> Path:
-    """Where the trained models lie, K.pt."""
+    """The folder of the trained models, K.pt."""
     return Path(options.pipeline.models or Path(options.pipeline.root) / "models")
 
 
-def moved_data(options: PipelineStage) -> dict[str, Path]:
-    """Published models name their authors' folder of the data sets: ours is given instead."""
+def data_values(options: PipelineStage) -> dict[str, Any]:
+    """Published models name their authors' folder of the data sets: the user's is used instead."""
     return {"data_path": options.data.data_path} if options.pipeline.models else {}
 
 
-def train_stage(options: PipelineStage, k: int, twin: bool = False) -> TrainStage:
-    root, subset = models_root(options, twin), options.train.subset
-    if twin:
-        subset = "first" if subset == "second" else "second"
-    return TrainStage(
-        data=replace(options.data, results_path=root / "training" / str(k)),
-        train=replace(options.train, train_size=k, subset=subset, model_path=root / "models"),
-        model=options.model,
-        run=options.run,
-    )
+def metric_values(options: PipelineStage, section: str) -> dict[str, Any]:
+    """--metric as the flags of a stage."""
+    metric = options.pipeline.metric
+    network = getattr(options, section).network if metric == "l2" else metric
+    weights = weights_folder(options)
+    return {"use_lpips": metric != "l2", "network": network, "lpips_weights": weights}
 
 
-def models_root(options: PipelineStage, twin: bool) -> Path:
-    """Where the models, and their sets, lie; those of the twins on the other subset apart."""
+def weights_folder(options: PipelineStage) -> Path | None:
+    """The folder of the LPIPS backbones, the same for every stage."""
+    return options.pipeline.lpips_weights or options.distances.lpips_weights
+
+
+def class_values(options: PipelineStage, results: str, name: str) -> dict[str, Any]:
+    """What is measured of a class, and where its results go."""
     root = Path(options.pipeline.root)
-    return root / SECOND if twin else root
+    return {
+        "ckpt_path": models_folder(options),
+        "sample_path": root / "identified" / name,
+        "result_path": root / results / name,
+        **data_values(options),
+    }
 
 
-def generate_stage(options: PipelineStage, k: int, twin: bool = False) -> GenerateStage:
-    root = models_root(options, twin)
-    models = root / "models" if twin else models_folder(options)
-    own = replace(
-        options.generate,
+def root_of(options: PipelineStage, second: bool) -> Path:
+    """The folder of models and sets; those of the second models are apart."""
+    root = Path(options.pipeline.root)
+    return root / SECOND if second else root
+
+
+def train_stage(options: PipelineStage, k: int, second: bool = False) -> TrainStage:
+    """second: of the model that is trained on the other subset."""
+    root, subset = root_of(options, second), options.train.subset
+    if second:
+        subset = "first" if subset == "second" else "second"
+    train = replace(options.train, train_size=k, subset=subset, model_path=root / "models")
+    stage = stage_options(TrainStage, options, results_path=root / "training" / str(k))
+    return replace(stage, train=train)
+
+
+def generate_stage(options: PipelineStage, k: int, second: bool = False) -> GenerateStage:
+    root = root_of(options, second)
+    models = root / "models" if second else models_folder(options)
+    return stage_options(
+        GenerateStage,
+        options,
         ckpt_path=models / f"{k}.pt",
         result_path=root / "generations" / str(k),
         synth_path=root / "synthetics",
         num_samples=options.pipeline.samples,
     )
-    return GenerateStage(options.data, options.train, options.model, own, options.run)
-
-
-def weights_folder(options: PipelineStage) -> Path | None:
-    """Where the LPIPS backbones lie: one folder for every stage."""
-    return options.pipeline.lpips_weights or options.distances.lpips_weights
 
 
 def distances_stage(options: PipelineStage) -> DistancesStage:
-    root, metric = Path(options.pipeline.root), options.pipeline.metric
-    own = replace(
-        options.distances,
+    root = Path(options.pipeline.root)
+    return stage_options(
+        DistancesStage,
+        options,
         synth_path=root / "synthetics",
         result_path=root / "dists",
-        use_lpips=metric != "l2",
-        network=options.distances.network if metric == "l2" else metric,
-        lpips_weights=weights_folder(options),
-        **moved_data(options),
+        **metric_values(options, "distances"),
+        **data_values(options),
     )
-    return DistancesStage(own, options.cache, SliceOptions(), options.run)
 
 
 def classify_stage(options: PipelineStage) -> ClassifyStage:
     root = Path(options.pipeline.root)
-    own = replace(
-        options.classify,
+    return stage_options(
+        ClassifyStage,
+        options,
         dist_path=root / "dists",
         eval_path=root / "synthetics",
         result_path=root / "identified",
         criterion=options.pipeline.criterion,
         lpips_weights=weights_folder(options),
-        **moved_data(options),
+        **data_values(options),
     )
-    return ClassifyStage(own, options.cache, SliceOptions(), options.run)
 
 
 def critical_times_stage(
@@ -100,66 +131,41 @@ def critical_times_stage(
 ) -> CriticalTimesStage:
     """Of one class. An image is recovered within the distance at which it would be memorized,
     where the criterion has such a limit."""
-    root, metric = Path(options.pipeline.root), options.pipeline.metric
-    own = replace(
-        options.critical_times,
-        ckpt_path=models_folder(options),
-        sample_path=root / "identified" / name,
-        result_path=root / "times" / name,
-        use_lpips=metric != "l2",
-        network=options.critical_times.network if metric == "l2" else metric,
-        lpips_weights=weights_folder(options),
+    return stage_options(
+        CriticalTimesStage,
+        options,
         delta=rows[0]["delta_m"] or options.critical_times.delta,
-        **moved_data(options),
+        **class_values(options, "times", name),
+        **metric_values(options, "critical_times"),
     )
-    sections = (options.data, options.train, options.model)
-    return CriticalTimesStage(*sections, own, SliceOptions(), options.run)
 
 
 def energy_stage(options: PipelineStage, name: str) -> EnergyStage:
-    root = Path(options.pipeline.root)
-    own = replace(
-        options.energy,
-        ckpt_path=models_folder(options),
-        sample_path=root / "identified" / name,
-        result_path=root / "energies" / name,
-        ref_path=root / "energies" / "reference.npz",
-        **moved_data(options),
-    )
-    sections = (options.data, options.train, options.model)
-    return EnergyStage(*sections, own, SliceOptions(), options.run)
+    references = Path(options.pipeline.root) / "energies" / "reference.npz"
+    values = class_values(options, "energies", name)
+    return stage_options(EnergyStage, options, ref_path=references, **values)
 
 
 def curvature_stage(options: PipelineStage, name: str) -> CurvatureStage:
     """Of one class, beside its critical times where they are measured."""
+    times = Path(options.pipeline.root) / "times" / name
+    times_path = times if options.pipeline.basins and times.is_dir() else None
+    values = class_values(options, "curvature", name)
+    return stage_options(CurvatureStage, options, times_path=times_path, **values)
+
+
+def generalization_stage(options: PipelineStage, two_models: bool) -> GeneralizationStage:
+    """two_models: whether there are sets of models of the second subsets."""
     root = Path(options.pipeline.root)
-    times = root / "times" / name
-    own = replace(
-        options.curvature,
-        ckpt_path=models_folder(options),
-        sample_path=root / "identified" / name,
-        result_path=root / "curvature" / name,
-        times_path=times if options.pipeline.basins and times.is_dir() else None,
-        **moved_data(options),
-    )
-    sections = (options.data, options.train, options.model)
-    return CurvatureStage(*sections, own, SliceOptions(), options.run)
-
-
-def generalization_stage(options: PipelineStage, twins: bool) -> GeneralizationStage:
-    """twins: whether there are sets of models of the second subsets."""
-    root, metric = Path(options.pipeline.root), options.pipeline.metric
-    own = replace(
-        options.generalization,
+    return stage_options(
+        GeneralizationStage,
+        options,
         ckpt_path=models_folder(options),
         synth_path=root / "synthetics",
-        second_synth_path=root / SECOND / "synthetics" if twins else None,
+        second_synth_path=root / SECOND / "synthetics" if two_models else None,
         times_path=root / "times" if options.pipeline.basins else None,
         identified_path=root / "identified",
         result_path=root / "generalization",
-        use_lpips=metric != "l2",
-        network=options.generalization.network if metric == "l2" else metric,
-        lpips_weights=weights_folder(options),
-        **moved_data(options),
+        **metric_values(options, "generalization"),
+        **data_values(options),
     )
-    return GeneralizationStage(own, options.cache, SliceOptions(), options.run)

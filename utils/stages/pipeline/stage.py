@@ -95,27 +95,27 @@ class Plan:
 
 
 def run(options: PipelineStage) -> None:
-    """Train and generate for each K (--jobs of them side by side), then judge them together.
+    """Train and generate for each K (--jobs of them side by side), then classify all of them.
 
-    With --models the training is left out: the models of that folder are examined."""
+    With --models nothing is trained: the models of that folder are examined."""
     refuse_several_ranks("start one process: --jobs of them work side by side")
     root = Path(options.pipeline.root)
     plans = plan_all(options)
-    twins = plan_twins(options, plans)
+    second_plans = plan_second_models(options, plans)
     sizes = [plan.k for plan in plans]
     check(options, plans)
     if options.run.dry_run:
-        for training in (plan.training for plan in (*plans, *twins) if plan.training):
+        for training in (plan.training for plan in (*plans, *second_plans) if plan.training):
             train.run(training)
         print(f"would draw {options.pipeline.samples} images of each, and judge them, in {root}")
         return
     check_writable(root)
-    train_and_generate_all([*twins, *plans], options.pipeline.jobs)
+    train_and_generate_all([*second_plans, *plans], options.pipeline.jobs)
     distances.run(distances_stage(options))
-    rows = classify.run(classify_stage(options), judge_again=True)
+    rows = classify.run(classify_stage(options), redo_changed=True)
     draw_overview(root, sizes)
     names = [name for name in CLASSES if any(row[name] for row in rows)]
-    forget_empty(root, rows)
+    remove_empty_classes(root, rows)
     if options.pipeline.basins or options.pipeline.curvature or options.pipeline.generalization:
         check_models(options, sizes)
     if options.pipeline.basins:
@@ -123,7 +123,7 @@ def run(options: PipelineStage) -> None:
     if options.pipeline.curvature:
         measure_curvature(options, names)
     if options.pipeline.generalization:
-        generalization.run(generalization_stage(options, bool(twins)), again=True)
+        generalization.run(generalization_stage(options, bool(second_plans)), redo_changed=True)
     print(f"\n{table(rows)}\n")
     figures = root / "identified" / "figures"
     print(figures / "transition.png")
@@ -141,36 +141,35 @@ def plan_all(options: PipelineStage) -> list[Plan]:
         args = {k: train.training_args(stage) for k, stage in stages.items()}
     else:
         remedy = "give a folder of trained models"
-        there = k_files(options.pipeline.models, ".pt", "--models", remedy)
-        sizes = sorted(options.pipeline.sizes or there)
-        missing = [k for k in sizes if k not in there]
+        files = k_files(options.pipeline.models, ".pt", "--models", remedy)
+        sizes = sorted(options.pipeline.sizes or files)
+        missing = [k for k in sizes if k not in files]
         if missing:
-            found = f"no {missing[0]}.pt"
-            remedy = "leave its K out of --sizes"
-            raise UserError(f"--models {options.pipeline.models}", found, remedy)
+            problem, remedy = f"no {missing[0]}.pt", "leave its K out of --sizes"
+            raise UserError(f"--models {options.pipeline.models}", problem, remedy)
         stages = {}
-        args = {k: trained_model(there[k], options.data.data_path).args for k in sizes}
+        args = {k: trained_model(files[k], options.data.data_path).args for k in sizes}
     return [Plan(k, args[k], stages.get(k), generate_stage(options, k)) for k in sizes]
 
 
-def plan_twins(options: PipelineStage, plans: list[Plan]) -> list[Plan]:
+def plan_second_models(options: PipelineStage, plans: list[Plan]) -> list[Plan]:
     """With --generalization: for each K, where there are images, a model of the other subset."""
     if not options.pipeline.generalization:
         return []
     if options.pipeline.models is not None:
-        print("--models: no second models are trained, so the test of two models is passed over")
+        print("--models: no second models are trained, so the test of two models is left out")
         return []
-    twins = []
+    second_plans = []
     for plan in plans:
-        stage = train_stage(options, plan.k, twin=True)
+        stage = train_stage(options, plan.k, second=True)
         if train.has_subset(stage):
-            sampling = generate_stage(options, plan.k, twin=True)
-            twins.append(Plan(plan.k, train.training_args(stage), stage, sampling))
-    return twins
+            sampling = generate_stage(options, plan.k, second=True)
+            second_plans.append(Plan(plan.k, train.training_args(stage), stage, sampling))
+    return second_plans
 
 
 def check(options: PipelineStage, plans: list[Plan]) -> None:
-    """Raises UserError now for whatever a later stage would refuse, hours on."""
+    """Raises UserError now for what a later stage would refuse after hours."""
     for plan in plans:
         if plan.training:
             train.check_sizes(plan.training)
@@ -189,12 +188,12 @@ def check(options: PipelineStage, plans: list[Plan]) -> None:
 
 
 def check_models(options: PipelineStage, sizes: list[int]) -> None:
-    """Raises UserError where a model is not the one that its samples were drawn from: who goes on
-    training in --models meanwhile would get basins of other weights than classes."""
+    """Raises UserError where a model is not the one that its samples were drawn from: if training
+    went on in --models meanwhile, basins and classes would be those of different weights."""
     for k in sizes:
         path = models_folder(options) / f"{k}.pt"
-        drawn = load_synthetics(Path(options.pipeline.root) / "synthetics" / f"{k}.npz")
-        before = drawn.args["generate"]["checkpoint"]
+        samples = load_synthetics(Path(options.pipeline.root) / "synthetics" / f"{k}.npz")
+        before = samples.args["generate"]["checkpoint"]
         check_unchanged(path, before, trained_model(path).fingerprint, "weights")
 
 
@@ -213,7 +212,7 @@ def measure_classes(
     tasks += [(energy.run, stage) for stage in energies]
     if options.pipeline.jobs == 1:
         for measure, stage in tasks:
-            measure(stage, again=True)
+            measure(stage, redo_changed=True)
     else:
         print("critical times and energies of each class", flush=True)
         run_side_by_side([(measure_quietly, task) for task in tasks], options.pipeline.jobs)
@@ -226,7 +225,7 @@ def measure_curvature(options: PipelineStage, names: list[str]) -> None:
     stages = [curvature_stage(options, name) for name in names]
     if options.pipeline.jobs == 1:
         for stage in stages:
-            curvature.run(stage, again=True)
+            curvature.run(stage, redo_changed=True)
         return
     print("curvature of the energy around each class", flush=True)
     tasks = [(measure_quietly, (curvature.run, stage)) for stage in stages]
@@ -234,7 +233,7 @@ def measure_curvature(options: PipelineStage, names: list[str]) -> None:
     show_curvature(stages[0].curvature.result_path)
 
 
-def forget_empty(root: Path, rows: list[dict[str, Any]]) -> None:
+def remove_empty_classes(root: Path, rows: list[dict[str, Any]]) -> None:
     """Remove what was measured of classes that have no samples any more: one more K, or another
     criterion, may move the thresholds."""
     for row in rows:
@@ -248,10 +247,10 @@ def forget_empty(root: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def measure_quietly(task: Task) -> None:
-    """What the tasks say side by side would be mixed up; the last word is the pipeline's."""
+    """Without output, which would be mixed with that of others; the pipeline prints at the end."""
     measure, stage = task
     with redirect_stdout(io.StringIO()):
-        measure(stage, again=True)
+        measure(stage, redo_changed=True)
 
 
 def write_references(args: dict[str, Any], path: Path) -> None:

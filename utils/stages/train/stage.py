@@ -1,4 +1,4 @@
-"""The work of train_unet.py: what is to be trained, what is done already, which ranks do it."""
+"""The work of train_unet.py: what remains to be trained, by which ranks (the loop: trainer.py)."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ from utils.stages.train.trainer import Plan, Trainer, checkpoint_file, published
 
 
 def run(options: TrainStage) -> None:
-    """Train K = train_size images to the asked number of steps, or go on where that stopped.
+    """Train on K = train_size images up to --iterations, or continue where that stopped.
 
-    Several ranks share each batch; the first one alone reads folders, writes and speaks."""
+    Several ranks share each batch; the first one alone reads folders, writes and prints."""
     device = prepare(options.run)
     dtype = pick_dtype(options.run.precision, device)
     plan = Plan(options, training_args(options), device, dtype)
     with joined(device) as ranks:
-        for step in ranks.follow(starts(options, plan.args)):
+        # The first rank claims K and yields the step at which training starts, if any is left.
+        # Every rank trains from there; then the first rank releases K.
+        for step in ranks.from_first(claim_start(options, plan.args)):
             trainer = ranks.together(partial(Trainer, replace(plan, start=step, ranks=ranks)))
             trainer.train()
 
 
-def starts(options: TrainStage, args: dict) -> Iterator[int]:
-    """The step from which to train, once, where there is anything to do; K is claimed meanwhile.
+def claim_start(options: TrainStage, args: dict) -> Iterator[int]:
+    """Yield the step from which to train, once and while K is claimed, if there is anything to do.
 
     Raises UserError for whatever is known to be wrong before work starts."""
     check_sizes(options)
@@ -74,14 +76,14 @@ def count_images(options: TrainStage) -> int:
 
 
 def has_subset(options: TrainStage) -> bool:
-    """Whether the data set has K images of the asked subset; says so where there is no second.
+    """Whether the data set has K images of --subset; prints a line where there is no second.
 
     The last tasks of a sweep may have a K above half of the data set; that is no error."""
     k, n = options.train.train_size, count_images(options)
     if options.train.subset == "first" or 2 * k <= n:
         return True
-    told = f"more than half of the {n} images of {options.data.data_name}"
-    print(f"K = {k}: {told}: there is no second subset, it is passed over")
+    size = f"more than half of the {n} images of {options.data.data_name}"
+    print(f"K = {k}: {size}: there is no second subset, it is left out")
     return False
 
 
@@ -102,11 +104,11 @@ def is_trained(options: TrainStage, args: dict) -> bool:
     """Whether the asked steps are done, and K.pt is written where it is wanted.
 
     Raises UserError where K.pt or a checkpoint is of a training with other options."""
-    wanted, target = options.train.iterations, published_file(options)
+    iterations, target = options.train.iterations, published_file(options)
     if target is not None and target.exists():
-        there = load_checkpoint(target)
-        check_same(target, there.args, args, ("data", "train", "model"))
-        if there.iterations >= wanted:
+        published = load_checkpoint(target)
+        check_same(target, published.args, args, ("data", "train", "model"))
+        if published.iterations >= iterations:
             return True
     newest = newest_checkpoint(Path(options.data.results_path), args)
-    return target is None and newest is not None and newest.iterations >= wanted
+    return target is None and newest is not None and newest.iterations >= iterations
