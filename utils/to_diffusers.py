@@ -3,7 +3,7 @@
     python -m utils.to_diffusers --ckpt-path models/64.pt --result-path diffusers/64
 
 Writes the averaged weights as safetensors and the options as JSON; there is no pickle. In diffusers
-ask for as many steps as the model has times (`num_inference_steps=1000`), or for fewer."""
+set `num_inference_steps` to the model's number of times (1000), or to fewer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from utils.cli.errors import UserError
@@ -24,12 +25,6 @@ from utils.inputs.checkpoints import Checkpoint, denoiser_of, load_checkpoint
 from utils.inputs.diffusers_names import diffusers_config, scheduler_config, to_diffusers
 
 INDEX = "model_index.json"
-# torch's types as a .safetensors file names them, and as NumPy does, little-endian
-TYPES = {
-    torch.float16: ("F16", "<f2"),
-    torch.float32: ("F32", "<f4"),
-    torch.float64: ("F64", "<f8"),
-}
 
 
 def convert(checkpoint: Path, folder: Path, overwrite: bool = False) -> None:
@@ -38,12 +33,12 @@ def convert(checkpoint: Path, folder: Path, overwrite: bool = False) -> None:
         unet/config.json  unet/diffusion_pytorch_model.safetensors
         scheduler/scheduler_config.json  model_index.json
 
-    The index comes last: a folder that has it is whole; one that holds this already is left. The
-    scheduler is our ddpm, for two steps or more. diffusers' DDIM, made from its config, is our
-    ddim for T steps with use_clipped_model_output; for fewer it takes its steps from other times.
+    The index comes last: a folder that has it is whole. A folder with the same content is left as
+    it is. The scheduler is our ddpm, for two steps or more. diffusers' DDIM, made from its config,
+    is our ddim for T steps with use_clipped_model_output; for fewer steps it takes other times.
 
-    Raises UserError where the checkpoint cannot be read or expressed, and where folder holds
-    anything else (unless overwrite: other files stay)."""
+    Raises UserError where the checkpoint cannot be read or expressed, and where folder has other
+    content (unless overwrite: other files stay)."""
     checkpoint, folder = Path(checkpoint), Path(folder)
     files = pipeline_files(load_checkpoint(checkpoint), checkpoint)
     if not overwrite and _is_whole(folder, files):
@@ -51,7 +46,7 @@ def convert(checkpoint: Path, folder: Path, overwrite: bool = False) -> None:
     if not overwrite:
         _refuse_other_content(folder, files)
     check_writable(folder, sum(map(len, files.values())))
-    _forget(folder / INDEX)  # until the new files are there
+    _delete(folder / INDEX)  # until the new files are written
     for name, content in files.items():
         remove_leftovers((folder / name).parent)
         with atomic_write(folder / name) as file:
@@ -65,8 +60,8 @@ def pipeline_files(checkpoint: Checkpoint, path: Path) -> dict[str, bytes]:
         unet = diffusers_config(model)
         scheduler = scheduler_config(train["timesteps"], train["prediction_type"])
     except ValueError as error:
-        found = f"what diffusers cannot express ({error})"
-        raise UserError(path, found, "convert a model trained with other options") from error
+        problem = f"what diffusers cannot express ({error})"
+        raise UserError(path, problem, "convert a model trained with other options") from error
     network = denoiser_of(checkpoint, path, torch.device("cpu"), "float32").network
     parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
     weights = to_diffusers(network.state_dict(), model)
@@ -79,36 +74,16 @@ def pipeline_files(checkpoint: Checkpoint, path: Path) -> dict[str, bytes]:
 
 
 def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """The bytes of a .safetensors file; they depend on names and values alone.
-
-    Eight bytes of the header's length, the header in JSON, filled up with spaces to a multiple
-    of eight, then the tensors one after the other, in the order of their names; all numbers
-    little-endian. Raises ValueError for a type that is not in TYPES.
-    Source: https://github.com/huggingface/safetensors, "Format"."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # diffusers asks for this word
-    parts, end = [], 0
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu()
-        if value.dtype not in TYPES:
-            raise ValueError(f"{name}: found {value.dtype}; give one of {[*TYPES]}")
-        type_name, numpy_type = TYPES[value.dtype]
-        parts.append(value.numpy().astype(numpy_type).tobytes())
-        start, end = end, end + len(parts[-1])
-        header[name] = {
-            "dtype": type_name,
-            "shape": list(value.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+    """The bytes of a .safetensors file; they depend on names and values alone."""
+    contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
+    return save(contiguous, metadata={"format": "pt"})  # diffusers asks for this word
 
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def _forget(path: Path) -> None:
+def _delete(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -125,24 +100,25 @@ def _is_whole(folder: Path, files: Mapping[str, bytes]) -> bool:
 def _refuse_other_content(folder: Path, files: Mapping[str, bytes]) -> None:
     """Raises UserError unless folder is absent, empty, or what a killed conversion left."""
     try:
-        found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+        names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
     except OSError as error:
         raise UserError(folder, reason(error), "choose a folder that you may write") from error
-    found = {name for name in found if not name.endswith(PART)}
-    other = sorted(found - set(files)) or [INDEX] * (INDEX in found)
-    if other:
-        raise UserError(folder, f"{other[0]} in it", "choose an empty folder, or give --overwrite")
+    names = {name for name in names if not name.endswith(PART)}
+    others = names - files.keys()
+    if others or INDEX in names:
+        problem = f"{min(others, default=INDEX)} in it"
+        raise UserError(folder, problem, "choose an empty folder, or give --overwrite")
 
 
 def run(options: ToDiffusersStage) -> None:
     """Convert one checkpoint, or say what would be written."""
-    given = options.to_diffusers
-    checkpoint, folder = (Path(required(given, n)) for n in ("ckpt_path", "result_path"))
-    if given.dry_run:
+    settings = options.to_diffusers
+    checkpoint, folder = (Path(required(settings, n)) for n in ("ckpt_path", "result_path"))
+    if settings.dry_run:
         for name, content in pipeline_files(load_checkpoint(checkpoint), checkpoint).items():
             print(f"would write {folder / name}: {len(content) / 1e6:.1f} MB")
         return
-    convert(checkpoint, folder, given.overwrite)
+    convert(checkpoint, folder, settings.overwrite)
     print(f"{folder}: load it with DDPMPipeline.from_pretrained({str(folder)!r})")
 
 

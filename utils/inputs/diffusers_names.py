@@ -1,4 +1,4 @@
-"""The network and the schedule as the package diffusers names them, without importing it."""
+"""Network and schedule under the names of the package diffusers, without importing it."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ Parts = Mapping[str, tuple[str, Mapping[str, str]]]
 def diffusers_config(model_options: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of diffusers' UNet2DModel for the network of resolved `model` options.
 
-    Raises ValueError for what that network lacks: no time, resampling without convolutions,
+    Raises ValueError for options that UNet2DModel lacks: no time, resampling without convolutions,
     another nonlinearity than swish (its last one is fixed), a first level of other width than
-    dim (there one number is both), and an output that is divided by sigma."""
-    for name, wanted, why in (
+    dim (one number is both there), and an output that is divided by sigma."""
+    for name, required, why in (
         ("conditional", True, "UNet2DModel always takes the time"),
         ("resamp_with_conv", True, "UNet2DModel always resamples with convolutions"),
         ("nonlinearity", "swish", "UNet2DModel ends with swish"),
         ("scale_by_sigma", False, "UNet2DModel does not divide its output"),
     ):
-        if model_options[name] != wanted:
+        if model_options[name] != required:
             raise ValueError(f"{name}: found {model_options[name]!r}; {why}")
     mults = model_options["dim_mults"]
     if list(mults[:1]) != [1]:
@@ -60,12 +60,12 @@ def diffusers_config(model_options: Mapping[str, Any]) -> dict[str, Any]:
         "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
         "mid_block_type": "UNetMidBlock2D",
         "add_attention": True,  # in the middle, whatever the resolutions
-        "attention_head_dim": None,  # one head of all channels; left out it would be 8
+        "attention_head_dim": None,  # one head of all channels; the default is 8
         "dropout": model_options["dropout"],
         "act_fn": "silu",
         "norm_num_groups": 32,
         "norm_eps": 1e-6,
-        "downsample_padding": 0,  # means: right and below only
+        "downsample_padding": 0,  # right and below only
         "time_embedding_type": "positional",
         "flip_sin_to_cos": False,  # sine first
         "freq_shift": 1,  # frequencies over dim / 2 - 1
@@ -76,9 +76,9 @@ def scheduler_config(timesteps: int, prediction_type: str) -> dict[str, Any]:
     """The arguments of diffusers' DDPMScheduler that make it `models.samplers.ddpm`.
 
     timesteps: T; prediction_type: epsilon or sample. With linspace it takes the times of
-    `Schedule.times` for 2 .. T steps too; for few counts (103 of 1000, not 50, 100, 250) a time
-    that lies half way between two rounds to the other. Raises ValueError for T < 2 and other
-    predictions."""
+    `Schedule.times` for 2 .. T steps too, except that for some counts (103 of 1000, but not 50,
+    100 or 250) a time half way between two whole numbers is rounded to the other. Raises
+    ValueError for T < 2 and other predictions."""
     if prediction_type not in ("epsilon", "sample"):
         raise ValueError(f"prediction_type: found {prediction_type!r}")
     beta = Schedule(timesteps).beta
@@ -103,7 +103,7 @@ def to_diffusers(
     Raises ValueError for options that `diffusers_config` refuses, and other names than theirs."""
     names = parameter_names(model_options)
     _check_same(state, names)
-    return {names[ours]: _turned(ours, names[ours], value) for ours, value in state.items()}
+    return {names[ours]: _converted(ours, names[ours], value) for ours, value in state.items()}
 
 
 def from_diffusers(
@@ -112,7 +112,7 @@ def from_diffusers(
     """The way back: the state dict of our UNet. Raises ValueError as `to_diffusers` does."""
     names = parameter_names(model_options)
     _check_same(state, names.values())
-    return {ours: _turned(ours, theirs, state[theirs], True) for ours, theirs in names.items()}
+    return {ours: _converted(ours, theirs, state[theirs], True) for ours, theirs in names.items()}
 
 
 def parameter_names(model_options: Mapping[str, Any]) -> dict[str, str]:
@@ -130,7 +130,7 @@ def parameter_names(model_options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _modules(model_options: Mapping[str, Any]) -> Iterator[tuple[str, Parts]]:
-    """Their name and the parts of each of our modules, in the order of `UNet.all_modules`."""
+    """diffusers' name and the parts of each of our modules, in the order of `UNet.all_modules`."""
     mults, blocks = model_options["dim_mults"], model_options["num_res_blocks"]
     attends, layer = _attends(model_options), {"": ("", LAYER)}
     last = len(mults) - 1
@@ -138,37 +138,37 @@ def _modules(model_options: Mapping[str, Any]) -> Iterator[tuple[str, Parts]]:
     yield "conv_in", layer
     for level, (mult, before) in enumerate(zip(mults, [1, *mults[:-1]], strict=True)):
         first = BLOCK if mult == before else WIDENING_BLOCK
-        there = f"down_blocks.{level}"
-        yield from _level(there, [first] + [BLOCK] * (blocks - 1), attends[level])
+        name = f"down_blocks.{level}"
+        yield from _level(name, [first] + [BLOCK] * (blocks - 1), attends[level])
         if level < last:
-            yield f"{there}.downsamplers.0", RESAMPLING
+            yield f"{name}.downsamplers.0", RESAMPLING
     yield "mid_block.resnets.0", BLOCK
     yield "mid_block.attentions.0", ATTENTION
     yield "mid_block.resnets.1", BLOCK
     for level in range(last, -1, -1):
-        there = f"up_blocks.{last - level}"  # numbered from the middle upwards
-        # The skips widen the input of every block here.
-        yield from _level(there, [WIDENING_BLOCK] * (blocks + 1), attends[level])
+        name = f"up_blocks.{last - level}"  # numbered from the middle upwards
+        # The skip connections widen the input of every block here.
+        yield from _level(name, [WIDENING_BLOCK] * (blocks + 1), attends[level])
         if level > 0:
-            yield f"{there}.upsamplers.0", RESAMPLING
+            yield f"{name}.upsamplers.0", RESAMPLING
     yield from (("conv_norm_out", layer), ("conv_out", layer))
 
 
-def _level(there: str, blocks: Sequence[Parts], attends: bool) -> Iterator[tuple[str, Parts]]:
+def _level(name: str, blocks: Sequence[Parts], attends: bool) -> Iterator[tuple[str, Parts]]:
     for number, block in enumerate(blocks):
-        yield f"{there}.resnets.{number}", block
+        yield f"{name}.resnets.{number}", block
         if attends:
-            yield f"{there}.attentions.{number}", ATTENTION
+            yield f"{name}.attentions.{number}", ATTENTION
 
 
 def _attends(model_options: Mapping[str, Any]) -> list[bool]:
-    """Whether each level, from the image's side down, has attention."""
+    """Whether each level, from the full resolution down, has attention."""
     side, sides = model_options["image_size"], model_options["attn_resolutions"]
     return [side // 2**level in sides for level in range(len(model_options["dim_mults"]))]
 
 
-def _turned(ours: str, theirs: str, value: Tensor, back: bool = False) -> Tensor:
-    """A weight as the other network holds it; only the 1 x 1 convolutions differ."""
+def _converted(ours: str, theirs: str, value: Tensor, back: bool = False) -> Tensor:
+    """A weight in the other network's layout; only the 1 x 1 convolutions differ."""
     if not ours.endswith(".W"):
         return value
     if "conv_shortcut" not in theirs:
@@ -179,7 +179,7 @@ def _turned(ours: str, theirs: str, value: Tensor, back: bool = False) -> Tensor
 
 
 def _check_same(state: Mapping[str, Tensor], names: Iterable[str]) -> None:
-    wanted = set(names)
-    for what, difference in (("no", wanted - set(state)), ("an unknown", set(state) - wanted)):
+    expected = set(names)
+    for what, difference in (("no", expected - set(state)), ("an unknown", set(state) - expected)):
         if difference:
             raise ValueError(f"state: found {what} {min(difference)!r}; its options are others")
