@@ -1,4 +1,4 @@
-"""Claims of a target: one owner, and the dead are succeeded."""
+"""Claims of a target: one owner; the claim of a dead owner is taken over."""
 
 import errno
 import json
@@ -142,7 +142,7 @@ def test_what_the_dead_left_is_cleared_up_at_once(tmp_path):
 def test_a_mark_that_another_took_over_meanwhile_is_left_alone(tmp_path):
     mark = tmp_path / f".1.npz{claims.CLAIM}"
     mark.write_text("a living owner")
-    assert not claims._bury(mark, "the dead one that we saw")
+    assert not claims._remove_stale(mark, "the dead one that we saw")
     assert mark.read_text() == "a living owner" and list(tmp_path.iterdir()) == [mark]
 
 

@@ -1,4 +1,4 @@
-"""Claims: two processes, on one host or on several, never work on the same target."""
+"""Claims: two processes, on one host or on several, never work on the same target at once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from utils.cli.signals import check_stopping
 from utils.files.atomic import make_folder, part_of, reason, remove_leftovers, write_remedy
 from utils.files.owners import clock_of, is_dead, this_host
 
-CLAIM = ".claim"  # ending of the mark of a target that somebody works on
+CLAIM = ".claim"  # ending of the file that marks a target as being worked on
 BEAT_SECONDS = 10.0
 SURE_SECONDS = 3 * BEAT_SECONDS
-STALE_SECONDS = 12 * BEAT_SECONDS  # a claim that is silent for so long belongs to a dead process
+STALE_SECONDS = 12 * BEAT_SECONDS  # without a heartbeat for so long the owner is dead
 POLL_SECONDS = 1.0
 
 Item = TypeVar("Item")
@@ -33,9 +33,9 @@ Item = TypeVar("Item")
 def claim(target: Path) -> Iterator[bool]:
     """Yield whether this process may work on target; while it works, nobody else may.
 
-    A claim names its owner and host and has a heartbeat (the mark's modification time). It is
-    taken over where the owner is dead on this host, or has been silent (`_is_stale`): so whoever
-    is refused asks again (`take_turns`)."""
+    A claim names its owner and host and has a heartbeat (the modification time of its file). It is
+    taken over if the owner is dead on this host, or without a heartbeat (`_is_stale`). A process
+    that is refused tries again later (`take_turns`)."""
     mark = Path(target).with_name(f".{Path(target).name}{CLAIM}")
     make_folder(mark.parent)
     owner = {"host": socket.gethostname(), "where": this_host(), "pid": os.getpid()}
@@ -75,12 +75,12 @@ def take_turns(
 ) -> Iterator[list[Item]]:
     """Yield the items that are not done, `size` at once (None: as many as are free), claimed.
 
-    Other processes may go through the same items: what they hold is left for later, and waited
-    for at the end, so that whoever returns finds everything done. done is asked before the claim
-    and after it, since another may have ended in between."""
-    pending, told = list(items), False
+    Other processes may go through the same items: those that they work on are left for later, and
+    waited for at the end, so that all items are done when this returns. done is checked before
+    the claim and after it, since another process may have finished in between."""
+    pending, is_reported = list(items), False
     while pending:
-        held: list[Item] = []
+        claimed_elsewhere: list[Item] = []
         while pending:
             with ExitStack() as claims:
                 group: list[Item] = []
@@ -90,38 +90,39 @@ def take_turns(
                     if done(item):
                         continue
                     if not claims.enter_context(claim(target(item))):
-                        held.append(item)
+                        claimed_elsewhere.append(item)
                     elif not done(item):
                         group.append(item)
                 if group:
                     yield group
-        if held and not told:
-            print(f"waiting for another job that works on {target(held[0])}", flush=True)
-            told = True
-        if held:
+        if claimed_elsewhere and not is_reported:
+            first = target(claimed_elsewhere[0])
+            print(f"waiting for another job that works on {first}", flush=True)
+            is_reported = True
+        if claimed_elsewhere:
             time.sleep(POLL_SECONDS)
-        pending = held
+        pending = claimed_elsewhere
 
 
 def clear_up(folder: Path) -> None:
-    """Delete what killed processes have left in folder: parts, and the marks of the dead."""
+    """Delete what killed processes left in folder: parts of files, and claims."""
     remove_leftovers(folder)
     for mark in Path(folder).glob(f".*{CLAIM}"):
-        found = _read(mark)
-        if found and is_dead(*found.owner):
+        claim_found = _read(mark)
+        if claim_found and is_dead(*claim_found.owner):
             with suppress(OSError):
-                _bury(mark, found.content)
+                _remove_stale(mark, claim_found.content)
 
 
 def _take(mark: Path, content: str) -> bool:
-    """Create the mark, after removing a stale one; False where a living owner holds it."""
+    """Create the claim file, after removing a stale one; False where its owner is alive."""
     for _ in range(2):
         try:
             _create(mark, content)
             return True
         except FileExistsError:
-            found = _read(mark)
-            if found and not (_is_stale(mark, found) and _bury(mark, found.content)):
+            other = _read(mark)
+            if other and not (_is_stale(mark, other) and _remove_stale(mark, other.content)):
                 return False
         except OSError as error:
             raise UserError(mark.parent, reason(error), write_remedy(error)) from error
@@ -139,7 +140,7 @@ def _create(mark: Path, content: str) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
-        with mark.open("x") as file:  # a file system without links, as some network ones
+        with mark.open("x") as file:  # a file system without links, as some network file systems
             try:
                 file.write(content)
                 file.flush()
@@ -152,22 +153,22 @@ def _create(mark: Path, content: str) -> None:
 
 @dataclass(frozen=True)
 class _Mark:
-    """What a mark tells: its text, who made it, and when it was last touched."""
+    """The content of a claim file: its text, its owner, and its last heartbeat."""
 
     content: str
-    owner: tuple[object, object]  # host and process; nothing where a kill cut the text short
+    owner: tuple[object, object]  # host and process; empty where a kill cut the text short
     beat: float
 
 
 def _read(mark: Path) -> _Mark | None:
-    """None where the mark is gone, or does not tell."""
+    """None where the claim file is missing or cannot be read."""
     try:
         content, beat = _text(mark), mark.stat().st_mtime
     except OSError:
         return None
     try:
-        told = json.loads(content)
-        return _Mark(content, (told["where"], told["pid"]), beat)
+        owner = json.loads(content)
+        return _Mark(content, (owner["where"], owner["pid"]), beat)
     except (ValueError, KeyError, TypeError):
         return _Mark(content, ("", ""), beat)
 
@@ -176,36 +177,36 @@ def _text(mark: Path) -> str:
     return mark.read_bytes().decode(errors="replace")
 
 
-_seen: dict[Path, tuple[_Mark, float]] = {}  # what was there, and since when we see it unchanged
+_seen: dict[Path, tuple[_Mark, float]] = {}  # the last content, and since when it is unchanged
 
 
-def _is_stale(mark: Path, found: _Mark) -> bool:
-    """Whether the owner is dead: known on this host; elsewhere by a heartbeat that has ended.
+def _is_stale(mark: Path, now: _Mark) -> bool:
+    """Whether the owner is dead: on this host the process is gone, elsewhere the heartbeat ended.
 
-    Clocks may jump and differ between hosts. So an old mark counts only after it was watched
-    without a beat for SURE_SECONDS of this process's own time, one that seems young after
-    STALE_SECONDS."""
-    if is_dead(*found.owner):
+    Clocks may jump and differ between hosts. So an old claim counts as stale only after this
+    process has watched it without a heartbeat for SURE_SECONDS of its own time; one that seems
+    recent after STALE_SECONDS."""
+    if is_dead(*now.owner):
         return True
     before, since = _seen.get(mark, (None, 0.0))
-    if before != found:
+    if before != now:
         since = time.monotonic()
-        _seen[mark] = found, since
+        _seen[mark] = now, since
     watched = time.monotonic() - since
-    old = clock_of(mark.parent) - found.beat > STALE_SECONDS
+    old = clock_of(mark.parent) - now.beat > STALE_SECONDS
     return watched >= (SURE_SECONDS if old else STALE_SECONDS)
 
 
-def _bury(mark: Path, stale: str) -> bool:
-    """Remove the stale mark; False where another process took it over meanwhile."""
-    grave = part_of(mark)
+def _remove_stale(mark: Path, stale: str) -> bool:
+    """Remove the stale claim; False where another process took it over meanwhile."""
+    removed = part_of(mark)
     try:
-        os.rename(mark, grave)  # succeeds for one process alone
+        os.rename(mark, removed)  # succeeds for one process alone
     except FileNotFoundError:
         return True
-    if _text(grave) != stale:  # a living owner's, made since we looked: put it back
+    if _text(removed) != stale:  # made by a living owner since we looked: put it back
         with suppress(OSError):
-            os.rename(grave, mark)
+            os.rename(removed, mark)
         return False
-    grave.unlink()
+    removed.unlink()
     return True

@@ -21,17 +21,17 @@ def pick_device(name: str) -> torch.device:
     Each rank of a machine takes a CUDA device of its own where it sees several (srun may show
     each only its own one). Raises UserError where the device is not here."""
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        count, own = torch.cuda.device_count(), launched().local_rank
-        if own >= count > 1:
+        count, rank = torch.cuda.device_count(), launched().local_rank
+        if rank >= count > 1:
             remedy = "start one rank for each device of a machine"
-            raise UserError("--device", f"{name}: {own + 1} ranks, {count} devices", remedy)
-        return torch.device("cuda", own if count > 1 else 0)
+            raise UserError("--device", f"{name}: {rank + 1} ranks, {count} devices", remedy)
+        return torch.device("cuda", rank if count > 1 else 0)
     if name == "auto":
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     device = torch.device(name)
     count = torch.cuda.device_count() if device.type == "cuda" else 1
-    here = {"cpu": True, "cuda": count > (device.index or 0)}
-    if not here.get(device.type, torch.backends.mps.is_available()):
+    available = {"cpu": True, "cuda": count > (device.index or 0)}
+    if not available.get(device.type, torch.backends.mps.is_available()):
         raise UserError("--device", name, "choose a device of this machine, or auto")
     return device
 
@@ -60,7 +60,7 @@ def float32_for_auto(precision: str) -> str:
 
 
 def processor_name(device: torch.device) -> str:
-    """What computes, as its maker names it: `NVIDIA H100 80GB HBM3`, `AMD EPYC`, `arm`."""
+    """The name of the processor: `NVIDIA H100 80GB HBM3`, `AMD EPYC`, `arm`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with suppress(OSError):  # Linux alone has this file

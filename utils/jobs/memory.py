@@ -9,7 +9,7 @@ import psutil
 if TYPE_CHECKING:
     import torch
 
-LEAST = 2**26  # bytes to work in where the process alone takes what was asked for
+LEAST = 2**26  # bytes of the budget where the process already exceeds what was asked for
 
 
 def search_budget(asked: int | None, device: torch.device) -> int:
@@ -29,7 +29,7 @@ def free_memory(device: torch.device) -> int:
         import torch
 
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available  # the file cache included, which gives way
+    return psutil.virtual_memory().available  # with the file cache, which can be released
 
 
 def resident_memory() -> int:

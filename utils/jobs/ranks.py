@@ -1,4 +1,4 @@
-"""The ranks of one launcher at work on one thing: their shares, their sums, their failures.
+"""The ranks of one launcher: their shares of the work, their sums, their failures.
 
 torch.distributed is used here alone. Training adds gradients up over the ranks, generation shares
 the seeds; distances meet through files and need no group."""
@@ -27,13 +27,13 @@ Result = TypeVar("Result")
 
 
 class Ranks:
-    """The ranks that work on one thing together; alone, each method does the plain thing.
+    """The ranks that work together; with one rank each method works without communication.
 
     Every rank must call the same methods in the same order."""
 
-    def __init__(self, launch: Launch, words: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, launch: Launch, messages: dist.ProcessGroup | None = None) -> None:
         self.launch, self.world = launch, launch.world
-        self._words = words  # a group for small numbers on the CPU, beside that of the tensors
+        self._messages = messages  # a group for small numbers, on the CPU
 
     @property
     def first(self) -> bool:
@@ -62,33 +62,34 @@ class Ranks:
             return number
         line = torch.tensor([number])
         with _others_alive():
-            dist.all_reduce(line, dist.ReduceOp.MAX, group=self._words)
+            dist.all_reduce(line, dist.ReduceOp.MAX, group=self._messages)
         return int(line.item())
 
     def together(self, work: Callable[[], Result]) -> Result:
         """Each rank does its work and waits for the others; where one fails, all fail.
 
-        One of those that failed raises its error, and so tells it; the others raise
+        One of those that failed raises its error, which is printed; the others raise
         ReportedByAnotherRank with its exit code."""
         result, failure = None, None
         try:
             result = work()
         except (UserError, Interrupted) as error:
             failure = error
-        own = failure.exit_code * MOST_RANKS + self.world - self.launch.rank if failure else 0
-        told = self.largest(own)
-        if told == 0:
+        # One number holds exit code and rank: the largest names the rank that reports.
+        mine = failure.exit_code * MOST_RANKS + self.world - self.launch.rank if failure else 0
+        reported = self.largest(mine)
+        if reported == 0:
             return result
-        if told == own:
+        if reported == mine:
             raise failure
-        raise ReportedByAnotherRank(told // MOST_RANKS)
+        raise ReportedByAnotherRank(reported // MOST_RANKS)
 
     def first_does(self, work: Callable[[], int | None]) -> int:
         """The first rank alone does this; the others wait for its result, share its failure.
 
-        The result is a number of 0 or more; None is told as NOTHING."""
-        found = self.together(work if self.first else lambda: None)
-        return self.largest(NOTHING if found is None else found)
+        The result is a number of 0 or more; None is sent as NOTHING."""
+        number = self.together(work if self.first else lambda: None)
+        return self.largest(NOTHING if number is None else number)
 
     def from_first(self, generator: Generator[int]) -> Iterator[int]:
         """The numbers (0 or more) that the first rank's generator yields, on every rank.
@@ -104,7 +105,7 @@ ALONE = Ranks(Launch())
 
 @contextmanager
 def _others_alive() -> Iterator[None]:
-    """A rank that was killed closes its connections; what was saved before can be gone on with."""
+    """Stop if another rank was killed, which closes its connections; what was saved is resumed."""
     try:
         yield
     except RuntimeError as error:
@@ -133,13 +134,13 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             world_size=launch.world,
             timeout=timedelta(minutes=JOIN_MINUTES),
         )
-        words = dist.new_group(backend="gloo", timeout=timedelta(days=WAIT_DAYS))
+        messages = dist.new_group(backend="gloo", timeout=timedelta(days=WAIT_DAYS))
     except (RuntimeError, ValueError) as error:
         remedy = "start all ranks at once, on machines that reach each other"
         raise UserError(
             "torchrun or srun", f"no {launch.world} ranks at {meeting}", remedy
         ) from error
     try:
-        yield Ranks(launch, words)
+        yield Ranks(launch, messages)
     finally:
         dist.destroy_process_group()

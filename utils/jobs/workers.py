@@ -21,7 +21,7 @@ POLL_SECONDS = 0.5
 
 
 def run_side_by_side(
-    tasks: list[tuple[Callable, Any]], jobs: int, told: Callable[[], object] = lambda: None
+    tasks: list[tuple[Callable, Any]], jobs: int, on_poll: Callable[[], object] = lambda: None
 ) -> None:
     """Call each function with its argument, `jobs` processes at a time, with their share of the
     processors. Raises what the first of them to fail raised; the others save and stop."""
@@ -32,7 +32,7 @@ def run_side_by_side(
             while waiting and len(running) < jobs:
                 running.append(Worker(*waiting.pop(0), threads))
             running = [worker for worker in running if not worker.has_ended()]
-            told()
+            on_poll()
             time.sleep(POLL_SECONDS)
     finally:
         for worker in running:
@@ -56,12 +56,12 @@ class Worker:
         self._process.join()
         try:
             raise self._inbox.recv()
-        except EOFError:  # it had nothing to say
+        except EOFError:  # it sent no error
             code = self._process.exitcode
             if code:
-                found = f"a worker that ended with code {code}"
+                problem = f"a worker that ended with code {code}"
                 remedy = "see above; if nothing is there, memory ran out: choose fewer --jobs"
-                raise UserError("--jobs", found, remedy) from None
+                raise UserError("--jobs", problem, remedy) from None
             return True
 
     def stop(self) -> None:

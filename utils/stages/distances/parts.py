@@ -1,4 +1,4 @@
-"""One K's distances on several workers: which part is whose, its file, and the merge.
+"""The distances of one K on several workers: the part of each, its file, and the merge.
 
 A part is a rectangle of samples x references. It holds squared distances, so that merging
 compares what the search compared."""
@@ -37,28 +37,28 @@ class Part:
 
     @property
     def spans(self) -> list[int]:
-        """As its file tells it."""
+        """As its file stores it."""
         rows, columns = self.rows, self.columns
         return [rows.start, rows.stop, columns.start, columns.stop, self.n, self.k_train]
 
 
 def parts_folder(folder: Path, k: int) -> Path:
-    """Where the parts of K lie, of whatever division."""
+    """The folder of the parts of K, for any number of parts."""
     return Path(folder) / "parts" / str(k)
 
 
 def part_file(folder: Path, k: int, share: Share) -> Path:
-    """Where a share of K lies until it is merged: `dists/parts/1000/2-of-8/1000.npz`.
+    """The file of a share of K until it is merged: `dists/parts/1000/2-of-8/1000.npz`.
 
-    K is in its name, as in that of every file with args."""
+    K is in its name, as for every file with args."""
     return parts_folder(folder, k) / f"{share.index}-of-{share.count}" / f"{k}.npz"
 
 
 def part_of(share: Share, n: int, k_train: int) -> Part:
     """The share's rectangle of n samples x (k_train + n) references.
 
-    Of the ways to cut `count` rectangles in a grid the one whose parts read the fewest
-    embeddings, n / r + (k_train + n) / c with r c = count."""
+    Among the grids of r x c = `count` rectangles it is the one whose parts read the fewest
+    embeddings, n / r + (k_train + n) / c."""
     count, columns = share.count, k_train + n
     across = min(
         (c for c in range(1, count + 1) if count % c == 0),
@@ -89,7 +89,7 @@ def merge_parts(
 
     Any number of parts gives the arrays that one job gives. Raises UserError where a part is
     missing, or was made from other samples, data, options or another division."""
-    k_train = 0  # as the first part tells: the data set need not be read for it
+    k_train = 0  # stored in the parts, so that the data set need not be read
     rows: dict[int, list[dict[str, np.ndarray]]] = {}
     subsets = set()
     for index in range(count):
@@ -97,15 +97,15 @@ def merge_parts(
         if not path.exists():
             remedy = f"run the same command with --shard {index}/{count}"
             raise UserError(path, "no such part", remedy)
-        found = load_part(path, args, stages)
-        k_train = k_train or int(found["part"][-1])
-        wanted = part_of(Share(index, count), n, k_train)
-        if found["part"].tolist() != wanted.spans or len(found["data-squares"]) != len(wanted.rows):
-            raise UserError(path, f"another part than {wanted.spans}", "delete it and run again")
-        subsets.add(str(found["subset"]))
+        arrays = load_part(path, args, stages)
+        k_train = k_train or int(arrays["part"][-1])
+        part = part_of(Share(index, count), n, k_train)
+        if arrays["part"].tolist() != part.spans or len(arrays["data-squares"]) != len(part.rows):
+            raise UserError(path, f"another part than {part.spans}", "delete it and run again")
+        subsets.add(str(arrays["subset"]))
         if len(subsets) > 1:
             raise UserError(path, "distances to other training images", "delete it and run again")
-        rows.setdefault(wanted.rows.start, []).append(found)
+        rows.setdefault(part.rows.start, []).append(arrays)
     most = args["distances"]["k"]
     keep = {"data": min(most, k_train), "synth": min(most, n - 1)}
     merged: dict[str, list[np.ndarray]] = {key: [] for key in KEYS}
@@ -125,27 +125,27 @@ def load_part(path: Path, args: Mapping, stages: tuple[str, ...]) -> dict[str, A
     """A part's arrays, checked against the options of this run and the sets' sizes.
 
     Raises UserError naming what is wrong with it."""
-    found = read_npz(path, [*KEYS, "part", "subset", "args"])
-    check_same(path, parse_args(found, path), args, stages)
-    if found["part"].shape != (6,) or found["part"].dtype != np.int64 or found["part"][-1] < 1:
+    arrays = read_npz(path, [*KEYS, "part", "subset", "args"])
+    check_same(path, parse_args(arrays, path), args, stages)
+    if arrays["part"].shape != (6,) or arrays["part"].dtype != np.int64 or arrays["part"][-1] < 1:
         raise UserError(path, "no such part as these stages write", "delete it and run again")
-    *_, n, k_train = found["part"]
+    *_, n, k_train = arrays["part"]
     for kind, size in zip(KINDS, (k_train, n), strict=True):
-        squares, indices = found[f"{kind}-squares"], found[f"{kind}-indices"]
-        shaped = squares.ndim == 2 and squares.shape == indices.shape
-        shaped = shaped and len(squares) == len(found["data-squares"])
-        if not shaped or squares.dtype != np.float32 or indices.dtype != np.int64:
+        squares, indices = arrays[f"{kind}-squares"], arrays[f"{kind}-indices"]
+        same_shape = squares.ndim == 2 and squares.shape == indices.shape
+        same_shape = same_shape and len(squares) == len(arrays["data-squares"])
+        if not same_shape or squares.dtype != np.float32 or indices.dtype != np.int64:
             raise UserError(path, f"{kind} of a wrong shape or type", "delete it and run again")
-        if not (squares >= 0).all():  # NaN is not either
+        if not (squares >= 0).all():  # NaN fails too
             raise UserError(path, f"{kind}-squares below 0 or NaN", "delete it and run again")
         if not ((indices >= 0) & (indices < size))[squares < np.inf].all():
             beyond = f"{kind}-indices beyond the {size} images"
             raise UserError(path, beyond, "delete it and run again")
-    return found
+    return arrays
 
 
-def forget_parts(folder: Path, k: int) -> None:
-    """Delete the parts of a K that is merged, and the folders that are empty then."""
+def remove_parts(folder: Path, k: int) -> None:
+    """Delete the parts of a K that is merged, and the folders that this leaves empty."""
     rmtree(parts_folder(folder, k), ignore_errors=True)
     with suppress(OSError):  # other K have parts there
         (Path(folder) / "parts").rmdir()

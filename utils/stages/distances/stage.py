@@ -30,11 +30,11 @@ from utils.metrics.nearest import SearchSettings, as_distances, nearest_in
 from utils.stages.distances.files import DISTANCE_KEYS, Distances, save_dists
 from utils.stages.distances.parts import (
     Part,
-    forget_parts,
     merge_parts,
     part_file,
     part_of,
     parts_folder,
+    remove_parts,
     save_part,
 )
 
@@ -129,7 +129,7 @@ def compute_whole(jobs: list[DistancesJob], search: Search, overwrite: bool) -> 
         _, arrays, subset = compare(job, search)
         save(job, search.embedder, arrays, subset)
         print(f"{job.name}: {job.target} written", flush=True)
-        forget_parts(job.target.parent, job.k)
+        remove_parts(job.target.parent, job.k)
 
 
 def compute_parts(
@@ -189,7 +189,7 @@ def merge(jobs: list[DistancesJob], search: Search, overwrite: bool) -> None:
             merged = merge_parts(job.target.parent, job.k, count, job.n, job.args, STAGES)
             save(job, search.embedder, *merged)
             print(f"{job.name}: {job.target} merged from {count} parts", flush=True)
-        forget_parts(job.target.parent, job.k)
+        remove_parts(job.target.parent, job.k)
     for k, parts in present.items():
         waiting = f"{parts} of {count} parts are there; the job of the last one merges them"
         print(f"K = {k}: {waiting}", flush=True)

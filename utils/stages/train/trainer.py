@@ -51,7 +51,7 @@ class Plan:
     device: torch.device
     dtype: torch.dtype
     start: int = 0  # the step that an earlier run has saved
-    ranks: Ranks = ALONE  # who share each batch
+    ranks: Ranks = ALONE  # they share each batch
 
     @property
     def folder(self) -> Path:
@@ -69,7 +69,7 @@ def checkpoint_file(options: TrainStage, step: int) -> Path:
 
 
 class Trainer:
-    """A network, its average and its optimizer, on their way to the last step.
+    """A network, the average of its weights and its optimizer, trained to the last step.
 
     A step's images, noise and dropout depend on (seed, step) alone, so that a resumed run equals
     an uninterrupted one bit for bit on the same device with the same number of threads."""
@@ -112,7 +112,7 @@ class Trainer:
                 print(f"{name}: {before} before, {now.get(name)} now; rounding may differ")
 
     def _rng(self) -> dict[str, Any]:
-        """What rounding depends on: with these equal, a resumed run is bit-equal."""
+        """What rounding depends on: if these are equal, a resumed run is bit-equal."""
         threads = torch.get_num_threads() if self.device.type == "cpu" else 0
         dtype = str(self.plan.dtype).removeprefix("torch.")
         return {
@@ -136,38 +136,46 @@ class Trainer:
         losses, norms, since = [], [], time.perf_counter()
         with stop_request() as stop, bar:
             while self.step < options.iterations:
-                for row, value in zip((losses, norms), self.train_step(), strict=True):
-                    row.append(value)
+                loss, norm = self.train_step()
+                losses.append(loss)
+                norms.append(norm)
                 bar.update()
                 last = self.step == options.iterations
-                # A signal may reach one rank, and at any time: all look at it here and only here.
-                ends = bool(self.ranks.largest(int(stop.requested)))
-                save = last or ends or self.step % options.ckpt_every == 0
+                # A signal may reach one rank, and at any time: all ranks check for it only here.
+                stopping = bool(self.ranks.largest(int(stop.requested)))
+                save = last or stopping or self.step % options.ckpt_every == 0
                 if save or self.step % options.log_every == 0:
-                    # The only place where the device is waited for.
-                    loss, norm = self.mean_over_ranks(losses), torch.stack(norms).mean().item()
-                    valid_loss = self.validation_loss()
-                    # A gradient that is not finite has spoiled the weights before the loss shows.
-                    told = {"loss": loss, "gradient norm": norm, "validation loss": valid_loss or 0}
-                    self.ranks.together(partial(self.check_finite, told))
-                    rate = len(losses) / (time.perf_counter() - since)
-                    left = (options.iterations - self.step) / rate
-                    if log:
-                        log.write(
-                            step=self.step,
-                            loss=loss,
-                            valid_loss=valid_loss,
-                            grad_norm=norm,
-                            images_per_second=rate * options.global_batch_size,
-                            seconds_left=left,
-                        )
+                    self.log_losses(log, losses, norms, since)
                     losses, norms = [], []
                 if save:
-                    self.ranks.first_does(partial(self.save, last, picture=not ends))
-                    if ends and not last:
+                    self.ranks.first_does(partial(self.save, last, picture=not stopping))
+                    if stopping and not last:
                         raise Interrupted(f"saved at step {self.step}; {GO_ON}")
                 if not losses:
                     since = time.perf_counter()
+
+    def log_losses(
+        self, log: TrainingLog | None, losses: list[Tensor], norms: list[Tensor], since: float
+    ) -> None:
+        """Average and write what has been measured since a time of `perf_counter`.
+
+        Raises UserError where it is not finite. Only here the host waits for the device."""
+        options = self.train_options
+        loss, norm = self.mean_over_ranks(losses), torch.stack(norms).mean().item()
+        valid_loss = self.validation_loss()
+        # A gradient that is not finite spoils the weights before the loss shows it.
+        values = {"loss": loss, "gradient norm": norm, "validation loss": valid_loss or 0}
+        self.ranks.together(partial(self.check_finite, values))
+        rate = len(losses) / (time.perf_counter() - since)
+        if log:
+            log.write(
+                step=self.step,
+                loss=loss,
+                valid_loss=valid_loss,
+                grad_norm=norm,
+                images_per_second=rate * options.global_batch_size,
+                seconds_left=(options.iterations - self.step) / rate,
+            )
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One step of Adam on |prediction - target|^2; returns this rank's part of the loss, and
@@ -189,14 +197,14 @@ class Trainer:
         return loss.detach(), norm
 
     def gradients(self) -> list[Tensor]:
-        """Of every parameter; zero where this rank had no row of the batch."""
+        """The gradient of every parameter; zero where this rank had no row of the batch."""
         for weight in self.network.parameters():
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         return [weight.grad for weight in self.network.parameters()]
 
     def mean_over_ranks(self, losses: list[Tensor]) -> float:
-        """The mean of losses of which each rank has its part."""
+        """The mean of losses of which each rank has computed its part."""
         mean = torch.stack(losses).mean()
         self.ranks.add_up([mean])
         return mean.item()
@@ -208,11 +216,11 @@ class Trainer:
     def loss(self, output: Any, images: Tensor) -> Tensor:
         """Mean squared error of the prediction at uniform times; images: uint8 [B, C, H, W].
 
-        Of several ranks each gives its rows' part, and the parts add up to the mean."""
+        Each of several ranks returns the part of its rows; the sum of the parts is the mean."""
         x_0 = to_float(images)
         t = torch.randint(self.schedule.timesteps, (len(x_0),), device=x_0.device)
         eps = torch.randn_like(x_0)
-        # All have drawn the same for the whole batch; which dropout falls on it is each one's own.
+        # All ranks have drawn the same times and noise; dropout is drawn by each rank for its rows.
         rows, world = self.ranks.share(len(x_0)), self.ranks.world
         if world > 1:
             torch.manual_seed(mix(self.seed, "dropout", self.step, rows.start))
@@ -259,21 +267,21 @@ class Trainer:
     def check_finite(self, values: dict[str, float]) -> None:
         """Raises UserError, before anything is saved, where the training has diverged."""
         # The last step may have spoiled the weights when its loss was still finite.
-        whole = torch.stack([weight.isfinite().all() for weight in self.network.parameters()])
-        spoiled = {} if whole.all() else {"weights": math.nan}
-        for what, value in {**values, **spoiled}.items():
+        finite = torch.stack([weight.isfinite().all() for weight in self.network.parameters()])
+        weights = {} if finite.all() else {"weights": math.nan}
+        for what, value in {**values, **weights}.items():
             if not math.isfinite(value):
                 raise UserError(f"{what} at step {self.step}", value, self.after_divergence())
 
     def after_divergence(self) -> str:
-        """What to do: no training goes on with another --lr, as its file would tell of one only."""
-        kept, coarse = checkpoints_in(self.plan.folder), self.plan.dtype != torch.float32
-        if not kept:
+        """The remedy. Training cannot continue with another --lr: K.pt names only one."""
+        checkpoints, coarse = checkpoints_in(self.plan.folder), self.plan.dtype != torch.float32
+        if not checkpoints:
             finer = ", or --precision float32" if coarse else ""
             return f"there is no checkpoint; choose a smaller --lr{finer}"
         anew = "train with a smaller --lr and --overwrite, or into another --results-path"
         finer = "; --precision float32 would go on from that checkpoint" if coarse else ""
-        return f"{kept[0]} is the last good checkpoint; {anew}{finer}"
+        return f"{checkpoints[0]} is the last good checkpoint; {anew}{finer}"
 
     def save(self, last: bool, picture: bool = True) -> None:
         """Write the checkpoint, and a grid of samples; the last one also as K.pt."""
@@ -290,7 +298,7 @@ class Trainer:
         target = published_file(self.plan.options)
         if last and target is not None:
             copy_file(path, target)
-        if picture:  # whoever asked to stop does not wait for it
+        if picture:  # not when stopping: a signal should end the run soon
             self.save_grid()
         keep = self.train_options.keep_checkpoints
         for old in checkpoints_in(self.plan.folder)[keep:] if keep else []:
