@@ -1,4 +1,4 @@
-"""The browser that the report is tested in: `python -m tests.browser` sees to it that there is one.
+"""The browser that the report is tested in: `python -m tests.browser` installs one if need be.
 
 M2G_BROWSER names a Chrome or Chromium that lies elsewhere. Where none is found, Debian's is
 installed if that is allowed (as root, as in a container), else one line says what to do."""

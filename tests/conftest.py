@@ -1,4 +1,4 @@
-"""What all tests share: one thread, real data, and the reference numbers where they are."""
+"""What all tests share: one thread, the reference numbers, and one run of the whole pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a process learns who it is: torchrun, srun, or nobody but itself."""
+"""How a process learns who it is: torchrun, srun, or or a single process."""
 
 from __future__ import annotations
 

@@ -9,8 +9,6 @@ from tests.helpers.images import noise, save_image
 from tests.helpers.runs import complaint
 from utils.data.datasets import load_image_set
 
-# CelebA, CelebA-HQ, LSUN
-
 
 def test_celeba_follows_its_partition(tmp_path):
     folder = tmp_path / "celeba" / "img_align_celeba"

@@ -1,4 +1,4 @@
-"""Data sets, the crop, and the K-subset: the original's indices, real images, every complaint."""
+"""Opening a data set: digits, conversion to float, and flags that do not fit."""
 
 from __future__ import annotations
 
@@ -20,9 +20,6 @@ def test_to_float_has_the_bits_of_torchvision():
     assert ours.dtype == torch.float32
     assert torch.equal(ours[0], theirs(Image.fromarray(ramp)))
     assert ours.min() == -1 and ours.max() == 1
-
-
-# Sets in memory
 
 
 def test_digits_are_scikit_learns():

@@ -21,8 +21,6 @@ from utils.data.subsets import (
     validation_subset,
 )
 
-# The K-subset
-
 
 def test_the_indices_are_those_of_the_original_toolkit(shared):
     with np.load(shared / "reference" / "splits.npz") as reference:

@@ -1,4 +1,4 @@
-"""YAML files and flags of any kind: refused in one line, or taken in a sense that holds."""
+"""YAML files and flags of any kind: refused in one line, or accepted with values in range."""
 
 from __future__ import annotations
 

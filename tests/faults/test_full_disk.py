@@ -1,4 +1,4 @@
-"""No room, no permission, no reliable clock: one line, earlier files whole, and on it goes."""
+"""A full disk, missing permission, a wrong clock: one line, whole files, and a rerun finishes."""
 
 import os
 import subprocess

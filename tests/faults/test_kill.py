@@ -1,4 +1,4 @@
-"""Killed anywhere, and started again: the files of a run that nothing happened to."""
+"""Killed anywhere and started again: the same files as a run without a fault."""
 
 import signal
 import time

@@ -1,4 +1,4 @@
-"""What the pictures show: their numbers, names and pixels, and that nothing is cut off."""
+"""Saving a figure: PNG and PDF, the same bytes each time, whatever the user's style."""
 
 import io
 import os

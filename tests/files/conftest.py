@@ -1,4 +1,4 @@
-"""Small sound files to damage, and what reading a damaged one may cost."""
+"""Small valid files to damage, and limits on what reading a damaged one may cost."""
 
 import io
 import resource

@@ -1,7 +1,7 @@
-"""Files of the original toolkit give its numbers, through the functions of our scripts.
+"""Files of the original toolkit are read, and our stages run on them.
 
-Its own files are not here, so their like is written by other processes with classes of the same
-names: by this Python and NumPy, and by whatever other Pythons the machine has."""
+Its own files are not here, so files of the same kind are written by other processes, with classes
+of the same names: by this Python and NumPy, and by the other Pythons of the machine."""
 
 import csv
 import shutil

@@ -1,5 +1,4 @@
-"""Mutated and hostile files: nothing in them runs, none takes the memory or the interpreter down,
-and the only thing that comes out is the user's error in one line, or a right answer."""
+"""Pickles that would run code or use up the memory: each is refused in one line."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Files as others write them: the original toolkit's options, zip archives, arrays."""
+"""Files as other programs write them: the original's options, archives, arrays, pickles."""
 
 from __future__ import annotations
 

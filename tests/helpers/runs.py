@@ -1,4 +1,4 @@
-"""Small real runs for tests: the scripts' own functions on 8 x 8 digits, in a second or two."""
+"""Scripts and their options in tests: small real runs on 8 x 8 digits, in a second or two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a fault is tried, and what must come of each try: an answer, or one line."""
+"""How often a fault is tried, and its only allowed outcomes: a right answer, or one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes of memory: what people write, what there is, what a search gets."""
+"""Sizes of memory: as text, as available, and as the budget of a search."""
 
 from __future__ import annotations
 

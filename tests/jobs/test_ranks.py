@@ -1,4 +1,4 @@
-"""Several ranks of torchrun: the same training, the same images, one voice, one end."""
+"""Several ranks of torchrun: the same training, the same images, one output, one end."""
 
 from __future__ import annotations
 

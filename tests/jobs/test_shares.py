@@ -1,4 +1,4 @@
-"""Shares of work: none twice, none left out, about equal."""
+"""Shares of work: each part once, about equal in size."""
 
 from __future__ import annotations
 

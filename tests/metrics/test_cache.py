@@ -1,4 +1,4 @@
-"""The embedding cache: each image once, whoever asks; the same bits; nothing corrupt is used."""
+"""The embedding cache: each image once, to the same bits; no corrupt block is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embeddings: of an image alone, whatever is embedded with it."""
+"""The embedding of an image does not depend on the rest of its batch."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Thresholds from real images: exactly the pool, the held-out images and the n that were meant."""
+"""Thresholds from real images: the pool, the held-out images and n are exactly as documented."""
 
 import numpy as np
 import pytest

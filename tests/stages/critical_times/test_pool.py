@@ -1,4 +1,4 @@
-"""The pool of noised copies: DDIM's calls, and answers that know nothing of their companions."""
+"""The pool of noised copies: DDIM's calls, and answers that do not depend on other copies."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Searches: what is asked, what is answered, and bisection against the scan."""
+"""Searches: the trials that they request, their answers, and bisection against the scan."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Basins of attraction: exact answers of the exact model, and what an answer may depend on."""
+"""run_critical_times.py: the exact model, resume, and what does not fit together."""
 
 import numpy as np
 import pytest

@@ -13,8 +13,6 @@ from utils.stages.curvature.figures import (
     spectra_figure,
 )
 
-# Figures
-
 
 def sweep(n, *shape, sizes=(2, 16, 64, 96, 112, 128, 256, 1500), low=-0.5, high=1.1):
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Curvature: spectra, traces and dimensions against closed forms; then the stage as it is run."""
+"""Curvature: spectra, traces and dimensions against closed forms."""
 
 import warnings
 from functools import partial

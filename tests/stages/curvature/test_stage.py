@@ -1,4 +1,4 @@
-"""The stage run_curvature.py: its files, what it refuses, its figures and tables."""
+"""run_curvature.py: its files, and what it refuses."""
 
 import json
 from types import SimpleNamespace

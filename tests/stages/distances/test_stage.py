@@ -1,4 +1,4 @@
-"""run_distances.py: any division of the work gives the same files; nothing foreign is merged."""
+"""run_distances.py: any division of the work gives the same files; no other run's are merged."""
 
 from __future__ import annotations
 

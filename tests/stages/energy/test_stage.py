@@ -1,4 +1,4 @@
-"""Energies: quadrature, the path integral against closed forms, and the original's numbers."""
+"""run_energy.py: every sample against every reference, and what does not fit together."""
 
 import json
 from pathlib import Path

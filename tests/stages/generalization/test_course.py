@@ -14,8 +14,6 @@ from utils.stages.generalization.findings import (
 )
 from utils.stages.train import stage as train
 
-# Over training
-
 
 @pytest.fixture(scope="module")
 def courses(tmp_path_factory):

@@ -1,4 +1,4 @@
-"""run_generalization.py: exact models, held-out images, pairs of models, and one training."""
+"""run_generalization.py on exact models, what it refuses, and second models."""
 
 import json
 import shutil
@@ -28,9 +28,6 @@ def test_where_memory_ends_in_words():
     assert ending({2: new, 64: new}) == "no memory from K = 2"
     assert ending({2: MEMORY}) == "memory up to K = 2, the largest"
     assert "(nor at 16)" in ending({2: MEMORY, 16: new, 64: MEMORY, 96: new})
-
-
-# The stage
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Generation: seeds decide, shards go on where another batch size stopped, merging is whole."""
+"""Images depend on seeds alone, shards resume at any batch size, and merging is complete."""
 
 import numpy as np
 import pytest

@@ -19,8 +19,6 @@ from utils.stages.toy.files import (
     ordered_points,
 )
 
-# ---- exact scores through the analysis
-
 
 def exact_landscape(k, t, **options):
     patterns = ordered_points(ToyDataOptions())[:k]

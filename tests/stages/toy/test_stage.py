@@ -1,4 +1,4 @@
-"""toy_example.py: exact answers through its own stages, resume, reruns, a line for mistakes."""
+"""toy_example.py: its commands one after another, reruns, and one line for each mistake."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def plain(coarse):
         yield
 
 
-# ---- commands, as they follow one another
+# Commands, one after another
 
 
 def test_every_command_finds_what_the_one_before_wrote(tmp_path, coarse, capsys):
@@ -179,7 +179,7 @@ def test_learned_landscapes_are_wells_and_a_ring(tmp_path, monkeypatch, capsys):
     assert "along the ring beta E has a standard deviation of 0." in capsys.readouterr().out
 
 
-# ---- mistakes
+# Mistakes
 
 
 @pytest.fixture(scope="module")

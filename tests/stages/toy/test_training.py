@@ -28,8 +28,6 @@ from utils.stages.toy.files import (
 )
 from utils.stages.toy.training import Draws, Trainer, recipe, score_errors
 
-# ---- training
-
 
 def test_a_step_draws_what_seed_size_and_step_say():
     patterns = ordered_points(ToyDataOptions())
