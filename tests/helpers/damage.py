@@ -66,6 +66,8 @@ def repeated(data: bytes, chance: Random) -> bytes:
 
 def swapped(data: bytes, chance: Random) -> bytes:
     members = members_of(data)
+    if len(members) < 2:
+        return doubled(data, chance)
     i, j = chance.sample(range(len(members)), 2)
     (a, x), (b, y) = members[i], members[j]
     members[i], members[j] = (a, y), (b, x)
