@@ -5,25 +5,17 @@ import pytest
 import torch
 
 from tests.helpers.runs import DIGITS, SMALL, assert_one_line, run_script, train_options
-from tests.helpers.sandbox import run_stage, without_pictures, work
+from tests.helpers.sandbox import run_stage, without_pictures
 from utils.cli.errors import UserError
-from utils.cli.options.sections import (
-    CriticalTimesStage,
-    EnergyStage,
-    GenerateStage,
-)
 from utils.data.datasets import to_float
 from utils.data.subsets import training_subset
 from utils.inputs.samples import save_synthetics
 from utils.metrics.embedders import load_metric
 from utils.metrics.nearest import nearest_images
 from utils.stages.classify.files import load_identified
-from utils.stages.critical_times import stage as critical_times
 from utils.stages.critical_times.files import load_times
 from utils.stages.distances.files import load_dists
-from utils.stages.energy import stage as energy
 from utils.stages.energy.files import load_energies
-from utils.stages.generate import stage as generate
 from utils.stages.train import stage as train
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -203,17 +195,17 @@ def test_a_model_that_is_not_finite_is_named(
         inf = lambda self, x, t: torch.full_like(x, torch.inf)  # noqa: E731
         monkeypatch.setattr("models.denoiser.NetworkDenoiser.output", inf)
     flags = ["--ckpt-path", unsound / "models", "--result-path", tmp_path / "out"]
-    runs = {
-        "critical times": (critical_times.run, CriticalTimesStage, "--p-trials", 1),
-        "energy": (energy.run, EnergyStage, "--ref-path", unsound / "ref.npz"),
+    more = {
+        "critical times": ("--p-trials", 1),
+        "energy": ("--ref-path", unsound / "ref.npz"),
     }
-    draw = [generate.run, GenerateStage, "--num-samples", 2, "--sampler", stage, "--steps", 3]
-    run, kind, *more = runs.get(stage, draw)
-    if stage not in runs:
-        flags = ["--ckpt-path", unsound / "models" / "8.pt", "--result-path", tmp_path / "out"]
-    with tally.attempt(stage if stage in runs else "generate", "numbers", "a model of NaN or inf"):
+    name, options = stage, more.get(stage)
+    if options is None:
+        name, options = "generate", ("--num-samples", 2, "--sampler", stage, "--steps", 3)
+        flags[1] = unsound / "models" / "8.pt"
+    with tally.attempt(name, "numbers", "a model of NaN or inf"):
         with pytest.raises(UserError, match="model of K = 8: found .*; use an earlier checkpoint"):
-            work(run, kind, *flags, *more)
+            run_stage(name, *flags, *options)
         assert not outputs(tmp_path / "out")
 
 
