@@ -1,4 +1,4 @@
-"""Which options made a file: `args`, carried from stage to stage, and what differs on a rerun."""
+"""The options that made a file: `args`, passed from stage to stage, and compared on a rerun."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def parse_args(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Any]:
 
 
 def with_data_path(args: Mapping, data_path: Path | None) -> dict[str, Any]:
-    """args with the data set looked for in data_path, where that is given."""
+    """args with another folder of the data sets, unless data_path is None."""
     if data_path is None:
         return dict(args)
     return {**args, "data": {**args["data"], "data_path": str(data_path)}}

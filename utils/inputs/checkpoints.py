@@ -58,8 +58,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises UserError where it is missing, cut short, holds NaN, or its K is not its name's."""
     path = Path(path)
     content = load_torch(path)
-    wanted = ("ema", "args")
-    missing = [key for key in wanted if not isinstance(content, Mapping) or key not in content]
+    is_dict = isinstance(content, Mapping)
+    missing = [key for key in ("ema", "args") if not is_dict or key not in content]
     if missing:
         raise UserError(path, f"no {missing[0]!r}", "give a checkpoint of train_unet.py")
     args = resolve_args(content["args"], path)
@@ -103,11 +103,11 @@ def _is_real(value: Any) -> bool:
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints of a results folder, the newest first."""
-    found = [p for p in (folder / "checkpoints").glob("*.pt") if k_of(p)]
-    return sorted(found, key=lambda p: int(p.stem), reverse=True)
+    paths = [p for p in (folder / "checkpoints").glob("*.pt") if k_of(p)]
+    return sorted(paths, key=lambda p: int(p.stem), reverse=True)
 
 
-def forget_training(folder: Path) -> None:
+def remove_training(folder: Path) -> None:
     """Remove what an earlier training left in a results folder (--overwrite)."""
     for path in checkpoints_in(folder):
         path.unlink()
@@ -159,16 +159,18 @@ def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> No
 def denoiser_of(
     checkpoint: Checkpoint, path: Path, device: torch.device, precision: str = "auto"
 ) -> NetworkDenoiser:
-    """The averaged weights of a checkpoint as a denoiser. Raises UserError where they misfit."""
+    """The averaged weights of a checkpoint as a denoiser. Raises UserError if they do not fit."""
     model, train = checkpoint.args["model"], checkpoint.args["train"]
     try:
-        with torch.device("meta"):  # options may name a network that no memory holds
+        with torch.device("meta"):  # the options may describe a network larger than memory
             check_fit(checkpoint.ema, build_network(model).state_dict())
         network = build_network(model)
         network.load_state_dict(checkpoint.ema)
     except (RuntimeError, ValueError) as error:
-        found = f"weights that do not fit its options ({str(error).splitlines()[-1].strip()[:90]})"
-        raise UserError(path, found, "train the model again") from error
+        problem = (
+            f"weights that do not fit its options ({str(error).splitlines()[-1].strip()[:90]})"
+        )
+        raise UserError(path, problem, "train the model again") from error
     return NetworkDenoiser(
         network.to(device),
         Schedule(train["timesteps"]),

@@ -1,4 +1,4 @@
-"""What a stage samples from or examines: a trained model, or the exact one of the same images."""
+"""The models that stages sample from or examine: trained ones, or the exact model of K images."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def trained_model(path: Path, data_path: Path | None = None) -> Model:
 def exact_model(
     args: Mapping[str, Any], train_size: int | None = None, data_path: Path | None = None
 ) -> Model:
-    """The exact model of the training images that args tell of, K and folder as given."""
+    """The exact model of the training images that args describe; train_size and data_path replace
+    K and the folder of the data sets."""
     args = with_data_path(args, data_path)
     if train_size:
         args["train"] = {**args["train"], "train_size": train_size}

@@ -1,4 +1,4 @@
-"""The files between the stages: docs/formats.md in code. Each kind has one save_ and one load_."""
+"""Sets of images that stages read: synthetics/K.npz, shards, references (docs/formats.md)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIDE_LIMIT = 1 + 1e-3  # images lie in [-1, 1]; rounding may pass it by a hair
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Images [N, C, H, W] float32 in [-1, 1], and the args that tell where they come from."""
+    """Images [N, C, H, W] float32 in [-1, 1], and the options of the stages that made them."""
 
     samples: np.ndarray
     args: dict[str, Any]
@@ -43,20 +43,20 @@ def load_synthetics(path: Path) -> SampleSet:
 
 
 def check_images(images: np.ndarray, args: Mapping, path: Path) -> np.ndarray:
-    """Images as float32, refused where they are empty, of another shape, or not in [-1, 1]."""
+    """Images as float32. Raises UserError if there are none, or for a wrong shape or range."""
     side, channels = args["model"]["image_size"], args["model"]["in_channels"]
     if images.dtype.kind != "f" or images.shape[1:] != (channels, side, side):
-        found = f"samples {images.dtype} {list(images.shape)}"
+        problem = f"samples {images.dtype} {list(images.shape)}"
         remedy = f"give float images [N, {channels}, {side}, {side}]"
-        raise UserError(path, found, remedy)
+        raise UserError(path, problem, remedy)
     if not len(images):
         raise UserError(path, "no samples", "generate some")
     images = images.astype(np.float32, copy=False)
     if not np.isfinite(images).all():
         raise UserError(path, "NaN or infinite samples", "draw them again from a sound model")
     if np.abs(images).max() > SIDE_LIMIT:
-        found = f"samples from {images.min():.3g} to {images.max():.3g}"
-        raise UserError(path, found, "scale them to [-1, 1]")
+        problem = f"samples from {images.min():.3g} to {images.max():.3g}"
+        raise UserError(path, problem, "scale them to [-1, 1]")
     return images
 
 

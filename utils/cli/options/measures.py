@@ -1,6 +1,6 @@
 """Options of the stages that measure models: basins, energies, curvature, tests of generalization.
 
-As in `options.py` the comment after a field is its help."""
+The comment after a field is its help."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ class EnergyOptions(SubjectOptions):
         within(self, "t", 0)
         within(self, "path_points", 2, 100_000)
         if self.as_published and (self.t, self.path_points) != (0, 20):
-            found = f"--t {self.t} --path-points {self.path_points}"
-            raise UserError("--as-published", found, "leave out --t and --path-points")
+            problem = f"--t {self.t} --path-points {self.path_points}"
+            raise UserError("--as-published", problem, "leave out --t and --path-points")
 
 
 @dataclass

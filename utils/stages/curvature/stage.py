@@ -141,9 +141,9 @@ def check_same_samples(
 ) -> None:
     """Raises UserError where the critical times are those of other samples."""
     count = replace(settings, sample_size=len(times.critical_time))
-    own, timesteps = times.args.get("critical_times", {}), subject.args["train"]["timesteps"]
-    same = own.get("samples") == digest(subject.samples(count))
-    if not same or times.scanned[-1] >= timesteps:
+    samples = times.args.get("critical_times", {}).get("samples")
+    same = samples == digest(subject.samples(count))
+    if not same or times.scanned[-1] >= subject.args["train"]["timesteps"]:
         remedy = "give the critical times of the same samples"
         raise UserError(f"--times-path {path}", "critical times of other samples", remedy)
 

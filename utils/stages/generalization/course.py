@@ -175,7 +175,7 @@ def draw_samples(model: Model, settings: GeneralizationOptions, device: torch.de
 
 def show_course(result: Path) -> None:
     """Save the figure of a training; print a table, tau_gen and tau_mem."""
-    stored = stored_alike(result, lambda one: one.step is not None)
+    stored = stored_alike(result, lambda result: result.step is not None)
     if not stored:
         return
     losses = {step: load_arrays(result / f"{step}.json")["held-out-loss"] for step in stored}
@@ -194,12 +194,12 @@ def show_course(result: Path) -> None:
 
 
 def course_point(stored: Stored, losses: np.ndarray) -> CoursePoint:
-    found = stored.findings
+    findings = stored.findings
     return CoursePoint(
-        memorized=found.get("ratio"),
-        gap=found["denoising-gap"],
-        agreement=found.get("two-models"),
-        memorizer=found["memorizer"],
+        memorized=findings.get("ratio"),
+        gap=findings["denoising-gap"],
+        agreement=findings.get("two-models"),
+        memorizer=findings["memorizer"],
         loss=float(losses.mean()),
     )
 
@@ -207,10 +207,10 @@ def course_point(stored: Stored, losses: np.ndarray) -> CoursePoint:
 def relative_losses(losses: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
     """The loss of each held-out image [n] by step: mean over times, each in units of its smallest
     mean of all steps. losses: by step, of the same images and noises, [T', n]."""
-    every = np.stack([losses[step] for step in sorted(losses)])  # [S, T', n]
-    least = every.mean(2).min(0)[None, :, None]
-    every = np.divide(every, least, out=np.zeros_like(every), where=least > 0).mean(1)  # [S, n]
-    return dict(zip(sorted(losses), every, strict=True))
+    by_step = np.stack([losses[step] for step in sorted(losses)])  # [S, T', n]
+    least = by_step.mean(2).min(0)[None, :, None]
+    relative = np.divide(by_step, least, out=np.zeros_like(by_step), where=least > 0)
+    return dict(zip(sorted(losses), relative.mean(1), strict=True))  # [n] each
 
 
 def tau_gen(losses: Mapping[int, np.ndarray]) -> int:
@@ -219,20 +219,20 @@ def tau_gen(losses: Mapping[int, np.ndarray]) -> int:
     losses: of `relative_losses`. The mean difference to the best step, paired by image, is at most
     1.96 standard errors. Bonnaire et al. 2025 (arXiv 2505.17638) take the best FID instead."""
     steps = sorted(losses)
-    every = np.stack([losses[step] for step in steps])  # [S, n]
-    apart = every - every[every.mean(1).argmin()]
-    error = apart.std(1, ddof=1) / np.sqrt(apart.shape[1])
-    return steps[int(np.argmax(apart.mean(1) <= Z * error))]
+    by_step = np.stack([losses[step] for step in steps])  # [S, n]
+    excess = by_step - by_step[by_step.mean(1).argmin()]
+    error = excess.std(1, ddof=1) / np.sqrt(excess.shape[1])
+    return steps[int(np.argmax(excess.mean(1) <= Z * error))]
 
 
 def tau_mem(stored: Mapping[int, Stored]) -> int | None:
-    """The first step from which on the ratio test says memory; None where it does not at the end.
+    """The first step from which on the ratio test says memory; None if it does not at the end.
 
     Source: Bonnaire et al. 2025, arXiv 2505.17638, who count by the same ratio."""
     first = None
     for step in sorted(stored):
-        found = stored[step].findings.get("ratio")
-        if found is None or found.verdict != MEMORY:
+        ratio = stored[step].findings.get("ratio")
+        if ratio is None or ratio.verdict != MEMORY:
             first = None
         elif first is None:
             first = step
@@ -240,7 +240,7 @@ def tau_mem(stored: Mapping[int, Stored]) -> int | None:
 
 
 def tau_text(step: int | None, steps: list[int]) -> str:
-    """A step and the one before, between which it happened: `step 500 (after 250)`."""
+    """The two steps between which it happened: `step 500 (after 250)`."""
     if step is None:
         return f"beyond step {steps[-1]}"
     before = [s for s in steps if s < step]
@@ -250,9 +250,10 @@ def tau_text(step: int | None, steps: list[int]) -> str:
 def course_table(points: Mapping[int, CoursePoint]) -> str:
     lines = [f"{'step':>8}  {'memorized':>9}  {'gap':>7}  {'agreement':>9}  {'away from D*':>12}"]
     for step in sorted(points):
-        one = points[step]
-        share = f"{100 * one.memorized.details['samples']:.1f} %" if one.memorized else "-"
-        agreement = f"{100 * one.agreement.value:.1f} %" if one.agreement else "-"
-        cells = f"{share:>9}  {one.gap.value:>7.3f}  {agreement:>9}  {one.memorizer.value:>12.3f}"
+        point = points[step]
+        share = f"{100 * point.memorized.details['samples']:.1f} %" if point.memorized else "-"
+        agreement = f"{100 * point.agreement.value:.1f} %" if point.agreement else "-"
+        gap, memorizer = point.gap.value, point.memorizer.value
+        cells = f"{share:>9}  {gap:>7.3f}  {agreement:>9}  {memorizer:>12.3f}"
         lines.append(f"{step:>8}  {cells}")
     return "\n".join(lines)

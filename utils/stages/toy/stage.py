@@ -31,7 +31,7 @@ from utils.cli.options.toy import (
 from utils.cli.progress import progress
 from utils.files.atomic import check_writable
 from utils.files.provenance import check_same, digest
-from utils.inputs.checkpoints import forget_training
+from utils.inputs.checkpoints import remove_training
 from utils.jobs.devices import prepare
 from utils.jobs.k_jobs import Job, print_plan, work_in_groups, work_through
 from utils.stages.toy.analysis import basins_of, landscape_of, network_score, square
@@ -126,7 +126,7 @@ def run_train(options: ToyTrainStage) -> None:
         sizes = [job.k for job in group]
         if run.overwrite:
             for k in sizes:
-                forget_training(k_folder(root, k))
+                remove_training(k_folder(root, k))
         trainer = Trainer(root, settings, circle, sizes, device)
         # After a kill one K may be a checkpoint ahead: continue from the last step that all have.
         checkpoints = [usable_checkpoints(root, k, args[k]) for k in sizes]

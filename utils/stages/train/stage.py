@@ -13,7 +13,7 @@ from utils.cli.options.sections import TrainStage
 from utils.data.datasets import open_images
 from utils.files.atomic import check_writable, copy_file, remove_leftovers
 from utils.files.provenance import check_same, to_plain
-from utils.inputs.checkpoints import forget_training, load_checkpoint, newest_checkpoint
+from utils.inputs.checkpoints import load_checkpoint, newest_checkpoint, remove_training
 from utils.jobs.claims import clear_up
 from utils.jobs.devices import pick_dtype, prepare
 from utils.jobs.k_jobs import Job, work_through
@@ -56,7 +56,7 @@ def claim_start(options: TrainStage, args: dict) -> Iterator[int]:
     for _ in work_through([job], lambda _: is_trained(options, args), fresh):
         remove_leftovers(job.target, older_than=0)  # nobody else may write checkpoints now
         if fresh:
-            forget_training(Path(folder))
+            remove_training(Path(folder))
         newest = newest_checkpoint(Path(folder), args)
         if newest and newest.iterations >= options.train.iterations:
             # Stopped between the last checkpoint and K.pt, or trained before without --model-path.
