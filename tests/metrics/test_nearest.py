@@ -93,7 +93,7 @@ def test_lpips_is_the_squared_distance():
 def test_each_image_is_embedded_once():
     counts = []
     x, y = random_images(12), random_images(40, seed=1)
-    settings = SearchSettings(reference_batch=16, embedded=counts.append)
+    settings = SearchSettings(reference_batch=16, on_embedded=counts.append)
     nearest_images(load_metric("l2", None, "cpu"), x, y, 2, settings)
     assert counts == [12, 16, 16, 8]
     counts.clear()

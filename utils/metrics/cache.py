@@ -1,8 +1,8 @@
 """Embeddings on disk: each image passes through a network once, for every K and every job.
 
 A block is one memory-mapped file with the digests of some images, their embeddings and a checksum.
-Images are found by their digest, wherever they come from: the nested subsets of a sweep share
-theirs, and a killed job goes on where it stopped."""
+Embeddings are found by the digest of the image, whichever set it is in: the nested subsets of a
+sweep share theirs, and a killed job continues where it stopped."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from utils.files.arrays import map_npy, save_npy
 from utils.files.atomic import make_folder
 from utils.jobs.claims import clear_up, take_turns
 
-BLOCK_BYTES = 2**26  # of embeddings in a block: what a killed job loses, and what is read at once
+BLOCK_BYTES = 2**26  # of embeddings in a block: the most that a killed job loses
 DIGEST_BYTES = 16
 ROW_BITS = 32
 ATTEMPTS = 3  # to read what was just written
 
-Progress = Callable[[int], object]  # told how many images were embedded just now
+OnProgress = Callable[[int], object]  # called with the number of images embedded since
 
 
 class EmbeddingCache:
-    """phi [D] of images, in the blocks of one folder, which belong to one network and image shape.
+    """Embeddings phi [D] of images of one shape by one network, in the blocks of one folder.
 
-    Several processes may fill it: the images that one is embedding are claimed, and the others
-    wait for them. A block whose checksum is wrong is deleted, with one line, and made again.
-    Rows are float32: from float16 ones near-duplicates could not be told apart.
+    Several processes may fill it: each claims the images that it embeds, and the others wait for
+    them. A block whose checksum is wrong is deleted, with one line, and made again. Rows are
+    float32: float16 does not distinguish near-duplicates.
 
     embed: images [n, C, H, W] -> phi [n, dim] float32. `embedded` counts the images that it was
     called for. Raises UserError where the folder cannot be written."""
 
     def __init__(self, folder: Path, dim: int, embed: Callable[[Tensor], Tensor]) -> None:
         self.folder, self.dim, self.embedded = Path(folder), dim, 0
-        self.version = 0  # changes with what `locate` answers
+        self.version = 0  # changes when `locate` may give other positions
         self._embed = embed
         self._blocks: list[Path] = []
         self._place: dict[bytes, int] = {}  # digest -> position in _blocks, and row
-        self._sound: set[Path] = set()  # blocks whose checksum was right
+        self._checked: set[Path] = set()  # blocks whose checksum is right
         make_folder(self.folder)
         clear_up(self.folder)
         self._look()
@@ -61,7 +61,7 @@ class EmbeddingCache:
         return len(self._place) * self.dim * 4
 
     def locate(self, digests: Sequence[bytes]) -> np.ndarray:
-        """Where the embeddings are, int64 [n], to be given to `read`; -1 where they are missing."""
+        """Positions of the embeddings for `read`, int64 [n]; -1 where they are missing."""
         return np.fromiter((self._place.get(d, -1) for d in digests), np.int64, len(digests))
 
     def fill(
@@ -70,70 +70,72 @@ class EmbeddingCache:
         digests: Sequence[bytes],
         span: range,
         batch: int,
-        told: Progress = lambda _: None,
+        on_progress: OnProgress = lambda _: None,
     ) -> None:
-        """Embed what is missing of the images at the positions of span, `batch` at once.
+        """Embed the missing ones of the images at the positions of span, `batch` at once.
 
-        digests: of all images, so that jobs with other spans of the same set share its grid of
-        blocks, and what they both need is embedded by one of them."""
+        digests: of all images, since blocks start at multiples of `rows` of the whole set: jobs
+        with other spans of it then share blocks, and each is made by one of them."""
 
-        def absent(cell: range) -> dict[bytes, int]:
-            """What no block holds, each once, with its position."""
-            found: dict[bytes, int] = {}
+        def missing(cell: range) -> dict[bytes, int]:
+            """The digests that no block has, each once, with the first position."""
+            first: dict[bytes, int] = {}
             for position in cell:
                 if digests[position] not in self._place:
-                    found.setdefault(digests[position], position)
-            return found
+                    first.setdefault(digests[position], position)
+            return first
 
         def done(cell: range) -> bool:
-            if absent(cell):
+            if missing(cell):
                 self._look()
-            return not absent(cell)
+            return not missing(cell)
 
         def target(cell: range) -> Path:
             return self.folder / digests[cell.start // self.rows * self.rows].hex()
 
         for (cell,) in take_turns(_cells(span, self.rows), target, done):
-            wanted = absent(cell)
-            self._write(images[list(wanted.values())], list(wanted), batch, told)
+            new = missing(cell)
+            self._write(images[list(new.values())], list(new), batch, on_progress)
 
     def read(self, places: np.ndarray) -> Tensor | None:
-        """phi [n, D] float32 on the CPU of what `locate` found: not to be written to.
+        """phi [n, D] float32 on the CPU at positions of `locate`; read-only.
 
-        None where some have gone since, or were found corrupt."""
+        None where some have been deleted since, or are corrupt."""
         if (places < 0).any():
             return None
-        owners, rows = places >> ROW_BITS, places & (2**ROW_BITS - 1)
-        if len(places) and (owners == owners[0]).all() and (np.diff(rows) == 1).all():
-            block = self._open(self._blocks[owners[0]])  # neighbours in one block: no copy
+        numbers, rows = places >> ROW_BITS, places & (2**ROW_BITS - 1)  # of blocks, and in them
+        if len(places) and (numbers == numbers[0]).all() and (np.diff(rows) == 1).all():
+            block = self._open(self._blocks[numbers[0]])  # neighbours in one block: no copy
             return None if block is None else torch.from_numpy(block["phi"][rows[0] : rows[-1] + 1])
-        found, whole = np.empty((len(places), self.dim), np.float32), True
-        for owner in np.unique(owners):
-            block = self._open(self._blocks[owner])
-            if block is None:  # look at the others too: all that is lost is made again at once
-                whole = False
+        phi, complete = np.empty((len(places), self.dim), np.float32), True
+        for number in np.unique(numbers):
+            block = self._open(self._blocks[number])
+            if block is None:  # check the others too, so that all lost rows are made again at once
+                complete = False
                 continue
-            mine = np.flatnonzero(owners == owner)
-            found[_as_slice(mine)] = block["phi"][_as_slice(rows[mine])]
-        return torch.from_numpy(found) if whole else None
+            here = np.flatnonzero(numbers == number)
+            phi[_as_slice(here)] = block["phi"][_as_slice(rows[here])]
+        return torch.from_numpy(phi) if complete else None
 
-    def _write(self, images: Tensor, digests: list[bytes], batch: int, told: Progress) -> None:
+    def _write(
+        self, images: Tensor, digests: list[bytes], batch: int, on_progress: OnProgress
+    ) -> None:
         block = np.zeros(1, _block_type(len(digests), self.dim))
         block["images"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
         phi, done = torch.from_numpy(block["phi"][0]), 0  # filled in place
         for part in images.split(batch):
             phi[done : done + len(part)] = self._embed(part).cpu()
             done += len(part)
-            told(len(part))
+            on_progress(len(part))
         block["checksum"] = _checksum(block[0])
         # Named by its content: two blocks never compete for a name.
         path = self.folder / f"{hashlib.sha256(b''.join(digests)).hexdigest()[:32]}.npy"
-        save_npy(path, block, lasting=False)  # it has a checksum, and can be made again
+        save_npy(path, block, lasting=False)  # the checksum finds a block that a crash cut short
         self.embedded += len(digests)
         self._add(path)
 
     def _look(self) -> None:
-        """Take note of the blocks that other jobs have written since."""
+        """Add the blocks that other jobs have written since."""
         for path in sorted(set(self.folder.glob("*.npy")) - set(self._blocks)):
             self._add(path)
 
@@ -149,16 +151,16 @@ class EmbeddingCache:
         self.version += 1
 
     def _open(self, path: Path, check: bool = True) -> np.void | None:
-        """The block, mapped; None where it has gone, or was corrupt and is deleted."""
+        """The block, memory-mapped; None if it is gone, or was corrupt and is now deleted."""
         try:
             array = map_npy(path)
             rows = array.dtype["images"].shape[0] if array.dtype.names else 0
             if array.dtype != _block_type(rows, self.dim) or array.shape != (1,):
                 raise ValueError("another shape")
-            if check and path not in self._sound:
+            if check and path not in self._checked:
                 if int(array["checksum"][0]) != _checksum(array[0]):
                     raise ValueError("a wrong checksum")
-                self._sound.add(path)
+                self._checked.add(path)
             return array[0]
         except FileNotFoundError:
             self._forget(path)
@@ -171,21 +173,18 @@ class EmbeddingCache:
         return None
 
     def _forget(self, path: Path) -> None:
-        """What a block held is missing; its position stays taken, so that places stay valid."""
-        for position, known in enumerate(self._blocks):
-            if known == path:
-                self._blocks[position] = Path()
-                self._place = {
-                    key: place
-                    for key, place in self._place.items()
-                    if place >> ROW_BITS != position
-                }
-        self._sound.discard(path)
+        """Remove a block. The numbers of other blocks stay, so that their positions stay valid."""
+        if path in self._blocks:
+            number = self._blocks.index(path)
+            self._blocks[number] = Path()
+            places = self._place.items()
+            self._place = {key: place for key, place in places if place >> ROW_BITS != number}
+        self._checked.discard(path)
         self.version += 1
 
 
 class Embedded:
-    """phi of a set of images by position, from the cache where there is one, else afresh.
+    """phi of a set of images by position, from the cache if there is one, else computed anew.
 
     embed: images [n, C, H, W] -> phi [n, dim], on `device`. batch: images embedded at once."""
 
@@ -197,32 +196,32 @@ class Embedded:
         device: torch.device,
         batch: int = 256,
         cache: EmbeddingCache | None = None,
-        told: Progress = lambda _: None,
+        on_progress: OnProgress = lambda _: None,
     ) -> None:
         self.dim, self.device = dim, device
         self._images, self._embed, self._batch = images, embed, batch
-        self._cache, self._told = cache, told
+        self._cache, self._on_progress = cache, on_progress
         self._digests = image_digests(images) if cache else []
         self._places, self._version = np.empty(0, np.int64), -1
         self._held, self._first = torch.empty(0, dim, device=device), 0
 
     def fill(self, span: range) -> None:
-        """Bring the images at the positions of span into the cache, where there is one."""
+        """Embed the images at the positions of span into the cache, if there is one."""
         if self._cache and (self._located(span) < 0).any():
-            self._cache.fill(self._images, self._digests, span, self._batch, self._told)
+            self._cache.fill(self._images, self._digests, span, self._batch, self._on_progress)
 
     def read(self, span: range) -> Tensor:
-        """phi [n, D] of the positions of span; not to be written to."""
+        """phi [n, D] at the positions of span; read-only."""
         first = span.start - self._first
         if first >= 0 and first + len(span) <= len(self._held):
             return self._held[first : first + len(span)]
         if self._cache is None:
-            return self._afresh(span)
+            return self._embedded(span)
         for _ in range(ATTEMPTS):
             self.fill(span)
-            found = self._cache.read(self._located(span))
-            if found is not None:
-                return found.to(self.device)
+            phi = self._cache.read(self._located(span))
+            if phi is not None:
+                return phi.to(self.device)
         remedy = "check the disk, or choose another --cache-path, or --no-cache"
         raise UserError(self._cache.folder, "embeddings that do not stay as written", remedy)
 
@@ -237,23 +236,20 @@ class Embedded:
         self._held, self._first = self.read(span), span.start
         return self._held
 
-    def _afresh(self, span: range) -> Tensor:
-        found = torch.empty(len(span), self.dim, device=self.device)  # filled in place: held once
-        done = 0
+    def _embedded(self, span: range) -> Tensor:
+        phi, done = torch.empty(len(span), self.dim, device=self.device), 0  # filled in place
         for part in self._images[span.start : span.stop].split(self._batch):
-            found[done : done + len(part)] = self._embed(part)
+            phi[done : done + len(part)] = self._embed(part)
             done += len(part)
-            self._told(len(part))
-        return found
+            self._on_progress(len(part))
+        return phi
 
 
 def image_digests(images: Tensor) -> list[bytes]:
-    """What stands for each image [C, H, W]: 16 bytes of the sha256 of its numbers."""
+    """16 bytes of the sha256 of each image [C, H, W], with its type and shape."""
     kind = f"{images.dtype} {list(images.shape[1:])}".encode()
-    digests = []
-    for image in images.contiguous().cpu().numpy():
-        digests.append(hashlib.sha256(kind + image.tobytes()).digest()[:DIGEST_BYTES])
-    return digests
+    pixels = images.contiguous().cpu().numpy()
+    return [hashlib.sha256(kind + image.tobytes()).digest()[:DIGEST_BYTES] for image in pixels]
 
 
 def _block_type(rows: int, dim: int) -> np.dtype:
@@ -262,7 +258,7 @@ def _block_type(rows: int, dim: int) -> np.dtype:
 
 
 def _checksum(block: np.void) -> int:
-    """CRC-32 of digests and embeddings: it finds any accidental change but one in 2^32."""
+    """CRC-32 of digests and embeddings: it misses one accidental change in 2^32."""
     return zlib.crc32(np.ascontiguousarray(block["phi"]), zlib.crc32(block["images"].tobytes()))
 
 
@@ -276,7 +272,7 @@ def _cells(span: range, rows: int) -> Iterator[range]:
 
 
 def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
-    """Neighbouring rows as a slice, which is copied without a detour."""
+    """Neighbouring rows as a slice, which numpy copies faster."""
     first, last = int(positions[0]), int(positions[-1])
     neighbours = last - first == len(positions) - 1 and (np.diff(positions) == 1).all()
     return slice(first, last + 1) if neighbours else positions

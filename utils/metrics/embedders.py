@@ -19,15 +19,15 @@ from utils.jobs.memory import as_size
 from utils.metrics.cache import EmbeddingCache
 from utils.metrics.lpips_weights import load_embedding
 
-CODE = 2  # raise it when the same weights give other embeddings: old caches are then left alone
+CODE = 2  # raise it when the same weights give other embeddings: old caches are then not read
 
 
 @dataclass(frozen=True)
 class Embedder:
     """A metric as an embedding: phi [B, D] float32 on device, of images [B, C, H, W] in [-1, 1].
 
-    Raises UserError where a network gives NaN or infinite features.
-    The metric is |phi(x) - phi(y)|^2 where `squared` (LPIPS), else |phi(x) - phi(y)| (L2)."""
+    The metric is |phi(x) - phi(y)|^2 if `squared` (LPIPS), else |phi(x) - phi(y)| (L2).
+    Raises UserError where a network gives NaN or infinite features."""
 
     name: str  # in METRIC_NAMES
     squared: bool
@@ -37,14 +37,14 @@ class Embedder:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        # An image must give the same bits whatever is embedded with it: a cache mixes them. Alone
-        # it takes other kernels, and what threads cannot share evenly they cut through an image.
-        even = max(2, torch.get_num_threads())
-        filling = images[:1].expand(-len(images) % even, -1, -1, -1)
-        batch = torch.cat([images, filling]).to(self.device)
+        # An image must give the same bits in every batch: a cache mixes batches. A single image
+        # takes other kernels, and threads that cannot share images evenly split one of them.
+        multiple = max(2, torch.get_num_threads())
+        padding = images[:1].expand(-len(images) % multiple, -1, -1, -1)
+        batch = torch.cat([images, padding]).to(self.device)
         batch = to_float(batch) if batch.dtype == torch.uint8 else batch.float()
         phi = self.phi(batch)[: len(images)]
-        # Only a network makes numbers that its images have not; and a cache would keep them.
+        # Pixels that are finite stay so; a network's features may not, and a cache would keep them.
         if self.fingerprint and not phi.isfinite().all():
             remedy = "use images in [-1, 1], and torchvision's weights of the network"
             raise UserError(f"LPIPS {self.name}", "NaN or infinite features", remedy)
@@ -60,15 +60,13 @@ def l2(images: Tensor) -> Tensor:
     return images.flatten(1)
 
 
-WITHOUT_NETWORK = {  # metrics |phi(x) - phi(y)| by their phi
-    "l2": l2,
-}
+WITHOUT_NETWORK = {"l2": l2}  # phi of metrics |phi(x) - phi(y)|
 
 
 def load_metric(metric: str, weights_dir: Path | None, device: torch.device | str) -> Embedder:
     """The embedder of a metric without a network, or of LPIPS with alex, vgg or squeeze.
 
-    Raises UserError where the network's weights are not to be had."""
+    Raises UserError where the network's weights are not available."""
     device = torch.device(device)
     if metric in WITHOUT_NETWORK:
         return Embedder(metric, False, device, WITHOUT_NETWORK[metric], "")
@@ -78,26 +76,26 @@ def load_metric(metric: str, weights_dir: Path | None, device: torch.device | st
 
 
 def open_cache(
-    embedder: Embedder, given: CacheOptions, beside: Path, images: Tensor, count: int
+    embedder: Embedder, settings: CacheOptions, beside: Path, images: Tensor, count: int
 ) -> EmbeddingCache | None:
-    """The cache of embeddings for images like these; None where it is not wanted, or does not pay.
+    """The cache of embeddings for images like these; None with --no-cache, and for L2.
 
-    beside: the stage's result folder. count: how many images will be embedded at most. Says what
-    they take on the disk; where that is not free, one line says so and there is no cache."""
-    if given.no_cache or not embedder.fingerprint:  # pixels are at hand faster than a file of them
+    beside: the stage's result folder. count: how many images will be embedded at most. Prints how
+    much space they take; None also where the disk has less."""
+    if settings.no_cache or not embedder.fingerprint:  # pixels: reading a file takes longer
         return None
     dim = embedder.dim(images)
     shape = "x".join(map(str, images.shape[1:]))
-    root = given.cache_path or Path(beside).parent / "embeddings"
+    root = settings.cache_path or Path(beside).parent / "embeddings"
     folder = Path(root) / f"{embedder.name}-{shape}-{embedder.fingerprint}-{CODE}"
     cache = EmbeddingCache(folder, dim, embedder)
     needed, free = max(0, count * dim * 4 - cache.size()), free_space(folder)
-    told = f"embeddings in {folder}"
+    line = f"embeddings in {folder}"
     if needed:
-        told += f": up to {as_size(needed)} more, {as_size(free)} free"
+        line += f": up to {as_size(needed)} more, {as_size(free)} free"
     if needed > free:
         remedy = "none are kept; free space or choose another --cache-path to embed only once"
-        print(f"{told}: {remedy}", file=sys.stderr, flush=True)
+        print(f"{line}: {remedy}", file=sys.stderr, flush=True)
         return None
-    print(told, flush=True)
+    print(line, flush=True)
     return cache

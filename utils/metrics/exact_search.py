@@ -26,23 +26,22 @@ INDEX_BITS = 32
 # are ordered as their bits, so integers are ordered by distance and then by index.
 EMPTY = 0x7F800000 << INDEX_BITS  # distance infinity
 LARGEST_FLOAT = torch.finfo(torch.float32).max
-FEW = 2  # open pairs for each neighbour that are recomputed without looking for better ones first
+FEW = 2  # open pairs a neighbour that are recomputed at once, without the best ones first
 DENSE = 8  # a row with more than one open pair in so many is recomputed whole
 
 
 class NearestNeighbours:
     """The k nearest references of each query, by |a - b|, whatever their order and blocks.
 
-    Of centred vectors the product gives a lower bound of every squared distance (`lower_bound`),
+    The product of centred vectors gives a lower bound of every squared distance (`lower_bound`),
     and every pair whose bound is not above the k-th distance so far is recomputed as
-    sum (a - b)^2. Nothing is missed, duplicates and near-duplicates included; they only take
-    longer.
+    sum (a - b)^2. So no neighbour is missed; duplicates and near-duplicates only take longer.
 
     queries: [N, D] float32, on any device. k >= 1. exclude_self: reference i is no neighbour of
     query i; first_query is the index of queries[0]. block_bytes: bound of temporary memory
-    (beyond it only where one pair alone needs more). product: float32, or bfloat16, which is
-    faster where the hardware has it; a coarser product proposes more pairs and changes no bit.
-    The queries are held twice: as they are, and in the product's format.
+    (more only if a single pair needs more). product: float32, or bfloat16, which is faster where
+    the hardware has it; a coarser product proposes more pairs, and the result has the same bits.
+    The queries are stored twice: as they are, and in the product's format.
     Raises ValueError for NaN, infinite or huge values (|a|^2 > 5e36), and other shapes."""
 
     def __init__(
@@ -64,12 +63,12 @@ class NearestNeighbours:
         check_vectors(queries, "queries")
         self._queries, self._k, self._product = queries.detach(), k, product
         self._exclude_self, self._first_query = exclude_self, first_query
-        # Of the memory: a half for a block of references in the product's format, a half for
-        # pairs (bound, masks, keys).
+        # Half of the memory is for a block of references in the product's format, half for pairs
+        # (bound, masks, keys).
         dim = max(queries.shape[1], 1)
         self._columns = max(1, min(block_bytes // (16 * dim), 4096))
         self._rows = max(1, block_bytes // (64 * self._columns))
-        # Any centre gives the same distances; a near one makes the bound tight.
+        # Distances do not depend on the centre; with a near one the bound is tight.
         self._centre = (
             self._queries.mean(0) if len(queries) else queries.new_zeros(queries.shape[1])
         )
@@ -84,8 +83,8 @@ class NearestNeighbours:
         Each index once; ascending blocks are the fastest."""
         check_vectors(references, "references")
         if references.shape[1] != self._queries.shape[1]:
-            found = f"{references.shape[1]} columns"
-            raise ValueError(f"references: found {found}; give {self._queries.shape[1]}")
+            columns = references.shape[1]
+            raise ValueError(f"references: found {columns} columns; give {self._queries.shape[1]}")
         if not 0 <= first_index <= 2**INDEX_BITS - len(references):
             raise ValueError(f"first_index: found {first_index}; choose 0 to 2^32 - M")
         with torch.no_grad(), full_float32(self._queries.device):
@@ -111,10 +110,10 @@ class NearestNeighbours:
         queries, keys = self._queries[rows], self._keys[rows]  # a view: merging writes through
         bound = lower_bound(self._side[rows], side)  # [n, m]
         if self._exclude_self:
-            own = torch.arange(len(queries), device=bound.device) + rows.start + self._first_query
-            own = own - first  # [n], the column that is the query itself, where there is one
-            inside = (own >= 0) & (own < len(block))
-            bound[inside, own[inside]] = torch.inf
+            offset = rows.start + self._first_query - first
+            itself = torch.arange(len(queries), device=bound.device) + offset  # [n], its column
+            inside = (itself >= 0) & (itself < len(block))
+            bound[inside, itself[inside]] = torch.inf
 
         rest = self._open(bound, keys)
         if int(rest.count_nonzero()) > FEW * self._k * len(queries):
@@ -137,13 +136,13 @@ class NearestNeighbours:
 
     def _open(self, bound: Tensor, keys: Tensor) -> Tensor:
         """Which pairs [n, m] may still be among the k nearest."""
-        # The distance that it is compared with was itself rounded once.
+        # The distance that the bound is compared with was itself rounded once.
         limit = key_distance(keys[:, -1:]) * (1 + 4 * UNIT)  # [n, 1]
-        limit = limit.clamp(max=LARGEST_FLOAT)  # what is left out has an infinite bound
+        limit = limit.clamp(max=LARGEST_FLOAT)  # excluded pairs have an infinite bound
         return bound <= limit.to(bound.device)
 
     def _leave_out_later_copies(self, rest: Tensor, keys: Tensor, first: int) -> None:
-        """Nothing is nearer than 0: there only a smaller index counts (copies are common)."""
+        """Where all k distances are 0, which is common, only a smaller index is better."""
         last = keys[:, -1]
         rows = (key_distance(last) == 0).nonzero().flatten()
         if len(rows):
@@ -165,10 +164,10 @@ class NearestNeighbours:
         table[row, place] = to_keys(squares, j + first)
         self._merge(rows, table.to(keys.device), keys)
 
-    def _merge(self, rows: Tensor, found: Tensor, keys: Tensor) -> None:
-        """Keep the k nearest of keys[rows] and found [r, c]."""
+    def _merge(self, rows: Tensor, new: Tensor, keys: Tensor) -> None:
+        """Keep the k nearest of keys[rows] and new [r, c]."""
         rows = rows.to(keys.device)
-        both = torch.cat([keys[rows], found], dim=1)
+        both = torch.cat([keys[rows], new], dim=1)
         keys[rows] = both.topk(self._k, largest=False, sorted=True).values
 
 
@@ -180,7 +179,7 @@ def nearest_neighbours(
     exclude_self: bool = False,
     product: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """`NearestNeighbours` for references [M, D] that are there at once: squared, indices."""
+    """`NearestNeighbours` of references [M, D] in one block: squared distances, indices."""
     nearest = NearestNeighbours(queries, k, exclude_self=exclude_self, product=product)
     nearest.update(references, 0)
     return nearest.result()
@@ -190,7 +189,7 @@ def merge_nearest(parts: Iterable[tuple[Tensor, Tensor]], k: int) -> tuple[Tenso
     """The k nearest of several results: squared distances [N, k] float32, indices [N, k] int64.
 
     parts: (squared distances [N, k_i], indices [N, k_i]) of the same queries to disjoint
-    references; infinite distances are no neighbours. Gives what one search gives, to the bit.
+    references; infinite distances are no neighbours. The same bits as of one search.
     Raises ValueError where there are fewer than k neighbours."""
     keys = torch.cat([to_keys(squares, indices) for squares, indices in parts], dim=1)
     if keys.shape[1] < k:

@@ -17,10 +17,10 @@ TAPS = {
     "squeeze": {1: 64, 4: 128, 7: 256, 9: 384, 10: 384, 11: 512, 12: 512},
 }
 ARCHITECTURES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
-SMALLEST_SIDE = 32  # pixels; AlexNet's last layers have nothing left to see below
+SMALLEST_SIDE = 32  # pixels; below it AlexNet's last layers have no output
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-TINY = 1e-10  # keeps a position without any activation at zero
+TINY = 1e-10  # a position without any activation stays at zero
 
 
 class LpipsEmbedding(nn.Module):
@@ -69,7 +69,7 @@ class LpipsEmbedding(nn.Module):
             return torch.cat(parts, dim=1)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """What the network sees: [B, 3, >= 32, >= 32], normalised as in its training."""
+        """The network's input: [B, 3, >= 32, >= 32], normalised as in its training."""
         if x.ndim != 4 or x.shape[1] not in (1, 3):
             raise ValueError(f"x: found shape {list(x.shape)}; give [B, 1 or 3, H, W]")
         x = (x.float() * 0.5 + 0.5).expand(-1, 3, -1, -1)
@@ -83,10 +83,10 @@ class LpipsEmbedding(nn.Module):
 
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
-    """Multiply in float32 proper, whatever autocast and tf32 switches are on around it.
+    """Multiply in full float32, whatever autocast and tf32 switches are set outside.
 
-    tf32 keeps 11 bits: distances of near-duplicates would be noise. Where a product is asked for
-    in bfloat16, its sums are of float32 too."""
+    tf32 keeps 11 bits: distances of near-duplicates would be noise. The sums of a product in
+    bfloat16 are in float32 too."""
     backends = torch.backends
     if hasattr(backends.cuda.matmul, "fp32_precision"):  # torch 2.9 and later
         places = (backends.cuda.matmul, backends.cudnn.conv)
@@ -109,7 +109,7 @@ def full_float32(device: torch.device) -> Iterator[None]:
 
 
 def _features(network: str, backbone: Mapping[str, Tensor]) -> nn.Sequential:
-    """torchvision's `features` up to the last tap, holding the weights of backbone."""
+    """torchvision's `features` up to the last layer of TAPS, with the weights of backbone."""
     from torchvision import models  # takes a second to import
 
     # On the meta device nothing is allocated or initialised: the classifiers are large.
@@ -117,31 +117,28 @@ def _features(network: str, backbone: Mapping[str, Tensor]) -> nn.Sequential:
         features = getattr(models, ARCHITECTURES[network])(weights=None).features
     features = features[: max(TAPS[network]) + 1]
     prefix = "features."
-    given = {
-        name.removeprefix(prefix): value
-        for name, value in backbone.items()
-        if name.startswith(prefix)
-    }
+    weights = {}
     for name, empty in features.state_dict().items():
-        value = given.get(name)
+        value = backbone.get(prefix + name)
         if not isinstance(value, Tensor) or value.shape != empty.shape:
-            found = list(value.shape) if isinstance(value, Tensor) else "nothing"
-            raise ValueError(f"{prefix}{name}: found {found}; give shape {list(empty.shape)}")
+            shape = list(value.shape) if isinstance(value, Tensor) else "nothing"
+            raise ValueError(f"{prefix}{name}: found {shape}; give shape {list(empty.shape)}")
         if not value.isfinite().all():
             raise ValueError(f"{prefix}{name}: found NaN or infinite weights; give finite ones")
-    weights = {name: given[name].detach().float().clone() for name in features.state_dict()}
+        weights[name] = value.detach().float().clone()
     features.load_state_dict(weights, assign=True)
     return features
 
 
 def _checked_heads(network: str, heads: Sequence[Tensor]) -> list[Tensor]:
+    """Heads as vectors [C_l] >= 0. Raises ValueError for other shapes, numbers and values."""
     channels = list(TAPS[network].values())
-    found = [tuple(head.shape) for head in heads]
-    allowed = [((count,), (1, count, 1, 1)) for count in channels]
-    if len(found) != len(channels) or any(
-        shape not in pair for shape, pair in zip(found, allowed, strict=True)
-    ):
-        raise ValueError(f"heads: found shapes {found}; give [1, C, 1, 1] with C of {channels}")
+    shapes = [tuple(head.shape) for head in heads]
+    fits = len(shapes) == len(channels) and all(
+        shape in ((count,), (1, count, 1, 1)) for shape, count in zip(shapes, channels, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"heads: found shapes {shapes}; give [1, C, 1, 1] with C of {channels}")
     flat = [head.detach().float().flatten() for head in heads]
     if not all((head >= 0).all() and head.isfinite().all() for head in flat):
         raise ValueError("heads: found negative or infinite weights; give those of LPIPS v0.1")

