@@ -159,7 +159,7 @@ def compare(job: DistancesJob, search: Search) -> tuple[Part, dict[str, np.ndarr
     with progress(total=len(part.columns), unit="image", desc=name) as bar:
         # After the images are loaded: the memory that they take is not free any more.
         memory = search_budget(parse_memory(search.options.memory), embedder.device)
-        settings = replace(search.settings, memory_bytes=memory, compared=bar.update)
+        settings = replace(search.settings, memory_bytes=memory, on_compared=bar.update)
         arrays = nearest_in(
             embedder, samples, subset.images, search.options.k, part.rows, part.columns, settings
         )
