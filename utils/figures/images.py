@@ -1,4 +1,4 @@
-"""Pictures of images: grids and tiles."""
+"""Images in figures: grids and tiles. Images are [..., C, H, W] in [-1, 1], C = 1 or 3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # training writes grids without matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TILE_PIXELS = 32  # least side of a tile in a grid
+TILE_PIXELS = 32  # shortest side of a tile in a grid
 TILE, GAP = 0.62, 0.07  # inches: side of a tile in a panel, space between two
 
 

@@ -1,21 +1,15 @@
-"""Every picture of the toolkit, from plain arrays to a matplotlib Figure; no path, no state.
-
-Images are [..., C, H, W] in [-1, 1]; C is 1 (grey) or 3 (colour). How a class looks, and the
-rest of the style, is in figure_style.py."""
+"""A figure as .png and .pdf files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.figures.style import (
-    styled,
-)
+from utils.figures.style import styled
 from utils.files.atomic import atomic_write
 
-if TYPE_CHECKING:  # matplotlib is loaded by the first picture: training needs none for its grids
+if TYPE_CHECKING:  # matplotlib is loaded with the first figure: training needs none for its grids
     from matplotlib.figure import Figure
-
 
 DOTS_PER_INCH = 200
 
@@ -34,22 +28,22 @@ def figure_files(picture: Path) -> tuple[Path, Path]:
 def save_figure(fig: Figure, picture: Path) -> None:
     """Write fig as NAME.png and as NAME.pdf, each whole or not at all; equal figures, equal bytes.
 
-    Both show one layout. Afterwards fig's layout stands still, and its images are those of the
-    PDF. Raises UserError where a file cannot be written."""
+    Both have the same layout. Afterwards fig has a fixed layout, and its images have the
+    interpolation of the PDF. Raises UserError where a file cannot be written."""
     raster, vector = figure_files(picture)
     fig.set_dpi(DOTS_PER_INCH)
     fig.draw_without_rendering()
-    fig.set_layout_engine(None)  # each drawing would move the parts a little further
+    fig.set_layout_engine(None)  # each drawing would change it a little
     with atomic_write(raster) as file:
         fig.savefig(file, format="png", dpi=DOTS_PER_INCH)
     _keep_pixels(fig)
-    # A PDF would carry the time at which it was made.
+    # Without metadata a PDF has the time at which it was made.
     with atomic_write(vector) as file:
         fig.savefig(file, format="pdf", dpi=DOTS_PER_INCH, metadata={"CreationDate": None})
 
 
 def _keep_pixels(fig: Figure) -> None:
-    """Images go into a PDF as they are, unless they have more pixels than the page has dots."""
+    """Store images in a PDF pixel by pixel, unless they have more pixels than the page has dots."""
     from matplotlib.image import AxesImage
 
     for image in fig.findobj(AxesImage):

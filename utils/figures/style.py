@@ -1,7 +1,7 @@
-"""How every picture looks: the classes' colours, the house style, empty figures to draw on.
+"""The style of all figures: the classes' colours, matplotlib's settings, empty figures.
 
-A class has the same colour, marker, line and hatch everywhere. The colours differ in lightness
-too, so that they are told apart in grey and by colour-blind readers."""
+A class has the same colour, marker, line and hatch everywhere. The colours also differ in
+lightness, for prints in grey and colour-blind readers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import numpy as np
 
 from utils.cli.options.choices import CLASSES
 
-if TYPE_CHECKING:  # matplotlib is loaded by the first picture: training needs none for its grids
+if TYPE_CHECKING:  # matplotlib is loaded with the first figure: training needs none for its grids
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 class Look(NamedTuple):
-    """How a class is drawn, wherever it is drawn."""
+    """How a class is drawn in every figure."""
 
     colour: str
     marker: str
@@ -28,13 +28,14 @@ class Look(NamedTuple):
     hatch: str
 
 
-CLASS_LOOKS = (  # in the order of verdicts.CLASSES: memorized, spurious, generalized
+CLASS_LOOKS = (  # in the order of CLASSES: memorized, spurious, generalized
     Look("#9E2A2B", "o", "-", ""),
     Look("#EBA92A", "^", "--", "////"),
     Look("#3A8FC8", "s", "-.", "...."),
 )
+LOOKS = dict(zip(CLASSES, CLASS_LOOKS, strict=True))
 INK, PALE, FAINT = "#222222", "#666666", "#D9D9D9"
-LIGHTEST = 0.8  # of viridis: what lies beyond is too pale for white paper
+LIGHTEST = 0.8  # of viridis: lighter colours are too pale on white paper
 LINES = ("-", "--", "-.", ":")
 STYLE = {
     "font.size": 9,
@@ -49,12 +50,12 @@ STYLE = {
     "legend.frameon": False,
     "hatch.linewidth": 0.6,
     "lines.linewidth": 1.6,
-    "pdf.fonttype": 42,  # fonts as TrueType: a journal's programs can read them
+    "pdf.fonttype": 42,  # TrueType fonts, which journals require
 }
 
 
 def styled(draw: Callable) -> Callable:
-    """Run draw under the house style, whatever the user's matplotlibrc says."""
+    """Run draw with STYLE, whatever the user's matplotlibrc says."""
 
     @functools.wraps(draw)
     def drawn(*args: Any, **options: Any) -> Any:
@@ -69,8 +70,8 @@ def styled(draw: Callable) -> Callable:
 
 
 def k_looks(sizes: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Colour and style of the line of each K: from dark to light as K grows, and neighbours
-    differ in their dashes, which tell them apart in grey too."""
+    """Colour and style of the line of each K: from dark to light as K grows; neighbours differ in
+    their dashes, for prints in grey."""
     from matplotlib import colormaps
 
     sizes = sorted(sizes)
@@ -92,14 +93,14 @@ def three_digits(value: float) -> str:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in inches whose parts make room for each other."""
+    """An empty figure, in inches, with matplotlib's constrained layout."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def blank_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure with one bare axes over all of it, in inches from the upper left corner."""
+    """A figure covered by one axes without frame, in inches from the upper left corner."""
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(width, height))
@@ -109,21 +110,20 @@ def blank_figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def log_ticks(ax: Axes, sizes: np.ndarray, width: float) -> None:
-    """A log axis, `width` inches long, with a tick at each K and a label where there is room."""
+    """Make the x axis logarithmic, with a tick at each K and a label where it fits.
+
+    sizes: the K, ascending. width: of the axes in inches."""
     ax.set_xscale("log")
     low, high = math.log(sizes[0]), math.log(sizes[-1])
     margin = max(0.04 * (high - low), 0.1)
     ax.set_xlim(math.exp(low - margin), math.exp(high + margin))
     inches = (np.log(sizes) - low) * width / (high - low + 2 * margin)
-    upright = 0.085 * len(str(sizes[-1])) + 0.06  # inches that a horizontal label needs
-    turned = len(sizes) > 1 and np.diff(inches).min() < upright
+    horizontal = 0.085 * len(str(sizes[-1])) + 0.06  # inches that a horizontal label needs
+    turned = len(sizes) > 1 and np.diff(inches).min() < horizontal
     labels, last = [], -math.inf
     for k, at in zip(sizes, inches, strict=True):
-        fits = at - last >= (0.17 if turned else upright)
+        fits = at - last >= (0.17 if turned else horizontal)
         labels.append(str(k) if fits else "")
         last = at if fits else last
     ax.set_xticks(sizes, labels, rotation=45 if turned else 0)
     ax.set_xticks([], minor=True)
-
-
-LOOKS = dict(zip(CLASSES, CLASS_LOOKS, strict=True))
