@@ -1,4 +1,4 @@
-"""Measure basins of attraction: how much noise an image survives before it is another image.
+"""Measure basins of attraction: up to how much noise an image is recovered.
 
     python run_critical_times.py --ckpt-path models --sample-path identified/memorized \\
         --result-path times/memorized --use-lpips --network vgg
@@ -7,10 +7,10 @@
     python run_critical_times.py --exact --sample-path identified/spurious \\
         --result-path exact-times/spurious --delta 1
 
-Each image is noised to t = 1, 26, ..., denoised by DDIM, and lives while 9 of 10 trials come back
-to within --delta of it. Reads models K.pt and samples K.npz (without --sample-path the training
-images); writes K.npz into --result-path and figures beside it (docs/formats.md). Run it again to
-continue."""
+Noise of t = 1, 26, ... is added to each image and removed by DDIM; the image is recovered at t if
+9 of 10 trials end within --delta of it. Reads models K.pt and samples K.npz (without --sample-path
+the training images); writes K.npz into --result-path and figures beside it (docs/formats.md). Run
+it again to continue."""
 
 from utils.cli.main import run_stage
 from utils.cli.options.sections import CriticalTimesStage

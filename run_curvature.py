@@ -1,4 +1,4 @@
-"""Measure the curvature of the energy -log p_t around samples, and the dimension they lie in.
+"""Measure the curvature of the energy -log p_t around samples, and their local dimension.
 
     python run_curvature.py --ckpt-path models --sample-path identified/memorized \\
         --result-path curvature/memorized

@@ -6,7 +6,7 @@
 
 Without --use-lpips the distance is Euclidean (L2). Reads synthetics/K.npz and the data set that
 its args name; writes dists/K.npz (docs/formats.md) and, for LPIPS, the images' embeddings, which
-all K, jobs and later stages share. Several workers: --part shares out the K, --shard each K
+all K, jobs and later stages use. For several jobs: --part divides the K among them, --shard each K
 (docs/cluster.md). Run it again to continue."""
 
 from utils.cli.main import run_stage

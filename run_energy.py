@@ -1,4 +1,4 @@
-"""Measure relative energies: how deep samples lie in the landscape of their model.
+"""Measure relative energies: how deep samples lie in the energy landscape of their model.
 
     python run_energy.py --ckpt-path models --sample-path identified/memorized \\
         --ref-path reference/image.npz --result-path energies/memorized

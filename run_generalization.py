@@ -1,4 +1,4 @@
-"""Tell generalization from memory by tests that need no threshold of distance.
+"""Test whether a model generalizes or memorizes, without a threshold of distance.
 
     python run_generalization.py --ckpt-path models --synth-path synthetics \\
         --second-synth-path second/synthetics --result-path generalization
@@ -9,8 +9,8 @@
 
 For each K: whether two models of disjoint training sets draw the same images from the same seeds,
 how far the model is from the exact memorizer, the gap between losses on training and held-out
-images, three tests of nearest neighbours against held-out images, and the times at which the data
-alone collapse and speciate. Reads models K.pt, sets K.npz and the data set; writes K.json, K.npz
+images, three tests of nearest neighbours against held-out images, and the collapse and speciation
+times of the data. Reads models K.pt, sets K.npz and the data set; writes K.json, K.npz
 and figures into --result-path (docs/formats.md). With --checkpoints the same over one training's
 steps. Run it again to continue."""
 

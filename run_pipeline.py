@@ -6,10 +6,10 @@
     python run_pipeline.py --models models --data-path data --metric vgg --sizes 2,1000,50000 \\
         --root results/published
 
-One YAML file serves all stages; flags beat it. With --models nothing is trained: the models of that
-folder, ours or the published ones, are examined. Writes models/, training/, generations/,
+One YAML file serves all stages; flags override it. With --models nothing is trained: the models of
+that folder, ours or the published ones, are measured. Writes models/, training/, generations/,
 synthetics/, dists/ and identified/ below --root, and ends with a table and the paths of the
-figures. Run it again to continue: finished work is found and skipped."""
+figures. Run it again to continue: finished work is skipped."""
 
 from utils.cli.main import run_stage
 from utils.cli.options.sections import PipelineStage

@@ -1,10 +1,10 @@
-"""What a file of these stages or of the original toolkit is, in one screen.
+"""Describe a file of these stages or of the original toolkit, on one screen.
 
     python -m utils.describe models/64.pt
     python -m utils.describe identified/spurious/64.npz --grid spurious-64.png
 
-Says of a .pt or .npz its kind, K, data set, options, shapes and ranges; --grid draws its samples.
-Nothing in the file is executed."""
+Prints the kind of a .pt or .npz file, its K, data set, options, shapes and ranges; --grid draws
+its samples. Nothing in the file is executed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.cli.main import run_stage
 from utils.cli.options.checks import required
 from utils.cli.options.sections import DescribeStage
 
-# The keys that tell a kind of .npz, the more telling first.
+# Kinds of .npz by a key that they have; the first that is there decides.
 NPZ_KINDS = {
     "sample-wells": "a landscape of the toy circle (K/landscape-tT.npz)",
     "groups": "basins of the toy circle (K/basins-tT.npz)",
@@ -34,11 +34,12 @@ NPZ_KINDS = {
     "seeds": "a shard of generated images (generations/K/shard-N.npz)",
     "samples": "images (synthetics/K.npz, or references)",
 }
+CHECKPOINT_OF_ORIGINAL = "a checkpoint of the original toolkit"
 SHOWN_IMAGES = 64
 
 
 def run(options: DescribeStage) -> None:
-    """Print what the file is; with --grid, also draw its samples."""
+    """Print a description of the file; with --grid, also draw its samples."""
     path, grid = Path(required(options.describe, "path")), options.describe.grid
     lines, samples = describe(path)
     print("\n".join(lines))
@@ -54,9 +55,9 @@ def run(options: DescribeStage) -> None:
 
 
 def describe(path: Path) -> tuple[list[str], np.ndarray | None]:
-    """Lines that say what a file is, and its images [N, C, H, W] where it has such.
+    """Lines that describe a file, and its images [N, C, H, W] if it has any.
 
-    Raises UserError where the file is missing, cut short, of another kind or hostile."""
+    Raises UserError where the file is missing, cut short, of another kind or malicious."""
     if path.suffix == ".pt":
         return describe_checkpoint(path), None
     if path.suffix == ".npz":
@@ -76,24 +77,24 @@ def describe_checkpoint(path: Path) -> list[str]:
     args = plain(content["args"], path)
     if not isinstance(args, Mapping):
         raise UserError(f"{path}: args", args, "give a checkpoint of train_unet.py")
-    ours = "format_version" in content
     if "toy_train" in args:
         lines = [f"{path}: a network of the toy circle (K/checkpoints/ITER.pt)"]
-        lines += told_args(args, ("toy_data", "toy_train"))
+        lines += option_lines(args, ("toy_data", "toy_train"))
     else:
-        found = load_checkpoint(path)
-        kind = "a checkpoint" if ours else "a checkpoint of the original toolkit"
-        lines = [f"{path}: {kind}, {size_of(path)}"]
-        lines += origin(found.args) + told_args(found.args, ("data", "train", "model"))
-        lines.append(f"fingerprint of the averaged weights: {found.fingerprint}")
+        checkpoint = load_checkpoint(path)
+        kind = "a checkpoint" if "format_version" in content else CHECKPOINT_OF_ORIGINAL
+        lines = [f"{path}: {kind}, {size_of(path)}", origin_line(checkpoint.args)]
+        lines += option_lines(checkpoint.args, ("data", "train", "model"))
+        lines.append(f"fingerprint of the averaged weights: {checkpoint.fingerprint}")
     lines.append(f"steps: {content.get('iterations', 'not said')}")
     for name in ("model", "ema"):
         if isinstance(content.get(name), Mapping):
-            lines.append(told_weights(path, name, content[name]))
+            lines.append(weights_line(path, name, content[name]))
     return lines
 
 
-def told_weights(path: Path, name: str, state: Mapping[str, Any]) -> str:
+def weights_line(path: Path, name: str, state: Mapping[str, Any]) -> str:
+    """Count and range of a state dict's numbers. Raises UserError where it is none of numbers."""
     import torch
 
     tensors = [v for v in state.values() if isinstance(v, torch.Tensor) and not v.is_complex()]
@@ -114,22 +115,22 @@ def describe_arrays(path: Path) -> tuple[list[str], np.ndarray | None]:
     from utils.files.provenance import read_args, resolve_args
 
     arrays = read_npz(path)
-    kind = next((told for key, told in NPZ_KINDS.items() if key in arrays), "arrays")
+    kind = next((kind for key, kind in NPZ_KINDS.items() if key in arrays), "arrays")
     lines = [f"{path}: {kind}, {size_of(path)}"]
     if "args" in arrays:
         args = read_args(arrays, path)
         if isinstance(args, Mapping) and "train" in args:
             args = resolve_args(args, path)
-            lines += origin(args)
+            lines.append(origin_line(args))
         if isinstance(args, Mapping):
-            lines += told_args(args, args)
-    lines += [told_array(key, array) for key, array in arrays.items() if key != "args"]
+            lines += option_lines(args, args)
+    lines += [array_line(key, array) for key, array in arrays.items() if key != "args"]
     samples = arrays.get("samples")
     images = samples is not None and samples.ndim == 4 and samples.dtype.kind == "f"
     return lines, samples if images and len(samples) else None
 
 
-def told_array(key: str, array: np.ndarray) -> str:
+def array_line(key: str, array: np.ndarray) -> str:
     """`samples: float32 [256, 1, 8, 8], -1 to 1`; one value is shown, NaN are counted."""
     if not array.ndim:
         return f"{key}: {array.dtype}, {str(array)[:60]}"
@@ -144,34 +145,35 @@ def told_array(key: str, array: np.ndarray) -> str:
     return f"{line}, {missing} not finite" if missing else line
 
 
-def origin(args: Mapping[str, Any]) -> list[str]:
-    """What the images or weights come from."""
+def origin_line(args: Mapping[str, Any]) -> str:
+    """The training that the images or weights come from."""
     data, train, model = (args[name] for name in ("data", "train", "model"))
     side, channels = model["image_size"], model["in_channels"]
     colours = {1: "grey", 3: "colour"}[channels]
     trained = f"K = {train['train_size']} of {data['data_name']}, seed {train['global_seed']}"
-    return [f"{trained}, {side} x {side} {colours}"]
+    return f"{trained}, {side} x {side} {colours}"
 
 
-def told_args(args: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+def option_lines(args: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """One line a section: the options that differ from our defaults, or all of an unknown one."""
     from utils.files.provenance import differing
 
     lines = []
     for name in names:
         if isinstance(args[name], Mapping):
-            told = [f"{key}={value}" for key, value in differing(name, args[name]).items()]
-            lines.append(f"{name}: {' '.join(told) or 'defaults'}")
+            options = [f"{key}={value}" for key, value in differing(name, args[name]).items()]
+            lines.append(f"{name}: {' '.join(options) or 'defaults'}")
     return lines
 
 
 def size_of(path: Path) -> str:
-    """`size_of` a file of 1,234,567 bytes is `1.2 MB`."""
+    """A file's size: `1.2 MB` for 1,234,567 bytes."""
     return f"{path.stat().st_size / 1e6:.1f} MB"
 
 
 def main(arguments: list[str]) -> None:
-    # the path alone is enough to type
+    """The command line."""
+    # `--path` may be left out.
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--path", *arguments]
     run_stage(run, DescribeStage, __doc__ or "", arguments, "python -m utils.describe")

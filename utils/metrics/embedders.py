@@ -60,7 +60,9 @@ def l2(images: Tensor) -> Tensor:
     return images.flatten(1)
 
 
-WITHOUT_NETWORK = {"l2": l2}  # phi of metrics |phi(x) - phi(y)|
+WITHOUT_NETWORK = {  # phi of metrics |phi(x) - phi(y)|
+    "l2": l2,
+}
 
 
 def load_metric(metric: str, weights_dir: Path | None, device: torch.device | str) -> Embedder:

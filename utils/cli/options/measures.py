@@ -22,12 +22,12 @@ def check_times(options: CurvatureOptions | GeneralizationOptions) -> None:
 
 @dataclass
 class SubjectOptions:
-    """What is examined: samples, each K under its own model."""
+    """The samples to measure, each K with its own model."""
 
     result_path: Path | None = None  # folder for the results, K.npz
     ckpt_path: Path | None = None  # folder of trained models, K.pt
     sample_path: Path | None = None  # folder of samples, K.npz; default: the training images
-    data_path: Path | None = None  # folder of the data sets; default: where the model found it
+    data_path: Path | None = None  # folder of the data sets; default: that of the training
     sample_size: int = 64  # samples of each K, the most typical first; negative: all
     use_least: bool = False  # take the least typical samples of a class, not the most typical
     batch_size: int = 256  # rows of a network call; changes results by rounding only
@@ -48,12 +48,12 @@ class CriticalTimesOptions(MetricOptions, SubjectOptions):
 
     delta: float = 0.1  # recovered up to this distance to the image
     p_trials: int = 10  # n, noised copies of an image at each time
-    p: float = 0.9  # an image lives while this share of its trials recovers, above 0 up to 1
-    stride: int = 25  # times 1, 1 + stride, ... are scanned
+    p: float = 0.9  # share of the trials that must recover, above 0 up to 1
+    stride: int = 25  # times 1, 1 + stride, ... are tested
     ddim_steps: int = 20  # DDIM steps from the noised copy to the image, or fewer
     eta: float = 0.0  # 0: deterministic DDIM, 1: ancestral
     search: str = "scan"  # scan (every time) or bisect (fewer; assumes that recovery is monotone)
-    trial_times: bool = True  # of scan: follow each trial after the image has stopped
+    trial_times: bool = True  # of scan: follow each trial after the image has failed
     seed: int = 3407  # a copy's noise comes from the seed, the image, the time and the trial
 
     def __post_init__(self) -> None:
@@ -96,7 +96,7 @@ class CurvatureOptions(SubjectOptions):
     t: tuple[int, ...] = ints(50)  # times, as in 20,50,200, each 0 to T - 1
     times_path: Path | None = None  # critical times of the same samples, K.npz, for a figure
     spectrum: str = "auto"  # full, lanczos (both ends of it), auto (full up to 256 dimensions)
-    eigenvalues: int = 8  # of lanczos: so many of the largest, and of the smallest
+    eigenvalues: int = 8  # of lanczos: number of the largest, and of the smallest
     probes: int = 16  # of lanczos: random vectors for the trace
     tolerance: float = 1e-4  # of lanczos: residual of an eigenvalue over the largest one
     normal_points: int | None = None  # scores of the normal-bundle count; default 4 D, 0: none
@@ -116,17 +116,17 @@ class CurvatureOptions(SubjectOptions):
 
 @dataclass
 class GeneralizationInputs:
-    """What the tests of generalization read, and where they write."""
+    """Files that the tests of generalization read, and the folder that they write."""
 
     result_path: Path | None = None  # folder for the tests, K.json and K.npz
     ckpt_path: Path | None = None  # folder of trained models, K.pt
     synth_path: Path | None = None  # folder of their synthetic sets, K.npz
     second_synth_path: Path | None = None  # sets of models trained with --subset second, same seeds
-    times_path: Path | None = None  # critical times by class, as times, to draw over them
+    times_path: Path | None = None  # critical times by class, drawn over the transitions
     identified_path: Path | None = None  # folder of run_classify.py, to draw its shares too
     checkpoints: Path | None = None  # one training's ITER.pt, instead of K: tests over its steps
     second_checkpoints: Path | None = None  # with it: of a training with --subset second
-    data_path: Path | None = None  # folder of the data sets; default: where the model found it
+    data_path: Path | None = None  # folder of the data sets; default: that of the training
 
 
 @dataclass
@@ -134,10 +134,10 @@ class GeneralizationOptions(MetricOptions, GeneralizationInputs):
     """Tests that tell generalization from memory, for each K or over one training."""
 
     t: tuple[int, ...] = ints(20, 50, 100, 200, 400, 700)  # times of losses, each 0 to T - 1
-    probe_size: int = 256  # training and held-out images for losses, of each at most
-    noises: int = 4  # noised copies of each of them at each time
-    held_out_size: int = 1000  # held-out images for tests of nearest neighbours, at most
-    cells: int = 5  # of C_T: regions of the space of images that are compared one by one
+    probe_size: int = 256  # most training, and most held-out, images for losses
+    noises: int = 4  # noised copies of each image at each time
+    held_out_size: int = 1000  # most held-out images for tests of nearest neighbours
+    cells: int = 5  # of C_T: regions of image space that are compared separately
     samples: int = 128  # with --checkpoints: images drawn from each
     sampler: str = with_help("ddim", f"with --checkpoints: {either(SAMPLER_NAMES)}")
     steps: int | None = None  # with --checkpoints: network calls an image

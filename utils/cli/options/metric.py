@@ -15,7 +15,7 @@ class MetricOptions:
 
     use_lpips: bool = False  # LPIPS; without it the Euclidean distance (L2)
     network: str = "alex"  # of LPIPS: alex, vgg or squeeze
-    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
+    lpips_weights: Path | None = None  # folder of the backbone files, if not in the usual caches
 
     def __post_init__(self) -> None:
         one_of(self, "network", NOT_L2)
@@ -26,7 +26,7 @@ class MetricOptions:
         return self.network if self.use_lpips else "l2"
 
     def metric_args(self) -> dict[str, str]:
-        """The metric as files carry it."""
+        """The metric as `args` of files store it."""
         return {
             "metric": METRIC_NAMES[self.metric],
             "network": self.network if self.use_lpips else "",

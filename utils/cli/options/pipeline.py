@@ -18,11 +18,11 @@ class PipelineOptions:
 
     root: Path = Path("results")  # folder for everything that the pipeline writes
     sizes: tuple[int, ...] = ints()  # training-set sizes K, as in 2,64,1500
-    samples: int = 256  # images to draw and judge for each K
+    samples: int = 256  # images to draw and classify for each K
     metric: str = with_help("l2", f"{either(METRIC_NAMES)} (the last three: LPIPS)")
-    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
+    lpips_weights: Path | None = None  # folder of the backbone files, if not in the usual caches
     criterion: str = "calibrated"  # calibrated, delta or ratio
-    jobs: int = 1  # processes side by side, each with its K or class
+    jobs: int = 1  # parallel processes, each with its K or class
     basins: bool = True  # also critical times and energies of each class
     curvature: bool = False  # also the curvature of the energy around each class
     generalization: bool = False  # also tests of generalization; trains second models for them
@@ -40,7 +40,7 @@ class PipelineOptions:
 
 @dataclass
 class ReportOptions:
-    """A sweep as one page."""
+    """A page about a sweep."""
 
     root: Path = Path("results")  # folder that run_pipeline.py wrote; may come first
     result_path: Path | None = None  # the page; default report.html in --root
@@ -48,7 +48,7 @@ class ReportOptions:
 
 @dataclass
 class DescribeOptions:
-    """A file to look into."""
+    """A file to describe."""
 
     path: Path | None = None  # a .pt or .npz of these stages or of the original; may come first
     grid: Path | None = None  # a picture of its first 64 images, .png
@@ -61,4 +61,4 @@ class ToDiffusersOptions:
     ckpt_path: Path | None = None  # trained model, K.pt
     result_path: Path | None = None  # folder that DDPMPipeline.from_pretrained will load
     dry_run: bool = False  # print what would be written, write nothing
-    overwrite: bool = False  # write over another model
+    overwrite: bool = False  # replace another model

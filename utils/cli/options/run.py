@@ -36,7 +36,7 @@ class SliceOptions:
 
     start_idx: int = 0  # first file of the slice
     final_idx: int = -1  # end of the slice, exclusive; -1 is the end
-    # job i of n (0 .. n - 1): its share of that slice, weighed so that all jobs take about as long
+    # job i of n (0 .. n - 1): its share of that slice; all shares take about as long
     part: str | None = None
 
     def __post_init__(self) -> None:

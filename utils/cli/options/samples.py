@@ -46,16 +46,22 @@ class GenerateOptions:
 
 
 @dataclass
-class DistancesOptions(MetricOptions):
-    """Nearest training and synthetic neighbours of each sample."""
+class DistancesInputs:
+    """Files that distances are computed from, and the folder that they are written to."""
 
     result_path: Path | None = None  # folder for the distances, K.npz
     synth_path: Path | None = None  # folder of synthetic sets, K.npz
-    data_path: Path | None = None  # folder of the data sets; default: where the model found it
+    data_path: Path | None = None  # folder of the data sets; default: that of the training
+
+
+@dataclass
+class DistancesOptions(MetricOptions, DistancesInputs):
+    """Nearest training and synthetic neighbours of each sample."""
+
     k: int = 5  # neighbours to keep
     eval_batch_size: int = 256  # samples embedded at once
     ref_batch_size: int | None = None  # training images embedded at once; default as samples
-    memory: str | None = None  # memory to stay below, as 4G or 500M; default half of what is free
+    memory: str | None = None  # limit of memory, as 4G or 500M; default: half of what is free
     shard: str | None = None  # job i of n (0 .. n - 1): its part of each K; the last one merges
 
     def __post_init__(self) -> None:
@@ -72,18 +78,18 @@ class ClassifyOptions:
 
     result_path: Path | None = None  # folder for the classes and summary.csv
     dist_path: Path | None = None  # folder of distances, K.npz
-    eval_path: Path | None = None  # folder of the sets that were judged, K.npz
+    eval_path: Path | None = None  # folder of the sets to classify, K.npz
     synth_path: Path | None = None  # folder of their synthetic neighbours; default --eval-path
-    data_path: Path | None = None  # folder of the data sets; default: where the model found it
+    data_path: Path | None = None  # folder of the data sets; default: that of the training
     criterion: str = "delta"  # delta (the two flags below), calibrated, ratio (d_1 / d_2 < 1/3)
     delta_m: float = 0.33  # memorized up to this distance to a training image
     delta_s: float = 0.33  # else spurious up to this distance to another sample
-    false_positive_rate: float = 0.01  # of calibrated: share of real images misjudged, 0 to 1
-    pool_size: int | None = None  # of calibrated: P, real images taken as known; default largest K
+    false_positive_rate: float = 0.01  # of calibrated: share of real images misclassified
+    pool_size: int | None = None  # of calibrated: P, real images as references; default largest K
     k: int = 5  # neighbours to store beside each sample
     top_size: int = 256  # most typical samples to store
     least_size: int = 64  # least typical samples to store
-    lpips_weights: Path | None = None  # folder of the backbone files, when they lie elsewhere
+    lpips_weights: Path | None = None  # folder of the backbone files, if not in the usual caches
     eval_batch_size: int = 256  # of calibrated: images embedded at once
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ class TrainOptions:
 
     global_batch_size: int = 128  # images a step, over all ranks
     iterations: int = 400_000  # steps
-    num_workers: int = 4  # accepted for old commands: the subset lies in memory
+    num_workers: int = 4  # accepted for old commands, unused: the subset is in memory
     log_every: int = 500  # steps between log lines
     ckpt_every: int = 500  # steps between checkpoints
     train_size: int = 1000  # K, training images
@@ -80,7 +80,7 @@ class ModelOptions:
     attn_resolutions: tuple[int, ...] = ints(16)  # sides (pixels) that get self-attention
     num_res_blocks: int = 2  # residual blocks a level
     dropout: float = 0.0  # share of activations dropped in training, 0 to 1
-    conditional: bool = True  # tell the network the time
+    conditional: bool = True  # give the time to the network
     resamp_with_conv: bool = True  # convolutions in down- and upsampling
     nonlinearity: str = "swish"  # swish, relu, lrelu or elu
     scale_by_sigma: bool = False  # divide the output by the noise's standard deviation
