@@ -308,7 +308,7 @@ def test_the_keys_are_those_of_the_page(made, done):
 
 def test_the_noises_around_a_sample_are_all_different_and_the_same_for_any_batch():
     def rows(batch):
-        plan = SimpleNamespace(given=CurvatureOptions(batch_size=batch), normal_points=20)
+        plan = SimpleNamespace(settings=CurvatureOptions(batch_size=batch), normal_points=20)
         return torch.cat(list(stage.noises((1, 2, 3), "key", 5, plan)))
 
     assert rows(7).equal(rows(64)) and len(rows(7)) == 20
