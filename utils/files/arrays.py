@@ -6,8 +6,8 @@ import json
 import math
 import warnings
 import zipfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,19 +36,26 @@ def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, np.ndar
     `args` of the original toolkit, a pickled object, comes back as JSON text like ours.
     Raises UserError where the file is missing, cut short, no .npz, or lacks a key."""
     path = Path(path)
+    remedy = "copy it again or delete it and rerun the stage that wrote it"
+    with _errors_of(path, "no readable .npz file", remedy), zipfile.ZipFile(path) as archive:
+        if sum(info.compress_size for info in archive.infolist()) > path.stat().st_size:
+            raise ValueError("members that overlap")
+        names = {Path(n).stem: n for n in archive.namelist() if n.endswith(".npy")}
+        keys = list(names if keys is None else keys)
+        missing = [key for key in keys if key not in names]
+        if missing:
+            problem = f"no {missing[0]!r} (it holds: {', '.join(sorted(names)) or 'nothing'})"
+            raise UserError(path, problem, "give a file that the stage before this one wrote")
+        return {key: _read_member(archive, names[key], path, key) for key in keys}
+
+
+@contextmanager
+def _errors_of(path: Path, problem: str, remedy: str) -> Iterator[None]:
+    """Turn whatever a damaged file raises into a UserError; no warnings about old headers."""
     try:
-        # numpy warns about old headers, which the user cannot change.
-        with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if sum(info.compress_size for info in archive.infolist()) > path.stat().st_size:
-                raise ValueError("members that overlap")
-            names = {Path(n).stem: n for n in archive.namelist() if n.endswith(".npy")}
-            keys = list(names if keys is None else keys)
-            missing = [key for key in keys if key not in names]
-            if missing:
-                problem = f"no {missing[0]!r} (it holds: {', '.join(sorted(names)) or 'nothing'})"
-                raise UserError(path, problem, "give a file that the stage before this one wrote")
-            return {key: _read_member(archive, names[key], path, key) for key in keys}
+            yield
     except UserError:
         raise
     except OSError as error:
@@ -56,8 +63,7 @@ def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, np.ndar
     except MemoryError as error:
         raise UserError(path, "arrays larger than the memory", "use a smaller file") from error
     except Exception as error:  # a mutated file may raise anything
-        remedy = "copy it again or delete it and rerun the stage that wrote it"
-        raise UserError(path, f"no readable .npz file ({error})", remedy) from error
+        raise UserError(path, f"{problem} ({error})", remedy) from error
 
 
 def read_shape(path: Path, key: str) -> tuple[int, ...]:
@@ -87,48 +93,38 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path, key: str) -> n
         # numpy writes no other, and these grow ten-thousandfold.
         raise ValueError(f"{key}: compression {info.compress_type}")
     with archive.open(info) as member:
-        shape, _, dtype = _read_header(member)
-        header = member.tell()
-        if dtype.hasobject:
-            if key != "args":
-                remedy = "use a file of this toolkit or of the original one"
-                raise UserError(path, f"pickled objects under {key!r}", remedy)
-            if info.file_size > MOST_OBJECT_BYTES:
-                raise ValueError(f"{key}: {info.file_size} bytes")
-            return np.array(json.dumps(read_object_array(member.read(), path), default=str))
-        _check_size(key, shape, dtype, info.file_size - header)
+        _, _, dtype = _read_header(member)
         member.seek(0)
-        return _native(np.lib.format.read_array(member, allow_pickle=False))
+        if not dtype.hasobject:
+            return _read_array(member, key, info.file_size)
+        if key != "args":
+            remedy = "use a file of this toolkit or of the original one"
+            raise UserError(path, f"pickled objects under {key!r}", remedy)
+        if info.file_size > MOST_OBJECT_BYTES:
+            raise ValueError(f"{key}: {info.file_size} bytes")
+        _read_header(member)
+        return np.array(json.dumps(read_object_array(member.read(), path), default=str))
 
 
-def _check_size(name: str, shape: tuple[int, ...], dtype: np.dtype, stored: int) -> None:
-    """Raises ValueError unless the header's shape, which may claim any size, fits the bytes."""
-    size = dtype.itemsize * math.prod(int(n) for n in shape)
-    if size != stored:
-        raise ValueError(f"{name}: the header claims {size} bytes, {stored} are there")
-
-
-def _native(array: np.ndarray) -> np.ndarray:
-    """The same numbers in this machine's byte order, as torch requires."""
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+def _read_array(file: BinaryIO, name: str, size: int) -> np.ndarray:
+    """One .npy array, in this machine's byte order, as torch requires. size: of the file."""
+    shape, _, dtype = _read_header(file)
+    if dtype.hasobject:
+        raise ValueError("pickled objects")
+    # A header may claim any size, for which numpy would take memory before it reads.
+    claimed, stored = dtype.itemsize * math.prod(int(n) for n in shape), size - file.tell()
+    if claimed != stored:
+        raise ValueError(f"{name}: the header claims {claimed} bytes, {stored} are there")
+    file.seek(0)
+    array = np.lib.format.read_array(file, allow_pickle=False)
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def read_npy(path: Path) -> np.ndarray:
     """One .npy array. Raises UserError where it is missing, cut short or would be unpickled."""
     path = Path(path)
-    try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # as in `read_npz`
-            shape, _, dtype = _read_header(file)
-            if dtype.hasobject:
-                raise ValueError("pickled objects")
-            _check_size("array", shape, dtype, path.stat().st_size - file.tell())
-            file.seek(0)
-            return _native(np.lib.format.read_array(file, allow_pickle=False))
-    except OSError as error:
-        raise UserError(path, reason(error), "check the path") from error
-    except Exception as error:  # a mutated file may raise anything
-        raise UserError(path, f"no readable .npy array ({error})", "copy it again") from error
+    with _errors_of(path, "no readable .npy array", "copy it again"), path.open("rb") as file:
+        return _read_array(file, "array", path.stat().st_size)
 
 
 def save_npy(path: Path, array: np.ndarray, lasting: bool = True) -> None:

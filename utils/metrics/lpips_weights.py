@@ -69,7 +69,8 @@ def find_backbone(network: str, weights_dir: Path | None = None) -> Path:
     if weights_dir is not None:
         path = _backbone_in(Path(weights_dir), name)
         if path is None:
-            problem = f"{weights_dir}, which holds no {name}-*.pth" + _or_ckpt(network)
+            ckpt = f" and no {name}.ckpt" if network in CONVOLUTIONS else ""
+            problem = f"{weights_dir}, which holds no {name}-*.pth{ckpt}"
             raise UserError("--lpips-weights", problem, "give the folder that does")
         return path
     for folder in (hub_folder(), _jax_folder()):
@@ -88,10 +89,6 @@ def _backbone_in(folder: Path, name: str) -> Path | None:
     # The dash excludes vgg16_bn; of several versions the first by name is used.
     files = sorted(folder.glob(f"{name}-*.pth")) or sorted(folder.glob(f"{name}.ckpt"))
     return files[0] if files else None
-
-
-def _or_ckpt(network: str) -> str:
-    return f" and no {ARCHITECTURES[network]}.ckpt" if network in CONVOLUTIONS else ""
 
 
 def _package_folder(name: str) -> Path | None:
