@@ -159,7 +159,7 @@ class _Other:
 def _walk(
     data: bytes, allowed: Container[tuple], storages: Mapping[str, int] | None = None
 ) -> None:
-    """Follow a pickle's stack without executing it, and refuse what no file of ours does.
+    """Follow a pickle's stack without executing it, and refuse what no honest file does.
 
     allowed: names (module, name) that it may use. storages: bytes of each tensor storage by key,
     in a checkpoint; the sizes that the pickle claims must agree with them. Raises Refused for
@@ -183,18 +183,11 @@ def _walk(
         if name == "MARK":
             marks.append(len(stack))
             continue
-        operands = opcode.stack_before
-        start = len(stack) - len(operands)
-        if pickletools.markobject in operands:
-            start = marks.pop() - operands.index(pickletools.markobject) if marks else -1
-        if start < (marks[-1] if marks else 0):
-            raise ValueError("an empty stack")
-        taken = stack[start:]
+        taken = _pop_operands(opcode, stack, marks)
         if name == "BUILD" and isinstance(taken[1], _Other):
             if taken[1] in states:  # one dict copied into each of many objects
                 raise Refused("a state used twice")
             states.add(taken[1])
-        del stack[start:]
         if name in ("BINGET", "LONG_BINGET"):
             stack.append(memo[argument])
         elif name in _IN_PLACE:
@@ -202,12 +195,12 @@ def _walk(
         elif "TUPLE" in name:
             stack.append(_Tuple.of(taken))
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            parts = argument.split(" ", 1) if name == "GLOBAL" else taken
+            parts = _Global(argument.split(" ", 1) if name == "GLOBAL" else taken)
             if not all(isinstance(part, str) for part in parts):
                 raise ValueError("a name that is no text")
-            if tuple(parts) not in allowed:
+            if parts not in allowed:
                 raise Refused(".".join(part[:80] for part in parts))
-            stack.append(_Global(parts))
+            stack.append(parts)
         elif name == "REDUCE" and taken[0] == ORDERED and taken[1] != ():
             raise Refused("an OrderedDict that is a copy")
         elif name == "BINPERSID":
@@ -215,6 +208,19 @@ def _walk(
             stack.append(_Other())
         elif opcode.stack_after:
             stack.append(_Other() if taken or argument is None else argument)
+
+
+def _pop_operands(opcode: pickletools.OpcodeInfo, stack: list, marks: list[int]) -> list:
+    """Remove from the stack what an opcode takes; some take all above the last mark."""
+    operands = opcode.stack_before
+    start = len(stack) - len(operands)
+    if pickletools.markobject in operands:
+        start = marks.pop() - operands.index(pickletools.markobject) if marks else -1
+    if start < (marks[-1] if marks else 0):
+        raise ValueError("an empty stack")
+    taken = stack[start:]
+    del stack[start:]
+    return taken
 
 
 def _check_storage(identifier: Any, storages: Mapping[str, int]) -> None:
