@@ -191,9 +191,14 @@ def test_a_model_that_is_not_finite_is_named(
     unsound, tmp_path, tally, monkeypatch, stage, infinite
 ):
     """Infinities too: the clip to [-1, 1] would hide them in images of nothing but borders."""
+    calls = []
+
+    def output(self, x, t):
+        calls.append(t)
+        return torch.full_like(x, torch.inf)
+
     if infinite:
-        inf = lambda self, x, t: torch.full_like(x, torch.inf)  # noqa: E731
-        monkeypatch.setattr("models.denoiser.NetworkDenoiser.output", inf)
+        monkeypatch.setattr("models.denoiser.NetworkDenoiser.output", output)
     flags = ["--ckpt-path", unsound / "models", "--result-path", tmp_path / "out"]
     more = {
         "critical times": ("--p-trials", 1),
@@ -206,6 +211,7 @@ def test_a_model_that_is_not_finite_is_named(
     with tally.attempt(name, "numbers", "a model of NaN or inf"):
         with pytest.raises(UserError, match="model of K = 8: found .*; use an earlier checkpoint"):
             run_stage(name, *flags, *options)
+        assert bool(calls) == infinite
         assert not outputs(tmp_path / "out")
 
 
