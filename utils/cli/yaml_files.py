@@ -38,8 +38,8 @@ def read_configs(paths: Sequence[Path], stage_class: type) -> Values:
 def _read_config(path: Path, stage_class: type) -> Values:
     content = _read_yaml(path)
     if not isinstance(content, dict):
-        found = "an empty file" if content is None else type(content).__name__
-        raise UserError(path, found, LIKE_OURS)
+        problem = "an empty file" if content is None else type(content).__name__
+        raise UserError(path, problem, LIKE_OURS)
     options: Values = {}
     for name, value in content.items():
         section, values = _section(path, name, value, stage_class)
@@ -63,8 +63,10 @@ def _read_yaml(path: Path) -> Any:
             seen = set()
             for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
                 if key.value in seen:
-                    found = f"the key {key.value!r} twice, again in line {key.start_mark.line + 1}"
-                    raise UserError(path, found, "keep one of them")
+                    problem = (
+                        f"the key {key.value!r} twice, again in line {key.start_mark.line + 1}"
+                    )
+                    raise UserError(path, problem, "keep one of them")
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
 

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 LEAST = 2**26  # bytes of the budget where the process already exceeds what was asked for
 
 
-def search_budget(asked: int | None, device: torch.device) -> int:
+def search_budget(requested: int | None, device: torch.device) -> int:
     """Bytes that blocks and embeddings may take: half of what is free, or what is asked for.
 
-    On a CPU `asked` bounds the whole process: what it holds already is taken off."""
-    if asked is None:
+    On a CPU `requested` bounds the whole process: its present memory is subtracted."""
+    if requested is None:
         return free_memory(device) // 2
     if device.type == "cuda":
-        return min(asked, free_memory(device))
-    return max(asked - resident_memory(), LEAST)
+        return min(requested, free_memory(device))
+    return max(requested - resident_memory(), LEAST)
 
 
 def free_memory(device: torch.device) -> int:
