@@ -315,7 +315,7 @@ def test_a_class_lost_and_a_foreign_set(sweep, tmp_path):
 def test_what_was_measured_of_a_class_that_is_empty_now_goes(tmp_path):
     """One more K may move the thresholds of all; what is left has its class."""
     from utils.stages.classify.summary import judge_row
-    from utils.stages.pipeline.stage import forget_empty
+    from utils.stages.pipeline.stage import remove_empty_classes
 
     names = ("memorized", "generalized")
     paths = [
@@ -332,6 +332,6 @@ def test_what_was_measured_of_a_class_that_is_empty_now_goes(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("measured")
     rows = [judge_row(k, np.full(5, label), 1, 1, "delta", "l2") for k, label in ((2, 0), (8, 2))]
-    forget_empty(tmp_path, rows)
+    remove_empty_classes(tmp_path, rows)
     stays = {p for p in paths if p.stem.endswith("2") == ("memorized" in str(p))}
     assert {p for p in tmp_path.rglob("*") if p.is_file()} == stays
