@@ -13,36 +13,41 @@ import numpy as np
 from utils.cli.errors import UserError
 from utils.cli.options.choices import CLASSES
 from utils.files.atomic import read_json, write_text
-from utils.files.k_files import k_of
+from utils.files.k_files import k_named
 from utils.metrics.intervals import CONFIDENCE, wilson_interval
 from utils.stages.classify.transition import ESTIMATE_COLUMNS, estimates, in_words, transition
 
+SUMMARY_COLUMNS = (
+    *("K", "N", *CLASSES),
+    *(f"{name}_{part}" for name in CLASSES for part in ("share", "low", "high")),
+    *("delta_m", "delta_s", "criterion", "metric"),
+)
+
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """summary/K.json: its row of summary.csv, and args. Raises UserError where it is another."""
-    found = read_json(path)
-    row = found.get("row") if isinstance(found, dict) else None
-    if not isinstance(row, dict) or not is_row(row) or not isinstance(found.get("args"), dict):
+    """summary/K.json: its row of summary.csv, and args. Raises UserError for any other content."""
+    summary = read_json(path)
+    row = summary.get("row") if isinstance(summary, dict) else None
+    if not isinstance(row, dict) or not is_row(row) or not isinstance(summary.get("args"), dict):
         raise UserError(path, "no summary of run_classify.py", "delete it and run again")
-    return found
+    return summary
 
 
 def summaries(result: Path) -> list[Path]:
     """The files summary/K.json of a result folder, by K."""
-    found = [path for path in (result / "summary").glob("*.json") if k_of(path)]
-    return sorted(found, key=lambda path: int(path.stem))
+    return list(k_named(result / "summary", ".json").values())
 
 
 def write_summary(result: Path) -> list[dict[str, Any]]:
     """Rebuild summary.csv from summary/K.json; returns its rows by K.
 
-    Jobs of a slice may end together: whoever writes looks again whether more rows came."""
+    Jobs of a slice may end together: after writing, look again for rows of other jobs."""
     written: list[Path] | None = None
     rows: list[dict[str, Any]] = []
-    while written != (there := summaries(result)):
-        rows = [read_summary(path)["row"] for path in there]
+    while written != (paths := summaries(result)):
+        rows = [read_summary(path)["row"] for path in paths]
         write_text(result / "summary.csv", as_csv(rows))
-        written = there
+        written = paths
     return rows
 
 
@@ -67,23 +72,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             for name in CLASSES
         )
         lines.append(f"{row['K']:>6} {row['N']:>6}  " + "  ".join(f"{c:>22}" for c in cells))
-    lines.append(f"{told_limits(rows[0])}; in brackets 95 % intervals")
+    lines.append(f"{thresholds_text(rows[0])}; in brackets 95 % intervals")
     lines.append(in_words(transition(rows)))
     return "\n".join(lines)
 
 
-def told_limits(row: Mapping[str, Any]) -> str:
+def thresholds_text(row: Mapping[str, Any]) -> str:
     """Criterion, metric and thresholds: `calibrated, l2: delta_m 0.996, delta_s 1.368`."""
     known = [name for name in ("delta_m", "delta_s") if row[name] is not None]
     limits = ", ".join(f"{name} {row[name]:.4g}" for name in known)
     return f"{row['criterion']}, {row['metric']}: {limits}"
-
-
-SUMMARY_COLUMNS = (
-    *("K", "N", *CLASSES),
-    *(f"{name}_{part}" for name in CLASSES for part in ("share", "low", "high")),
-    *("delta_m", "delta_s", "criterion", "metric"),
-)
 
 
 def is_row(row: Mapping[str, Any]) -> bool:

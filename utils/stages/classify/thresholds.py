@@ -1,4 +1,4 @@
-"""Thresholds from real images: how near is near, when nothing was memorized."""
+"""Calibrate delta_m and delta_s on real images."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from utils.data.subsets import held_out_images, permutation
 from utils.metrics.embedders import Embedder
 from utils.metrics.nearest import SearchSettings, nearest
 
-DRAWS_OF = 4096  # real images that delta_s is taken from, where the data set has as many
+DRAWN = 4096  # real images that delta_s is computed from, if the data set has as many
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """One pair of thresholds for a sweep, and what they were taken from."""
+    """The thresholds of a sweep, and the numbers of images that they were computed from."""
 
     delta_m: float
     delta_s: float
-    pool: int  # P, real images taken as known
+    pool: int  # P, real images that stand for a training set
     held_out: int  # real images that were compared with the pool
-    n: int  # real images compared with each other, as many as samples are judged
+    n: int  # real images compared with each other: the number of samples to classify
 
 
 def calibrate(
@@ -40,47 +40,45 @@ def calibrate(
     n: int,
     settings: SearchSettings | None = None,
 ) -> Calibration:
-    """Thresholds at which a share `rate` of real images would be misjudged.
+    """Thresholds at which a share `rate` of real images would be misclassified.
 
     perm runs over all N images of the data set; the pool is perm[:P]. delta_m is the
     rate-quantile of the distance from held-out images (perm[P:], or the official test split
-    where P = N) to the pool: a really new image is called memorized with probability `rate`
-    at K = P and at most that below it. delta_s is the rate-quantile of the nearest-neighbour
-    distance within n real images: that distance shrinks as n grows, so n is the number of
-    samples that are judged. Raises UserError where there are too few real images."""
-    images = open_images(args)  # once: between two looks a folder may change
+    where P = N) to the pool: a new image is called memorized with probability `rate` at K = P,
+    and at most that at smaller K. delta_s is the rate-quantile of the nearest-neighbour distance
+    within n real images: that distance shrinks as n grows, so n is the number of samples to
+    classify. Raises UserError where there are too few real images."""
+    images = open_images(args)  # once: a folder may change in between
     pool, held_out = split_pool(args, rate, pool, n, images)
     perm = permutation(len(images), args["train"]["global_seed"])
     known = images.read(perm[:pool])
     to_pool, _ = nearest(embedder, held_out, known, 1, settings=settings)
     copies = int((to_pool == 0).sum())
     if copies > rate * len(to_pool):
-        found = f"{copies} of {len(to_pool)} held-out images that are in the pool too"
-        remedy = (
-            "they tell nothing of new images: choose a smaller --pool-size or mend the data set"
-        )
-        raise UserError("--criterion calibrated", found, remedy)
-    within = []
-    # One draw of n images says little of a rate near 1 / n: several, disjoint, say more.
-    count = max(1, min(len(images), DRAWS_OF) // n) * n
-    drawn = known[:count]  # perm[:count]: what was read once is not read again
-    if len(drawn) < count:
-        drawn = torch.cat([drawn, held_out[: count - len(drawn)]])
-    for real in drawn.split(n):
-        within.append(nearest(embedder, real, real, 1, exclude_self=True, settings=settings)[0])
+        problem = f"{copies} of {len(to_pool)} held-out images that are in the pool too"
+        remedy = "they cannot calibrate; use a smaller --pool-size or remove duplicates"
+        raise UserError("--criterion calibrated", problem, remedy)
+    # One draw of n images is too few for a rate near 1 / n: use several disjoint draws.
+    count = max(1, min(len(images), DRAWN) // n) * n
+    drawn = torch.cat([known[:count], held_out[: max(0, count - pool)]])  # perm[:count]
+    within = [
+        nearest(embedder, draw, draw, 1, exclude_self=True, settings=settings)[0]
+        for draw in drawn.split(n)
+    ]
     delta_m, delta_s = calibrated_thresholds(to_pool, np.stack(within), rate)
     return Calibration(delta_m, delta_s, pool, len(held_out), n)
 
 
 def unseen_images(args: Mapping, count: int) -> Tensor:
-    """Real images that a sweep up to K = args' train_size has not learnt: uint8 [count, C, H, W].
+    """Real images that no model of a sweep up to K = args' train_size was trained on: uint8
+    [count, C, H, W].
 
-    Of perm[K:], else of the test split. A data set that has neither gives images of the pool,
-    and a line says so."""
+    From perm[K:], else from the test split. Without either, training images are used, and a line
+    is printed that says so."""
     with suppress(UserError):
-        found = held_out_images(args, count)
-        if len(found) == count:
-            return found
+        images = held_out_images(args, count)
+        if len(images) == count:
+            return images
     images = open_images(args)
     print(f"{images.name}: no unseen images for references: {count} training images serve")
     return images.read(permutation(len(images), args["train"]["global_seed"])[-count:])
@@ -91,8 +89,8 @@ def split_pool(
 ) -> tuple[int, Tensor]:
     """The size of the pool and the held-out images, uint8 [n, C, H, W].
 
-    images: the opened data set of args. Raises UserError where there are fewer real images than
-    `calibrate` needs, or one sample alone is to be judged."""
+    n: samples to classify. images: the opened data set of args. Raises UserError where there are
+    fewer real images than `calibrate` needs, and for a single sample."""
     images = images or open_images(args)
     size = len(images)
     if n < 2:  # a single real image has no neighbour
@@ -105,39 +103,37 @@ def split_pool(
     source = images if pool < size else open_images(args, "test")
     held_out = source.read(perm[pool:] if pool < size else range(len(source)))
     if len(held_out) * rate < 1 - 1e-9:
-        found = f"{len(held_out)} held-out images for a rate of {rate:g}"
+        problem = f"{len(held_out)} held-out images for a rate of {rate:g}"
         remedy = f"leave {math.ceil(1 / rate)} or more out of the pool, or raise the rate"
-        raise UserError(f"--pool-size {pool}", found, remedy)
+        raise UserError(f"--pool-size {pool}", problem, remedy)
     return pool, held_out
 
 
 def calibrated_thresholds(
     held_out_to_pool: ArrayLike, real_nearest: ArrayLike, q: float
 ) -> tuple[float, float]:
-    """(delta_m, delta_s): each calls at most a share q of really new images wrongly.
+    """(delta_m, delta_s): each misclassifies at most a share q of new images.
 
         delta_m  q-quantile of the distance from held-out real images to the pool of P
         delta_s  q-quantile of the nearest-neighbour distance within n real images
 
-    n is the number of samples that are judged: that distance shrinks as n grows. Distances from
+    n is the number of samples to classify: that distance shrinks as n grows. Distances from
     several draws of n images may be given together. Any shapes, 0 < q < 1. Raises UserError where
-    they are too few (below 1 / q) to tell a share q. Source: `quantile_threshold`."""
+    there are too few (below 1 / q) to estimate a share q. Source: `quantile_threshold`."""
     _refuse_too_few(held_out_to_pool, q, "held-out images", "choose a smaller --pool-size")
     _refuse_too_few(real_nearest, q, "real images as neighbours", "use a larger data set")
     return quantile_threshold(held_out_to_pool, q), quantile_threshold(real_nearest, q)
 
 
 def _refuse_too_few(distances: ArrayLike, q: float, what: str, remedy: str) -> None:
-    needed = smallest_share(distances)
-    if q < needed * (1 - 1e-9):
-        # Rounded up: who types the number that is named must not be refused again.
-        offered = math.ceil(needed * 1e4) / 1e4
-        remedy += f", or {offered:g} or more" if offered < 1 else ""
-        found = f"{q:g} with {np.size(distances)} {what}"
-        raise UserError("--false-positive-rate", found, remedy)
+    smallest = smallest_share(distances)
+    if q < smallest * (1 - 1e-9):
+        rounded = math.ceil(smallest * 1e4) / 1e4  # up, so that the number named is accepted
+        remedy += f", or {rounded:g} or more" if rounded < 1 else ""
+        raise UserError("--false-positive-rate", f"{q:g} with {np.size(distances)} {what}", remedy)
 
 
-ROUNDING = 1e-9  # 0.29 * 100 is 28.999...96: such a product counts as the whole number
+ROUNDING = 1e-9  # 0.29 * 100 is 28.999...96, which counts as 29
 
 
 def smallest_share(distances: ArrayLike) -> float:
@@ -159,9 +155,9 @@ def quantile_threshold(distances: ArrayLike, q: float) -> float:
     then lies at or below it with probability floor(q n) / (n + 1) <= q (they are exchangeable);
     numpy's quantile methods promise neither (`lower` takes a share 1 / n from n < 1 / q).
 
-    distances: any shape, n >= 0 values, finite; 0 < q < 1. Raises ValueError where they are not,
+    distances: any shape, n values >= 0, finite; 0 < q < 1. Raises ValueError where they are not,
     or where even the smallest distance makes up more than q: too few distances (n < 1 / q), or
-    ties; `smallest_share` tells the q from which it works.
+    ties; `smallest_share` gives the smallest q that works.
 
     >>> quantile_threshold([4.0, 3.0, 2.0, 1.0], 0.5)
     2.0
@@ -173,7 +169,7 @@ def quantile_threshold(distances: ArrayLike, q: float) -> float:
     values = _checked(distances)
     n = len(values)
     below = min(math.floor(q * n + ROUNDING), n - 1)  # how many may lie at or below the threshold
-    # Every value from this one on is out of reach; so are its ties that come before it.
+    # Only values smaller than values[below] are allowed, which excludes its ties too.
     allowed = values[: np.searchsorted(values, values[below], side="left")]
     if not len(allowed):
         raise ValueError(f"q: found {q} with {n} distances; give {smallest_share(values)} or more")

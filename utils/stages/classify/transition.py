@@ -13,7 +13,7 @@ from utils.cli.options.choices import CLASSES, GENERALIZED, MEMORIZED, SPURIOUS
 from utils.metrics.intervals import CONFIDENCE
 
 DRAWS = 2000  # of the bootstrap
-SPURIOUS_SHARE = 0.01  # as many real images would be called so by a calibrated threshold
+SPURIOUS_SHARE = 0.01  # the share of real images that a calibrated threshold calls spurious
 ESTIMATE_COLUMNS = (  # of summary.csv; the same in each of its rows
     *(f"{name}_half{end}" for name in (MEMORIZED, GENERALIZED) for end in ("", "_low", "_high")),
     *("spurious_from", "spurious_to"),
@@ -33,10 +33,11 @@ class HalfPoint:
 
 @dataclass(frozen=True)
 class Transition:
-    """What a sweep says in a few numbers.
+    """Where the classes change in a sweep.
 
-    spurious: the smallest and the largest K whose share of spurious samples is above 1 % (the
-    lower end of its Wilson interval is); None where there is none. peak: where it is largest."""
+    sizes: every K, ascending. spurious: the smallest and the largest K whose share of spurious
+    samples is significantly above 1 % (the lower end of its Wilson interval is); None without one.
+    peak: the K with the largest share of spurious samples, and this share."""
 
     sizes: tuple[int, ...]
     memorized: HalfPoint
@@ -50,8 +51,8 @@ def half_point(sizes: np.ndarray, shares: np.ndarray, rising: bool) -> np.ndarra
 
         ln K = ln a + (1/2 - s_a) / (s_b - s_a) (ln b - ln a)
 
-    a, b: the neighbouring sizes between which the share, made monotone, passes 1/2. Monotone is
-    the mean of the running extremes from either side, which leaves a monotone curve as it is.
+    a, b: the neighbouring sizes between which the share, made monotone, passes 1/2. To make it
+    monotone, take the mean of its running extremes from both sides: a monotone curve stays as is.
     sizes: ascending, >= 1. 0 where it has passed before the first, inf where not by the last."""
     shares = shares if rising else 1 - np.asarray(shares)
     up = np.maximum.accumulate(shares, axis=-1)
@@ -80,45 +81,41 @@ def transition(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> Transition:
         raise ValueError("rows: found none, or one without samples; give judged sets")
     sizes = np.array([row["K"] for row in rows], np.float64)
     shares = np.array([[row[name] / row["N"] for name in CLASSES] for row in rows])
-    draw = np.random.default_rng(seed)
-    again = np.stack(
-        [
-            draw.multinomial(row["N"], p, DRAWS) / row["N"]
-            for row, p in zip(rows, shares, strict=True)
-        ],
-        axis=1,
-    )
+    generator = np.random.default_rng(seed)
+    totals = np.array([row["N"] for row in rows])
+    counts = [generator.multinomial(n, p, DRAWS) for n, p in zip(totals, shares, strict=True)]
+    resampled = np.stack(counts, axis=1) / totals[:, None]  # [DRAWS, K, classes]
 
     def half(name: str, rising: bool) -> HalfPoint:
         column, tail = CLASSES.index(name), (1 - CONFIDENCE) / 2
         value = float(half_point(sizes, shares[:, column], rising))
-        drawn = half_point(sizes, again[:, :, column], rising)
+        draws = half_point(sizes, resampled[:, :, column], rising)
         # the nearest draw, not a mean of two: one of them may be infinite
-        low, high = np.quantile(drawn, [tail, 1 - tail], method="nearest")
+        low, high = np.quantile(draws, [tail, 1 - tail], method="nearest")
         return HalfPoint(value, min(float(low), value), max(float(high), value))
 
-    there = [row["K"] for row in rows if row[f"{SPURIOUS}_low"] > SPURIOUS_SHARE]
-    most = max(rows, key=lambda row: row[f"{SPURIOUS}_share"])
+    spurious = [row["K"] for row in rows if row[f"{SPURIOUS}_low"] > SPURIOUS_SHARE]
+    peak = max(rows, key=lambda row: row[f"{SPURIOUS}_share"])
     return Transition(
         sizes=tuple(row["K"] for row in rows),
         memorized=half(MEMORIZED, rising=False),
         generalized=half(GENERALIZED, rising=True),
-        spurious=(min(there), max(there)) if there else None,
-        peak=(most["K"], most[f"{SPURIOUS}_share"]),
+        spurious=(min(spurious), max(spurious)) if spurious else None,
+        peak=(peak["K"], peak[f"{SPURIOUS}_share"]),
     )
 
 
-def estimates(found: Transition) -> dict[str, float | None]:
+def estimates(transition: Transition) -> dict[str, float | None]:
     """The numbers of a transition by their column in summary.csv; None where there is no K.
 
     A half point is 0 below the smallest K of the sweep and infinite above the largest."""
-    halves = (found.memorized, found.generalized)
+    halves = (transition.memorized, transition.generalized)
     values = [x for half in halves for x in (half.value, half.low, half.high)]
-    values += found.spurious or (None, None)
+    values += transition.spurious or (None, None)
     return dict(zip(ESTIMATE_COLUMNS, values, strict=True))
 
 
-def told_half(half: HalfPoint, sizes: Sequence[int]) -> str:
+def half_point_text(half: HalfPoint, sizes: Sequence[int]) -> str:
     """A half point and its interval: `K = 88 (84 to 93)`, or `a K below 2`."""
     first, last = sizes[0], sizes[-1]
 
@@ -131,20 +128,16 @@ def told_half(half: HalfPoint, sizes: Sequence[int]) -> str:
     return value + ("" if half.low == half.high else f" ({shown(half.low)} to {shown(half.high)})")
 
 
-def in_words(found: Transition) -> str:
-    """A line or two for a terminal, in sizes K of the training set."""
-    halves = "; ".join(
-        f"half the samples are {name} {preposition} {told_half(half, found.sizes)}"
-        for name, preposition, half in (
-            (MEMORIZED, "up to", found.memorized),
-            (GENERALIZED, "from", found.generalized),
-        )
-    )
-    k, share = found.peak
-    if found.spurious is None:
-        return (
-            f"{halves}\nno K has beyond doubt more than {100 * SPURIOUS_SHARE:g} % spurious samples"
-        )
-    low, high = found.spurious
+def in_words(transition: Transition) -> str:
+    """Two lines for a terminal, in sizes K of the training set."""
+    memorized = half_point_text(transition.memorized, transition.sizes)
+    generalized = half_point_text(transition.generalized, transition.sizes)
+    halves = f"half the samples are {MEMORIZED} up to {memorized}; "
+    halves += f"half the samples are {GENERALIZED} from {generalized}\n"
+    if transition.spurious is None:
+        limit = f"{100 * SPURIOUS_SHARE:g} %"
+        return f"{halves}no K has significantly more than {limit} spurious samples"
+    low, high = transition.spurious
     where = f"at K = {low}" if low == high else f"from K = {low} to {high}"
-    return f"{halves}\nspurious states {where}, most at K = {k} ({100 * share:.1f} %)"
+    k, share = transition.peak
+    return f"{halves}spurious states {where}, most at K = {k} ({100 * share:.1f} %)"

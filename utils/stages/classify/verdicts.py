@@ -1,8 +1,8 @@
-"""Memorized, spurious or generalized: the mathematics of the verdicts, on arrays of distances.
+"""Memorized, spurious or generalized: labels of samples from their distances.
 
-A verdict is a label, int8: the position of its class in CLASSES. d_train is the distance of a
-sample to its nearest training image, d_synth to the nearest other sample (+inf where there is
-none). Distances are >= 0, in the unit of their metric."""
+A label, int8, is the position of a class in CLASSES. d_train is the distance of a sample to its
+nearest training image, d_synth to the nearest other sample (+inf where there is none). Distances
+are >= 0, in the unit of their metric."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def classify_by_distance(
 
     d_train, d_synth: [N]. The thresholds are rounded to the precision of the distances, so that
     0.33 stored as float32 is at, not above, 0.33. Raises ValueError for NaN, negative values and
-    shapes that differ. Source: the original toolkit, whose thresholds were picked by hand."""
+    shapes that differ. Source: the original toolkit, whose thresholds were chosen by hand."""
     d_train = _checked(d_train, "d_train")
     return _labels(d_train <= _rounded(delta_m, d_train, "delta_m"), d_synth, delta_s)
 
@@ -31,18 +31,18 @@ def classify_by_distance(
 def classify_by_ratio(
     d_1: ArrayLike, d_2: ArrayLike, d_synth: ArrayLike, delta_s: float
 ) -> np.ndarray:
-    """The label [N] of each sample, memorization judged by the ratio test.
+    """The label [N] of each sample, with the ratio test for memorization.
 
         memorized    d_1 / d_2 < 1 / 3,  or  d_1 = 0
         spurious     not memorized  and  d_synth <= delta_s
         generalized  otherwise
 
-    d_1 <= d_2: [N], L2 distances to the two nearest training images. An image that the training
-    set holds twice has d_1 = d_2 in its neighbourhood: near copies of it are missed, exact ones
-    (0 / 0) are not, since d_1 = 0 counts by itself. Raises ValueError as above, and where
+    d_1 <= d_2: [N], L2 distances to the two nearest training images. Where the training set holds
+    an image twice, d_1 = d_2 around it: near copies of it are missed, exact ones (0 / 0) are not,
+    since d_1 = 0 is memorized in any case. Raises ValueError as above, and where
     d_2 < d_1. Source: Carlini et al. 2023, arXiv 2301.13188; Yoon et al. 2023; Gu et al. 2023,
     arXiv 2310.02664."""
-    # In float64 the triple of a float32 is exact: 1/3 is a tie, never rounded to either side.
+    # In float64 three times a float32 is exact, so that d_1 / d_2 = 1/3 is never rounded below it.
     d_1, d_2 = (_checked(d, n).astype(np.float64) for d, n in ((d_1, "d_1"), (d_2, "d_2")))
     if d_1.shape != d_2.shape or (d_2 < d_1).any():
         raise ValueError("d_2: found values below d_1; give neighbours by ascending distance")
@@ -50,11 +50,11 @@ def classify_by_ratio(
 
 
 def _labels(memorized: np.ndarray, d_synth: ArrayLike, delta_s: float) -> np.ndarray:
-    """Labels [N] from who is memorized (bool [N]) and the distances to the other samples."""
+    """Labels [N] from memorized (bool [N]) and the distances to the nearest other sample."""
     d_synth = _checked(d_synth, "d_synth")
     if d_synth.shape != memorized.shape:
         raise ValueError(f"d_synth: found shape {d_synth.shape}; give {memorized.shape}")
-    # Where there is no other sample (inf), none is near, whatever delta_s.
+    # d_synth = inf means that there is no other sample; never near, even for delta_s = inf.
     near = np.isfinite(d_synth) & (d_synth <= _rounded(delta_s, d_synth, "delta_s"))
     spurious = ~memorized & near
     labels = np.full(memorized.shape, CLASSES.index(GENERALIZED), np.int8)
@@ -64,7 +64,7 @@ def _labels(memorized: np.ndarray, d_synth: ArrayLike, delta_s: float) -> np.nda
 
 
 def _checked(distances: ArrayLike, name: str) -> np.ndarray:
-    """Distances as a floating-point array [N]; NaN is neither near nor far, and refused."""
+    """Distances as a floating-point array [N]. Raises ValueError for NaN and negative values."""
     values = np.asarray(distances)
     values = values if values.dtype.kind == "f" else values.astype(np.float64)
     if values.ndim != 1 or not (values >= 0).all():
@@ -75,7 +75,7 @@ def _checked(distances: ArrayLike, name: str) -> np.ndarray:
 def _rounded(delta: float, distances: np.ndarray, name: str) -> np.floating:
     if not delta >= 0:
         raise ValueError(f"{name}: found {delta}; give a threshold >= 0")
-    with np.errstate(over="ignore"):  # beyond the largest number is infinite, and may be
+    with np.errstate(over="ignore"):  # may round to infinity
         return distances.dtype.type(delta)
 
 
@@ -90,7 +90,7 @@ def typicality_order(
     """Positions (int64 [n]) of the samples of one class, the most typical first.
 
     memorized by d_train ascending, spurious by d_synth ascending, generalized by d_synth
-    descending; equals keep the order of their positions. Raises ValueError for another class."""
+    descending; equal distances by position. Raises ValueError for another class."""
     if class_name not in CLASSES:
         raise ValueError(f"class_name: found {class_name!r}; give one of {', '.join(CLASSES)}")
     keys = {
@@ -103,11 +103,10 @@ def typicality_order(
 
 
 def select(order: np.ndarray, top: int, least: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Which samples are stored, and how many of them are of the top and of the least typical.
+    """The samples to store, and how many of them are of the most and of the least typical.
 
-    The first `top` of order [n], then up to `least` from its far end inwards, these only from
-    what `top` left: no sample comes twice, however small the class. Raises ValueError for
-    negative sizes.
+    The first `top` of order [n], then up to `least` of the others, from the end backwards: no
+    sample comes twice, however small the class. Raises ValueError for negative sizes.
 
     >>> select(np.array([7, 3, 9, 1]), top=2, least=3)
     (array([7, 3, 1, 9]), (2, 2))

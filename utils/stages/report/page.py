@@ -25,7 +25,7 @@ from utils.files.atomic import write_text
 from utils.files.k_files import k_named
 from utils.files.provenance import differing
 from utils.files.tensors import load_torch
-from utils.stages.classify.summary import told_limits
+from utils.stages.classify.summary import thresholds_text
 from utils.stages.distances.files import load_dists
 from utils.stages.report import images as parts
 from utils.stages.report import measures as measures
@@ -108,7 +108,7 @@ def facts(every: Mapping[int, Mapping], rows: list[Mapping[str, Any]]) -> list[t
         told.append(
             ("samples of each K", " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))))
         )
-        told.append(("judged by", told_limits(rows[0])))
+        told.append(("judged by", thresholds_text(rows[0])))
     drawn = next((a["generate"] for a in every.values() if "generate" in a), None)
     if isinstance(drawn, Mapping) and "sampler" in drawn:
         told.append(("drawn by", f"{drawn['sampler']}, {drawn.get('steps')} calls an image"))
