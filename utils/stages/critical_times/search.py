@@ -48,7 +48,7 @@ class Answer:
     censored: it still lived at the last scanned t. time int64 [n]: of each trial, the last t up to
     which it recovered at every scanned t, 0 for none, -1 where that was not followed. recovery
     float32 [T']: share of trials recovered at each scanned t, NaN where not all were tried.
-    non_monotone: it was seen to live at a time above one at which it did not."""
+    non_monotone: it recovered at a later time than one at which it failed."""
 
     critical_time: int
     censored: bool

@@ -25,7 +25,7 @@ class DenoisingErrors:
                the loss of eps that DDPM trains on
     memorizer  |D(x_t) - D*(x_t)|^2 / d, D* the exact model of the K training images
     identity   |x_t - D*(x_t)|^2 / d, and
-    mean       |mean_m y_m - D*(x_t)|^2 / d: how far those are that know nothing, as a scale"""
+    mean       |mean_m y_m - D*(x_t)|^2 / d: reference errors: identity and data-set mean"""
 
     loss: np.ndarray
     memorizer: np.ndarray
