@@ -72,12 +72,12 @@ class Judge:
 
     def _embed(self, images: Tensor) -> Tensor:
         """phi [n, D]; calls have one shape, so that an image's bits do not depend on the others."""
-        found = []
+        embedded = []
         for part in images.split(JUDGED_AT_ONCE):
             rows = part.new_zeros(JUDGED_AT_ONCE, *part.shape[1:])
             rows[: len(part)] = part
-            found.append(self._embedder(rows)[: len(part)])
-        return torch.cat(found)
+            embedded.append(self._embedder(rows)[: len(part)])
+        return torch.cat(embedded)
 
 
 class _Followed:
@@ -96,11 +96,11 @@ class _Followed:
         self._sent.update(new)
         return [noised_copy(self.index, self._image, self._key, self._seed, *p) for p in new]
 
-    def asked(self) -> list[Copy]:
+    def requested(self) -> list[Copy]:
         return self.copies(self._asked)
 
     def guesses(self, trials: int, most: int) -> list[Copy]:
-        """What may be asked next: the other trials at the time that is asked for."""
+        """Copies that may be requested next: the other trials at the requested time."""
         t = self._asked[0][0]
         return self.copies(((t, trial) for trial in range(trials)), most)
 
@@ -128,13 +128,13 @@ def follow(
 
     An answer depends on its image, the seed, delta, rule and search alone. What searches ask for
     is computed; where rows of a call would be empty the next image begins, and where there is
-    none they take what may be asked next: that costs nothing and is looked up later."""
+    none they take what may be requested next: that costs nothing and is looked up later."""
     waiting = iter(range(len(images)))
     active: dict[int, _Followed] = {}
     while True:
         while pool.room and (i := next(waiting, None)) is not None:
             active[i] = _Followed(i, images[i], search(rule), seed)
-            pool.add(active[i].asked())
+            pool.add(active[i].requested())
         if not active:
             pool.clear()
             judge.clear()
@@ -149,10 +149,10 @@ def follow(
         for copy, _, distance in known:
             i, *pair = copy.name
             if i not in active:
-                continue  # a guess that nobody asked for
+                continue  # a guess that was not requested
             answer = active[i].tell(tuple(pair), distance <= delta)
             if answer is None:
-                pool.add(active[i].asked())
+                pool.add(active[i].requested())
             else:
                 del active[i]
                 judge.forget(i)
@@ -163,9 +163,9 @@ def recover(pool: RecoveryPool, judge: Judge, copies: Sequence[Copy]) -> dict[Ha
     """What these copies become, and how far from their images, by their names."""
     judge.clear()
     pool.add(copies)
-    found: dict[Hashable, Recovered] = {}
-    while len(found) < len(copies):
+    recovered: dict[Hashable, Recovered] = {}
+    while len(recovered) < len(copies):
         for copy, image, distance in judge.distances(*pool.step(), at_once=True):
-            found[copy.name] = image.cpu(), distance
+            recovered[copy.name] = image.cpu(), distance
     judge.clear()
-    return found
+    return recovered

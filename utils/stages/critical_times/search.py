@@ -28,8 +28,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         if not self.times or self.trials < 1 or not 0 < self.p <= 1:
-            found = f"{len(self.times)} times, {self.trials} trials, p = {self.p}"
-            raise ValueError(f"rule: found {found}; give one or more, and p above 0 and up to 1")
+            rule = f"{len(self.times)} times, {self.trials} trials, p = {self.p}"
+            raise ValueError(f"rule: found {rule}; give one or more, and p above 0 and up to 1")
 
     @property
     def need(self) -> int:
@@ -101,7 +101,7 @@ def bisect(rule: Rule) -> Search:
     Gallops upwards from a fifth of the scan until the image fails, then halves the gap. Then the
     neighbours of the answer are checked: where the image fails just below it, the search goes on
     below, for a scan would have ended there; where it lives just above its failure, a scan would
-    not have come so far. Both are told as non_monotone."""
+    not have come so far. Both are marked as non_monotone."""
     recovery = np.full(len(rule.times), np.nan, np.float32)
     lives: dict[int, bool] = {}  # by position in times
     probe: int | None = max(0, len(rule.times) // 5 - 1)

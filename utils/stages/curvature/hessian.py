@@ -1,7 +1,7 @@
 """The Hessian of the energy -log p_t at a sample, and how many dimensions the data have there.
 
 Everything is taken at x_t = sqrt(alpha_bar_t) x, the sample as it is at time t without noise:
-there FLIPD is defined, and there a memorized sample sits in the middle of its own well.
+there FLIPD is defined, and there a memorized sample is at the bottom of its well.
 
 The Hessian is H = S / sqrt(1 - alpha_bar_t), S = (J + J^T) / 2, with J the Jacobian of eps(x, t)
 at x_t. A network need not be a gradient field: J then has an antisymmetric part too, whose share
@@ -25,7 +25,7 @@ from models.schedule import add_noise, coefficients
 from utils.stages.curvature.lanczos import Spectra, both_ends, whole_spectra
 
 FLAT = 0.5  # of (1 - alpha_bar_t) lambda: below it the data vary more than the noise does
-UNKNOWN = -1  # a count that the ends of a spectrum do not tell, or that was not asked for
+UNKNOWN = -1  # a count that the ends of a spectrum do not give, or that was not requested
 
 
 def points_at(x: Tensor, t: Tensor, denoiser: Denoiser) -> Tensor:
@@ -55,7 +55,7 @@ class Field:
         parts = zip(rows.split(self.batch), v.flatten(0, 1).split(self.batch), strict=True)
         pairs = [(self._forward(r, part), self._backward(r, part)) for r, part in parts]
         forward, backward = (
-            torch.cat(found).reshape(v.shape) for found in zip(*pairs, strict=True)
+            torch.cat(parts).reshape(v.shape) for parts in zip(*pairs, strict=True)
         )
         return forward, backward
 
@@ -115,7 +115,7 @@ def _plain_attention():
 
 @dataclass(frozen=True, eq=False)
 class Curvatures:
-    """What N points are told by H, all on the CPU: float64 [N, m] or [N], flat int64 [N].
+    """The curvature at N points, all on the CPU: float64 [N, m] or [N], flat int64 [N].
 
     Eigenvalues ascending and residuals (the norms |H u - lambda u|) in the unit of H; trace and
     its standard error; |A|_F / |J|_F; flat directions; FLIPD and its standard error."""

@@ -61,7 +61,7 @@ def both_ends(
     active = torch.arange(len(starts))
     basis = images = starts.new_zeros(len(starts), 0, dim, dtype=torch.float64)
     new, check = _orthonormal(basis, starts.double()), 2 * block
-    found: list[tuple[Tensor, Spectra]] = []
+    finished: list[tuple[Tensor, Spectra]] = []
     while True:
         image = _mean(products(active, new))
         basis, images = torch.cat([basis, new], 1), torch.cat([images, image], 1)
@@ -71,16 +71,16 @@ def both_ends(
             values, residuals = rayleigh_ritz(basis, images, block)
             ended = residuals.amax(1) <= tolerance * values.abs().amax(1)
             ended |= size == most
-            which, held = active[ended.cpu()], (basis[ended], images[ended])
+            which, subspace = active[ended.cpu()], (basis[ended], images[ended])
             if len(which):
-                estimates = complement_trace(products, which, *held, probes[which])
-                found.append((which, Spectra(values[ended], residuals[ended], *estimates)))
+                estimates = complement_trace(products, which, *subspace, probes[which])
+                finished.append((which, Spectra(values[ended], residuals[ended], *estimates)))
             active = active[~ended.cpu()]
             if not len(active):
                 break
             basis, images, image = (x[~ended] for x in (basis, images, image))
         new = _next_block(basis, image[:, : most - size])
-    return _in_order(found)
+    return _in_order(finished)
 
 
 def rayleigh_ritz(basis: Tensor, images: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -157,8 +157,8 @@ def _away(basis: Tensor, rows: Tensor) -> Tensor:
     return rows - (rows @ basis.mT) @ basis
 
 
-def _in_order(found: list[tuple[Tensor, Spectra]]) -> Spectra:
-    """The matrices' answers in their own order."""
-    order = torch.cat([which for which, _ in found]).argsort()
-    parts = ([getattr(part, name) for _, part in found] for name in FIELDS)
+def _in_order(finished: list[tuple[Tensor, Spectra]]) -> Spectra:
+    """The spectra in the order of the matrices."""
+    order = torch.cat([which for which, _ in finished]).argsort()
+    parts = ([getattr(part, name) for _, part in finished] for name in FIELDS)
     return Spectra(*(torch.cat(part)[order.to(part[0].device)] for part in parts))

@@ -91,7 +91,7 @@ def path_integrals(
     references: Tensor,
     rule: Rule,
     batch: int,
-    told: Callable[[int], object] = lambda _: None,
+    on_points: Callable[[int], object] = lambda _: None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """u(r) - u(x) for each reference r and sample x: float64 [R, n]; and by the half rule.
 
@@ -99,7 +99,8 @@ def path_integrals(
 
     samples [n, C, H, W], references [R, C, H, W] on one device; `gradient` is called with `batch`
     rows always (the last call is padded), so that a result depends on its own pair alone.
-    told: how many points were done just now. Raises ValueError where a force is not finite."""
+    on_points: called with the number of points just done.
+    Raises ValueError where a force is not finite."""
     count = len(references) * len(samples) * len(rule.nodes)
     work = np.empty(count)
     for start in range(0, count, batch):
@@ -115,6 +116,6 @@ def path_integrals(
             raise ValueError("gradient: found NaN or infinite values")
         done = min(batch, count - start)
         work[start : start + done] = along[:done].cpu().numpy()
-        told(done)
+        on_points(done)
     work = work.reshape(len(references), len(samples), len(rule.nodes))
     return tuple(None if w is None else (work * w).sum(2) for w in (rule.weights, rule.half))

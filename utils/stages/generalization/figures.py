@@ -74,7 +74,7 @@ def evidence_figure(
     if not findings:
         raise ValueError("findings: found none; give those of one K at least")
     sizes = np.array(sorted(findings))
-    names = [name for name in TESTS if any(name in found for found in findings.values())]
+    names = [name for name in TESTS if any(name in of_k for of_k in findings.values())]
     lines = math.ceil(len(names) / 3)
     fig = new_figure(10.2, 3.0 + 2.35 * lines)
     grid = fig.add_gridspec(1 + lines, 6, height_ratios=[1.25, *[1] * lines])
@@ -96,11 +96,11 @@ def _verdicts(
     """A mark for each test and K, by its verdict."""
     for row, name in enumerate(names):
         for column, k in enumerate(sizes):
-            found = findings[int(k)].get(name)
-            if found is None:
+            finding = findings[int(k)].get(name)
+            if finding is None:
                 ax.text(column, row, "–", ha="center", va="center", color=PALE)
                 continue
-            look = VERDICT_LOOKS[found.verdict]
+            look = VERDICT_LOOKS[finding.verdict]
             ax.plot(column, row, look.marker, color=look.colour, markeredgecolor=INK, markersize=9)
     ax.set(xlim=(-0.6, len(sizes) - 0.4), ylim=(len(names) - 0.4, -0.6))
     turned = len(sizes) * len(str(sizes[-1])) > 48

@@ -16,7 +16,7 @@ from utils.files.arrays import read_npz, save_npz
 from utils.files.atomic import read_json, write_json
 from utils.files.provenance import check_same, read_args, resolve_args
 from utils.files.schema import Array, check_arrays
-from utils.stages.generalization.findings import TESTS, TOLD, Finding
+from utils.stages.generalization.findings import EXPLANATION, TESTS, Finding
 from utils.stages.generalization.measures import Measured
 
 STAGES = ("data", "train", "model", "generalization")
@@ -54,7 +54,7 @@ def save_measured(
             **{name: getattr(found, name) for name in (*NUMBERS, "n")},
             "neutral": TESTS[found.test].neutral,
             "details": dict(found.details),
-            **{name: getattr(TESTS[found.test], name) for name in TOLD},
+            **{name: getattr(TESTS[found.test], name) for name in EXPLANATION},
         }
         for found in measured.findings
     ]

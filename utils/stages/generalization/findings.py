@@ -111,7 +111,7 @@ TESTS = {
 }
 
 
-TOLD = ("definition", "source", "misleads")  # what of a test is told beside its numbers
+EXPLANATION = ("definition", "source", "misleads")  # of a test, stored beside its numbers
 
 
 @dataclass(frozen=True)
@@ -195,10 +195,10 @@ def copying(
     cells, others = np.asarray(sample_cells), np.asarray(held_out_cells)
     counts, scores = [], []
     for cell in np.unique(cells):
-        own, known = samples[cells == cell], held_out[others == cell]
-        if min(len(own), len(known)) >= FEWEST:
-            counts.append(len(own))
-            scores.append(mann_whitney_z(own, known))
+        drawn, real = samples[cells == cell], held_out[others == cell]
+        if min(len(drawn), len(real)) >= FEWEST:
+            counts.append(len(drawn))
+            scores.append(mann_whitney_z(drawn, real))
     whole = mann_whitney_z(samples, held_out)
     if not counts:
         counts, scores = [len(samples)], [whole]
@@ -232,39 +232,45 @@ def authenticity(
 
     d: distance to the nearest training image, gap: that image's distance to its own nearest
     training image. The interval is that of `_difference`."""
-    own = _distances(samples) > _distances(sample_gaps)
-    known = _distances(held_out) > _distances(held_out_gaps)
-    return _difference("authenticity", own, known)
+    samples_hit = _distances(samples) > _distances(sample_gaps)
+    held_out_hit = _distances(held_out) > _distances(held_out_gaps)
+    return _difference("authenticity", samples_hit, held_out_hit)
 
 
 def ratio(samples: ArrayLike, held_out: ArrayLike) -> Finding:
     """`ratio` of distances [N, 2] and [M, 2], ascending, to the two nearest training images.
 
-    Two distances of 0 are a copy of an image that is there twice: not found, as published."""
-    own, known = (d[:, 0] < RATIO * d[:, 1] for d in (_distances(samples), _distances(held_out)))
-    return _difference("ratio", own, known)
+    Two distances of 0 are a copy of an image that occurs twice: not counted, as published."""
+    samples_hit, held_out_hit = (
+        d[:, 0] < RATIO * d[:, 1] for d in (_distances(samples), _distances(held_out))
+    )
+    return _difference("ratio", samples_hit, held_out_hit)
 
 
-def _difference(test: str, own: np.ndarray, known: np.ndarray) -> Finding:
-    """The share of own minus that of known, bool [N] and [M].
+def _difference(test: str, samples: np.ndarray, held_out: np.ndarray) -> Finding:
+    """The share of True among samples minus that among held-out images, bool [N] and [M].
 
     Agresti and Caffo's interval: Wald's after one success and one failure more in each. Newcombe's
     would call memory up to 5 % of what is new, where the shares are near 0 and M is well above N.
     Source: Agresti and Caffo 2000, Am. Stat. 54, 280."""
-    (a, n), (b, m) = ((x.sum() + 1, len(x) + 2) for x in (own, known))
+    (a, n), (b, m) = ((x.sum() + 1, len(x) + 2) for x in (samples, held_out))
     middle = a / n - b / m
     half = Z * math.sqrt(a * (n - a) / n**3 + b * (m - b) / m**3)
     low, high = max(-1.0, middle - half), min(1.0, middle + half)
-    details = {"samples": own.mean(), "held out": known.mean(), "held-out images": len(known)}
-    return _finding(test, own.mean() - known.mean(), low, high, len(own), details)
+    details = {
+        "samples": samples.mean(),
+        "held out": held_out.mean(),
+        "held-out images": len(held_out),
+    }
+    return _finding(test, samples.mean() - held_out.mean(), low, high, len(samples), details)
 
 
 def _distances(values: ArrayLike) -> np.ndarray:
-    """As float64; refused where there are none, or negative, or not finite ones."""
-    found = np.asarray(values, np.float64)
-    if not found.size or not np.isfinite(found).all() or found.min() < 0:
+    """As float64. Raises ValueError if there are none, or negative or infinite ones."""
+    distances = np.asarray(values, np.float64)
+    if not distances.size or not np.isfinite(distances).all() or distances.min() < 0:
         raise ValueError("distances: found none, negative or infinite ones; give finite ones >= 0")
-    return found
+    return distances
 
 
 def _finding(

@@ -72,24 +72,24 @@ class Measured:
 def measure_model(
     denoiser: Denoiser,
     images: Images,
-    given: GeneralizationOptions,
-    told: Callable[[int], object] = lambda _: None,
+    settings: GeneralizationOptions,
+    on_rows: Callable[[int], object] = lambda _: None,
 ) -> Measured:
     """Denoising gap and distance to the memorizer, by the errors on noised real images.
 
-    told: how many rows were done just now, of `rows_of`. Raises ValueError where the model gives
-    NaN or infinite values."""
+    on_rows: called with the number of rows just done, of `rows_of`.
+    Raises ValueError where the model gives NaN or infinite values."""
     memorizer = memorizer_of(images, denoiser.device, denoiser.schedule)
-    times, mean = list(given.t), images.train.mean(0)
-    data = data_times(memorizer, images, given)
+    times, mean = list(settings.t), images.train.mean(0)
+    data = data_times(memorizer, images, settings)
     errors = {}
-    for name, probes in zip(("train", "held-out"), images.probes(given.probe_size), strict=True):
+    for name, probes in zip(("train", "held-out"), images.probes(settings.probe_size), strict=True):
 
         def noise(t: int, probes: Tensor = probes) -> Tensor:
-            return probe_noise(probes, given.seed, given.noises, "probe", t)
+            return probe_noise(probes, settings.seed, settings.noises, "probe", t)
 
         errors[name] = denoising_errors(
-            denoiser, memorizer, mean, probes, times, noise, given.batch_size, told
+            denoiser, memorizer, mean, probes, times, noise, settings.batch_size, on_rows
         )
     early = before_collapse(times, data.times["collapse"][0])
     new = errors["held-out"]
@@ -110,9 +110,9 @@ def examine_model(
         return measure_model(denoiser, images, settings, bar.update)
 
 
-def rows_of(images: Images, given: GeneralizationOptions) -> int:
+def rows_of(images: Images, settings: GeneralizationOptions) -> int:
     """Rows of network calls that `measure_model` will make."""
-    return sum(map(len, images.probes(given.probe_size))) * given.noises * len(given.t)
+    return sum(map(len, images.probes(settings.probe_size))) * settings.noises * len(settings.t)
 
 
 def before_collapse(times: list[int], collapse: float) -> list[int]:
@@ -124,8 +124,8 @@ def before_collapse(times: list[int], collapse: float) -> list[int]:
 
 def named_errors(errors: dict[str, DenoisingErrors]) -> Iterator[tuple[str, np.ndarray]]:
     """`train-loss`, `held-out-memorizer`, ...: float64 [T', n]."""
-    for name, found in errors.items():
-        for kind, values in vars(found).items():
+    for name, of_images in errors.items():
+        for kind, values in vars(of_images).items():
             yield f"{name}-{kind}", values
 
 
@@ -139,17 +139,19 @@ def probe_noise(images: Tensor, seed: int, copies: int, *place: object) -> Tenso
     return SeededNoise(seeds, (copies, *images.shape[1:])).draw()
 
 
-def data_times(memorizer: ExactDenoiser, images: Images, given: GeneralizationOptions) -> Measured:
+def data_times(
+    memorizer: ExactDenoiser, images: Images, settings: GeneralizationOptions
+) -> Measured:
     """Collapse and speciation times of the training images alone: steps, -1 where there is none.
 
     Collapse: the median over images and noises, DRAWS of them or more, by order statistics.
     Speciation: of the largest variance, and of it plus and minus 1.96 standard errors."""
-    probes, _ = images.probes(given.probe_size)
-    copies = -(-DRAWS // len(probes))  # a few images alone would say little
-    eps = probe_noise(probes, given.seed, copies, "collapse").flatten(0, 1)
+    probes, _ = images.probes(settings.probe_size)
+    copies = -(-DRAWS // len(probes))  # a few images alone give a wide interval
+    eps = probe_noise(probes, settings.seed, copies, "collapse").flatten(0, 1)
     device = memorizer.device
-    own = torch.arange(len(probes)).repeat_interleave(copies)
-    noised = probes.repeat_interleave(copies, 0).to(device), own, eps.to(device)
+    pattern = torch.arange(len(probes)).repeat_interleave(copies)
+    noised = probes.repeat_interleave(copies, 0).to(device), pattern, eps.to(device)
     collapse = collapse_times(memorizer, *noised).numpy()
     variance, error = largest_variance(images.train)
     reach = (variance, max(0.0, variance - Z * error), variance + Z * error)
@@ -164,19 +166,19 @@ def measure_samples(
     embedder: Embedder,
     samples: Tensor,
     images: Images,
-    given: GeneralizationOptions,
-    settings: SearchSettings | None = None,
+    settings: GeneralizationOptions,
+    search: SearchSettings | None = None,
 ) -> Measured:
     """C_T, authenticity and the ratio test of samples [N, C, H, W], against held-out images.
 
     With one training image C_T alone is defined."""
     train, known = images.train, images.held_out
-    near, index = nearest(embedder, samples, train, 2, settings=settings)
-    near_known, index_known = nearest(embedder, known, train, 2, settings=settings)
-    cells = partition(train, given.cells, given.seed, samples, known)
+    near, index = nearest(embedder, samples, train, 2, settings=search)
+    near_known, index_known = nearest(embedder, known, train, 2, settings=search)
+    cells = partition(train, settings.cells, settings.seed, samples, known)
     findings = [copying(near[:, 0], near_known[:, 0], *cells)]
     if len(train) > 1:
-        gaps = nearest_within(embedder, train, (index[:, 0], index_known[:, 0]), settings)
+        gaps = nearest_within(embedder, train, (index[:, 0], index_known[:, 0]), search)
         findings.append(authenticity(near[:, 0], near_known[:, 0], *gaps))
         # d_1 / d_2 is one of Euclidean distances
         plain = [np.sqrt(d) if embedder.squared else d for d in (near, near_known)]
@@ -188,12 +190,12 @@ def nearest_within(
     embedder: Embedder,
     train: Tensor,
     indices: tuple[np.ndarray, ...],
-    settings: SearchSettings | None,
+    search: SearchSettings | None,
 ) -> list[np.ndarray]:
     """How far the training images of these indices are from their nearest other one."""
-    wanted, back = np.unique(np.concatenate(indices), return_inverse=True)
+    distinct, back = np.unique(np.concatenate(indices), return_inverse=True)
     # The image finds itself too, at 0; the second distance is that of another, even of a copy.
-    gaps = nearest(embedder, train[wanted], train, 2, settings=settings)[0][:, 1][back]
+    gaps = nearest(embedder, train[distinct], train, 2, settings=search)[0][:, 1][back]
     return np.split(gaps, np.cumsum([len(i) for i in indices])[:-1])
 
 
@@ -212,44 +214,44 @@ def partition(train: Tensor, cells: int, seed: int, *others: Tensor) -> list[np.
 def measure_pairs(
     embedder: Embedder,
     sets: tuple[Tensor, Tensor],
-    learnt: tuple[Tensor, Tensor],
-    settings: SearchSettings | None = None,
+    train_sets: tuple[Tensor, Tensor],
+    search: SearchSettings | None = None,
 ) -> tuple[Measured, np.ndarray]:
     """What two models agree on, and the nearest training image of each sample [2, N, C, H, W].
 
     Two sets [N, C, H, W] drawn from the same seeds, and the training images of their models.
 
     Cosines are those of images less the mean of all training images."""
-    own, nearest_own = [], []
-    for samples, train in zip(sets, learnt, strict=True):
-        distances, index = nearest(embedder, samples, train, 1, settings=settings)
-        own.append(distances[:, 0])
-        nearest_own.append(train[index[:, 0]])
+    to_train, nearest_images = [], []
+    for samples, train in zip(sets, train_sets, strict=True):
+        distances, index = nearest(embedder, samples, train, 1, settings=search)
+        to_train.append(distances[:, 0])
+        nearest_images.append(train[index[:, 0]])
     pair = pair_distances(embedder, *sets)
-    mean = torch.cat(learnt).mean(0)
+    mean = torch.cat(train_sets).mean(0)
     measured = Measured(
-        [two_models(pair, *own)],
+        [two_models(pair, *to_train)],
         {
             "pair-distances": pair,
-            "own-distances": np.stack(own),
+            "own-distances": np.stack(to_train),
             "pair-cosines": cosines(*sets, mean),
             "own-cosines": np.stack(
-                [cosines(a, b, mean) for a, b in zip(sets, nearest_own, strict=True)]
+                [cosines(a, b, mean) for a, b in zip(sets, nearest_images, strict=True)]
             ),
         },
     )
-    return measured, torch.stack(nearest_own).numpy()
+    return measured, torch.stack(nearest_images).numpy()
 
 
 def pair_distances(
     embedder: Embedder, first: Tensor, second: Tensor, batch: int = 256
 ) -> np.ndarray:
     """The distance of image i of one set to image i of the other, in the metric: float32 [N]."""
-    found = []
+    distances = []
     for a, b in zip(first.split(batch), second.split(batch), strict=True):
         squares = squared_distances(embedder(a), embedder(b))
-        found.append(squares if embedder.squared else squares.sqrt())
-    return torch.cat(found).cpu().numpy()
+        distances.append(squares if embedder.squared else squares.sqrt())
+    return torch.cat(distances).cpu().numpy()
 
 
 def cosines(first: Tensor, second: Tensor, mean: Tensor) -> np.ndarray:

@@ -42,27 +42,27 @@ def denoising_errors(
     times: list[int],
     noise: Callable[[int], Tensor],
     batch: int,
-    told: Callable[[int], object] = lambda _: None,
+    on_rows: Callable[[int], object] = lambda _: None,
 ) -> DenoisingErrors:
     """The errors of a denoiser on images [n, C, H, W] at each of times; float64.
 
     mean [C, H, W]: of the training images. noise(t): eps [n, R, C, H, W], R copies of each image.
-    batch: rows of a network call. told: how many rows were done just now. Raises ValueError where
-    the denoiser gives NaN or infinite values.
+    batch: rows of a network call. on_rows: called with the number of rows just done.
+    Raises ValueError where the denoiser gives NaN or infinite values.
     Source: Gu et al. 2023, arXiv 2310.02664; Biroli et al. 2024, arXiv 2402.18491."""
-    found = np.empty((4, len(times), len(images)))
+    errors = np.empty((4, len(times), len(images)))
     for i, t in enumerate(times):
         eps = noise(t)
         copies = eps.shape[1]
         parts = (images.repeat_interleave(copies, 0).split(batch), eps.flatten(0, 1).split(batch))
         rows = []
-        for x_0, own in zip(*parts, strict=True):
-            rows.append(_errors(denoiser, memorizer, mean, x_0, own, t))
-            told(len(x_0))
-        found[:, i] = torch.cat(rows, 1).reshape(4, len(images), copies).mean(2).numpy()
-    if not np.isfinite(found).all():
+        for x_0, pattern in zip(*parts, strict=True):
+            rows.append(_errors(denoiser, memorizer, mean, x_0, pattern, t))
+            on_rows(len(x_0))
+        errors[:, i] = torch.cat(rows, 1).reshape(4, len(images), copies).mean(2).numpy()
+    if not np.isfinite(errors).all():
         raise ValueError("denoiser: found NaN or infinite values")
-    return DenoisingErrors(*found)
+    return DenoisingErrors(*errors)
 
 
 def _errors(
@@ -78,30 +78,32 @@ def _errors(
 
 
 @torch.no_grad()
-def collapse_times(memorizer: ExactDenoiser, images: Tensor, own: Tensor, eps: Tensor) -> Tensor:
-    """Up to which t a noised training image is still drawn to itself alone: int64 [n], -1: never.
+def collapse_times(
+    memorizer: ExactDenoiser, images: Tensor, pattern: Tensor, eps: Tensor
+) -> Tensor:
+    """The largest t at which a noised training image is drawn to itself alone: int64 [n], -1: none.
 
     The largest t at which the image's own pattern outweighs all others together,
         w_own(x_t) >= 1/2,   x_t = sqrt(alpha_bar_t) y_own + sqrt(1 - alpha_bar_t) eps,
     one eps [n, C, H, W] for all t; found by bisection, for w_own falls with t but for noise.
-    own: int64 [n], which patterns the images [n, C, H, W] are. Their median is the collapse time
-    t_C of the data. Source: Biroli et al. 2024, arXiv 2402.18491 (Z_1 against Z_2..n)."""
+    pattern: int64 [n], the patterns that the images [n, C, H, W] are. The median is the collapse
+    time t_C of the data. Source: Biroli et al. 2024, arXiv 2402.18491 (Z_1 against Z_2..n)."""
     low = torch.full((len(images),), -1)
     high = torch.full((len(images),), memorizer.schedule.timesteps)
     while (high - low > 1).any():
         t = ((low + high) // 2).clamp(0, memorizer.schedule.timesteps - 1)
-        kept = own_weight(memorizer, images, own, eps, t) >= 0.5
+        kept = own_weight(memorizer, images, pattern, eps, t) >= 0.5
         low, high = torch.where(kept, t, low), torch.where(kept, high, t)
     return low
 
 
 def own_weight(
-    memorizer: ExactDenoiser, images: Tensor, own: Tensor, eps: Tensor, t: Tensor
+    memorizer: ExactDenoiser, images: Tensor, pattern: Tensor, eps: Tensor, t: Tensor
 ) -> Tensor:
     """w_own of each noised image [n] at its time t int64 [n], 0 to 1; see `collapse_times`."""
     x_t = add_noise(images, eps, memorizer.schedule.alpha_bar_at(t))
     weights = memorizer.weights(x_t, t)
-    return weights.gather(1, own[:, None].to(weights.device)).squeeze(1).cpu()
+    return weights.gather(1, pattern[:, None].to(weights.device)).squeeze(1).cpu()
 
 
 def largest_variance(images: Tensor) -> tuple[float, float]:
@@ -114,7 +116,7 @@ def largest_variance(images: Tensor) -> tuple[float, float]:
     else:
         from scipy.sparse.linalg import svds
 
-        start = np.ones(min(centred.shape))  # ARPACK's own start is random
+        start = np.ones(min(centred.shape))  # the start of ARPACK is random
         axis = svds(centred, k=1, v0=start)[2][0]
     squares = (centred @ axis) ** 2
     error = squares.std(ddof=1) / math.sqrt(len(squares)) if len(squares) > 1 else 0.0
