@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.runs import ROOT, assert_one_line, run_script
+from tests.helpers.thresholds import shares_at
 from utils.cli.errors import UserError
 from utils.cli.options.choices import CLASSES
 from utils.cli.options.sections import ReportOptions, ReportStage
@@ -28,7 +29,6 @@ from utils.stages.energy.files import Energies, save_energies
 from utils.stages.generalization.findings import TESTS
 from utils.stages.report import page as report
 from utils.stages.report.commands import Commands
-from utils.stages.report.what_if import shares_at
 
 
 class Page(HTMLParser):
@@ -212,7 +212,7 @@ def test_what_cannot_be_shown_is_refused_in_one_line(sweep, tmp_path):
     assert (root / "report.html").read_text() == "of yesterday"
 
 
-def test_distances_of_another_set_are_not_told(sweep, tmp_path):
+def test_distances_of_another_set_are_not_shown(sweep, tmp_path):
     """Measured again on other samples since: the classes' own are of the earlier ones."""
     root = copied(sweep, tmp_path, "identified", "dists")
     path = root / "dists" / "8.npz"
@@ -229,7 +229,7 @@ def test_distances_of_another_set_are_not_told(sweep, tmp_path):
     assert tiles[2] and all(tile.distance for tile in tiles[2])
 
 
-def test_each_test_of_generalization_is_told_with_its_source_and_warning(page):
+def test_each_test_of_generalization_is_shown_with_its_source_and_warning(page):
     for test in TESTS.values():
         for words in (test.title, test.definition, test.source, test.misleads):
             assert words in page.text

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.thresholds import shares_at
 from utils.stages.classify.verdicts import classify_by_distance, classify_by_ratio
-from utils.stages.report.what_if import EDGES, cells, make_axis, shares_at
+from utils.stages.report.what_if import EDGES, cells, make_axis
 
 
 def counts(labels):

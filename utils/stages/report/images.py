@@ -1,7 +1,7 @@
-"""What the report shows, as plain values: read from a sweep's folder, whatever stages are there.
+"""What the report shows of samples, classes and training, as plain values.
 
-Each part is None, or empty, where its stage has not run. Files that are there and cannot be read
-are refused as everywhere."""
+A part is None, or empty, if its stage has not run. Raises UserError for files that cannot be
+read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.cli.options.choices import CLASSES
 from utils.figures.images import sample_sheet_figure
-from utils.figures.style import distance_label, three_digits
+from utils.figures.style import three_digits
 from utils.files.k_files import k_named
 from utils.files.training_log import read_stats
 from utils.inputs.samples import load_synthetics
@@ -22,22 +22,20 @@ from utils.stages.classify.figures import transition_figure
 from utils.stages.classify.files import Identified, load_identified
 from utils.stages.classify.summary import read_summary, summaries
 from utils.stages.classify.transition import in_words, transition
-from utils.stages.classify.verdicts import nearest_column
 from utils.stages.distances.files import Distances
 from utils.stages.report.data_uris import figure_uri, tile_uri
-from utils.stages.report.what_if import Axis, cells, make_axis
 from utils.stages.train.figures import loss_figure
 
-MARKUP = 160  # bytes of a page around each tile
-# Samples of a class, and neighbours of either kind beside each: the first pair that fits.
-SHOWN = ((6, 2), (4, 2), (3, 2), (2, 2), (2, 1), (1, 1))
-ROWS, NEIGHBOURS = SHOWN[0]
-FIRST = 12  # images of a set that stand for it
+MARKUP = 160  # bytes of HTML around each tile
+# Samples of a class, and neighbours of either kind of each; the page has the first pair that fits.
+LAYOUTS = ((6, 2), (4, 2), (3, 2), (2, 2), (2, 1), (1, 1))
+ROWS, NEIGHBOURS = LAYOUTS[0]
+FIRST = 12  # images of a synthetic set that are shown
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure in the page; alt: what it shows, in words."""
+    """A figure of the page; alt: its text alternative."""
 
     uri: str
     title: str
@@ -51,13 +49,24 @@ class Table:
 
     def in_words(self, column: int) -> str:
         """One column as a text alternative: `Median critical time (quartiles): K = 2, ...`"""
-        told = [f"K = {row[0]}, {row[1]}: {row[column]}" for row in self.rows]
+        values = [f"K = {row[0]}, {row[1]}: {row[column]}" for row in self.rows]
         name = self.head[column]
-        return f"{name[0].upper()}{name[1:]}: {'; '.join(told)}."
+        return f"{name[0].upper()}{name[1:]}: {'; '.join(values)}."
+
+
+@dataclass(frozen=True)
+class Section:
+    """The part of one stage; args: of one file, or of one file of each class."""
+
+    pictures: list[Picture]
+    table: Table
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Tile:
+    """One image."""
+
     uri: str
     alt: str
     distance: str = ""
@@ -73,8 +82,8 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A synthetic set: its first images [n, C, H, W], n up to FIRST, and its args."""
+class SyntheticSet:
+    """The first images [n, C, H, W] of a synthetic set, n up to FIRST, and its args."""
 
     images: np.ndarray
     args: dict[str, Any]
@@ -82,24 +91,24 @@ class Drawn:
 
 @dataclass
 class Panel:
-    """What is shown of one K: by class how many there are, and some of them; some of all where
-    nothing has been judged."""
+    """One K: the number of samples of each class and some of them, or, if they have not been
+    classified, some of all samples."""
 
     k: int
-    told: str = ""
+    caption: str = ""
     classes: dict[str, list[Shown]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     unjudged: list[Tile] = field(default_factory=list)
 
     def keep(self, rows: int, neighbours: int) -> None:
-        """Show no more than so many samples of a class, each with so many neighbours."""
+        """Keep at most so many samples of a class, each with so many neighbours."""
         self.unjudged = self.unjudged[: 2 * rows]
         self.classes = {
             name: [
                 Shown(one.sample, one.training[:neighbours], one.synthetic[:neighbours])
-                for one in shown[:rows]
+                for one in samples[:rows]
             ]
-            for name, shown in self.classes.items()
+            for name, samples in self.classes.items()
         }
 
 
@@ -120,15 +129,15 @@ def shares_in_words(row: Mapping[str, Any]) -> str:
 def load_rows(root: Path) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
     """The rows of summary.csv, and the args of each K."""
     found = [read_summary(path) for path in summaries(root / "identified")]
-    rows = [one["row"] for one in found]
-    return rows, {one["row"]["K"]: one["args"] for one in found}
+    return [one["row"] for one in found], {one["row"]["K"]: one["args"] for one in found}
 
 
 def headline(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sentences with the numbers of the sweep."""
-    told = [f"{line[0].upper()}{line[1:]}." for line in in_words(transition(rows)).splitlines()]
+    """Sentences with the main numbers of the sweep."""
+    lines = in_words(transition(rows)).splitlines()
     ends = [rows[0], rows[-1]][: len(rows)]
-    return [*told, *(f"At {shares_in_words(row)}." for row in ends)]
+    sentences = [f"{line[0].upper()}{line[1:]}." for line in lines]
+    return [*sentences, *(f"At {shares_in_words(row)}." for row in ends)]
 
 
 def transition_picture(rows: Sequence[Mapping[str, Any]]) -> Picture:
@@ -138,52 +147,51 @@ def transition_picture(rows: Sequence[Mapping[str, Any]]) -> Picture:
 
 
 def classes_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    head = ["K", "samples", *CLASSES]
-    cell = "{} ({:.1f} to {:.1f})".format
-    body = [
-        [str(row["K"]), str(row["N"])]
-        + [
-            cell(percent(row[f"{n}_share"]), 100 * row[f"{n}_low"], 100 * row[f"{n}_high"])
-            for n in CLASSES
-        ]
-        for row in rows
-    ]
-    return Table(head, body)
+    def share(row: Mapping[str, Any], name: str) -> str:
+        low, high = 100 * row[f"{name}_low"], 100 * row[f"{name}_high"]
+        return f"{percent(row[f'{name}_share'])} ({low:.1f} to {high:.1f})"
+
+    body = [[str(row["K"]), str(row["N"]), *(share(row, n) for n in CLASSES)] for row in rows]
+    return Table(["K", "samples", *CLASSES], body)
 
 
-def load_drawn(root: Path) -> dict[int, Drawn]:
-    """The first images of each set; copies, for a part of an array would keep all of it."""
-    sets = {k: load_synthetics(path) for k, path in k_named(root / "synthetics").items()}
-    return {k: Drawn(found.samples[:FIRST].copy(), found.args) for k, found in sets.items()}
+def load_sets(root: Path) -> dict[int, SyntheticSet]:
+    """The synthetic sets by K."""
+
+    def first_images(path: Path) -> SyntheticSet:
+        samples = load_synthetics(path)
+        # a copy: a view would keep the whole array in memory
+        return SyntheticSet(samples.samples[:FIRST].copy(), samples.args)
+
+    return {k: first_images(path) for k, path in k_named(root / "synthetics").items()}
 
 
 def panels(
     root: Path,
     rows: Sequence[Mapping[str, Any]],
-    drawn: Mapping[int, Drawn],
+    sets: Mapping[int, SyntheticSet],
     dists: Mapping[int, Distances],
 ) -> list[Panel]:
     """A panel for each K: ROWS samples of each class, each with NEIGHBOURS of either kind."""
-    by_k = {row["K"]: row for row in rows}
+    row_of = {row["K"]: row for row in rows}
     every: list[Panel] = []
-    for k in sorted({*by_k, *drawn}):
-        panel = Panel(k, shares_in_words(by_k[k]) if k in by_k else f"K = {k}: not judged yet")
-        if k in by_k:
+    for k in sorted({*row_of, *sets}):
+        if k in row_of:
+            panel = Panel(k, shares_in_words(row_of[k]))
             for name, stored in load_classes(root, k).items():
-                panel.counts[name] = by_k[k][name]
+                panel.counts[name] = row_of[k][name]
                 panel.classes[name] = list(shown_samples(k, name, stored, dists.get(k)))
         else:
-            panel.unjudged = [
-                Tile(tile_uri(image), f"sample {i} of K = {k}")
-                for i, image in enumerate(drawn[k].images)
-            ]
+            images = enumerate(sets[k].images)
+            tiles = [Tile(tile_uri(image), f"sample {i} of K = {k}") for i, image in images]
+            panel = Panel(k, f"K = {k}: not judged yet", unjudged=tiles)
         every.append(panel)
     return every
 
 
 def fit(every: Sequence[Panel], room: int) -> None:
-    """Keep as many samples and neighbours as `room` bytes hold, and at least one of each."""
-    for rows, neighbours in SHOWN:
+    """Keep as many samples and neighbours as fit into `room` bytes, at least one of each."""
+    for rows, neighbours in LAYOUTS:
         for panel in every:
             panel.keep(rows, neighbours)
         if sum(map(bytes_of, every)) <= room:
@@ -205,37 +213,38 @@ def load_classes(root: Path, k: int) -> dict[str, Identified]:
 def shown_samples(
     k: int, name: str, stored: Identified, dists: Distances | None
 ) -> Iterator[Shown]:
-    """The most typical samples of a class beside their neighbours; distances are told where these
-    are of the same set and metric."""
+    """The most typical samples of a class beside their neighbours, with distances if `dists` are
+    of the same set and metric."""
     same = dists and stored.args.get("distances") == dists.args.get("distances")
-    near = dists.arrays if same and stored.indices.max() < len(dists.arrays["data-dists"]) else {}
+    arrays = dists.arrays if same and stored.indices.max() < len(dists.arrays["data-dists"]) else {}
     for i in range(min(ROWS, max(stored.sizes[0], 1), len(stored.samples))):
         index = int(stored.indices[i])
         what = f"{name} sample {index} of K = {k}"
-        rows = {side: near[f"{side}-dists"][index] if near else () for side in ("data", "synth")}
+        near = {
+            side: arrays[f"{side}-dists"][index] if arrays else () for side in ("data", "synth")
+        }
         yield Shown(
             Tile(tile_uri(stored.samples[i]), what),
-            neighbour_tiles(
-                f"training image {{}} nearest to {what}", stored.train_nns[i], rows["data"]
-            ),
-            neighbour_tiles(
-                f"synthetic image {{}} nearest to {what}", stored.synth_nns[i], rows["synth"]
-            ),
+            neighbour_tiles("training", what, stored.train_nns[i], near["data"]),
+            neighbour_tiles("synthetic", what, stored.synth_nns[i], near["synth"]),
         )
 
 
-def neighbour_tiles(alt: str, images: np.ndarray, dists: Sequence[float]) -> list[Tile]:
-    """The nearest images, with their distances as far as these are known."""
-    told = [three_digits(d) for d in dists[: len(images)]] + [""] * len(images)
-    return [
-        Tile(tile_uri(image), alt.format(j + 1) + (f", at distance {d}" if d else ""), d)
-        for j, (image, d) in enumerate(zip(images[:NEIGHBOURS], told, strict=False))
-    ]
+def neighbour_tiles(kind: str, what: str, images: np.ndarray, dists: Sequence[float]) -> list[Tile]:
+    """The images nearest to a sample, with their distances as far as these are known."""
+    tiles = []
+    for j, image in enumerate(images[:NEIGHBOURS]):
+        alt = f"{kind} image {j + 1} nearest to {what}"
+        distance = three_digits(dists[j]) if j < len(dists) else ""
+        if distance:
+            alt += f", at distance {distance}"
+        tiles.append(Tile(tile_uri(image), alt, distance))
+    return tiles
 
 
-def sheet_picture(drawn: Mapping[int, Drawn]) -> Picture:
+def sheet_picture(sets: Mapping[int, SyntheticSet]) -> Picture:
     """A row of samples for each K."""
-    images = {k: found.images for k, found in drawn.items()}
+    images = {k: one.images for k, one in sets.items()}
     sizes = ", ".join(map(str, images))
     alt = f"The first samples of each training-set size, a row each, from above: K = {sizes}."
     grey = next(iter(images.values())).shape[1] == 1
@@ -243,68 +252,8 @@ def sheet_picture(drawn: Mapping[int, Drawn]) -> Picture:
     return Picture(uri, "Samples of each K", alt)
 
 
-def what_if(
-    rows: Sequence[Mapping[str, Any]], dists: Mapping[int, Distances]
-) -> dict[str, Any] | None:
-    """What the page needs to count and draw for any two thresholds; None without distances."""
-    by_k = {row["K"]: row for row in rows if row["K"] in dists}
-    if not by_k:
-        return None
-    first = next(iter(by_k.values()))
-    ratio = first["criterion"] == "ratio"
-    limits = 1 / 3 if ratio else first["delta_m"], first["delta_s"]
-    # One pair of sliders can only begin with one pair of thresholds, and one unit.
-    same = ("criterion", "metric", "delta_m", "delta_s")
-    found = {
-        k: dists[k]
-        for k, row in by_k.items()
-        if [row[name] for name in same] == [first[name] for name in same]
-        and dists[k].metric_name == row["metric"]
-        and dists[k].arrays["data-dists"].shape[1] > ratio  # it compares two neighbours
-    }
-    if not found or None in limits:
-        return None
-    x = {k: judged_by(d, first["criterion"]) for k, d in found.items()}
-    y = {k: nearest_column(d.arrays["synth-dists"]) for k, d in found.items()}
-    axes = (
-        make_axis(list(x.values()), limits[0], strict=ratio),
-        make_axis(list(y.values()), limits[1]),
-    )
-    unit = distance_label(first["metric"])
-    labels = (
-        "d₁ / d₂, of the two nearest training images"
-        if ratio
-        else f"Distance to the nearest training image, {unit}",
-        f"Distance to the nearest other sample, {unit}",
-    )
-    return {
-        "sizes": list(found),
-        "names": list(CLASSES),
-        "axes": [
-            _axis(axis, label, symbol)
-            for axis, label, symbol in zip(axes, labels, ("δₘ", "δₛ"), strict=True)
-        ],
-        "cells": [cells(*axes, x[k], y[k]) for k in found],
-        "samples": [len(x[k]) for k in found],
-    }
-
-
-def _axis(axis: Axis, label: str, symbol: str) -> dict[str, Any]:
-    edges = [float(f"{edge:.6g}") for edge in axis.edges]
-    return {"edges": edges, "at": axis.at, "label": label, "symbol": symbol}
-
-
-def judged_by(dists: Distances, criterion: str) -> np.ndarray:
-    """What memorization is judged by [N]: the distance to the nearest training image, d_1 / d_2."""
-    near = dists.arrays["data-dists"]
-    if criterion != "ratio":
-        return nearest_column(near)
-    d_1, d_2 = near[:, 0].astype(np.float64), near[:, 1].astype(np.float64)
-    return np.divide(d_1, d_2, out=np.zeros(len(d_1)), where=d_1 > 0)
-
-
-def losses_part(root: Path) -> tuple[Picture, Table] | None:
-    """The training curves, and what each training took."""
+def losses_section(root: Path) -> Section | None:
+    """Training curves, and the last step and speed of each training."""
     folder = root / "training"
     names = [path.name for path in folder.glob("*")] if folder.is_dir() else []
     sizes = sorted(int(name) for name in names if name.isascii() and name.isdecimal())
@@ -314,16 +263,16 @@ def losses_part(root: Path) -> tuple[Picture, Table] | None:
     body, words = [], []
     for k, rows in stats.items():
         last = rows[-1]
-        held_out = last.get("valid_loss")
-        rate = [r["images_per_second"] for r in rows if r.get("images_per_second")]
+        held_out, speeds = last.get("valid_loss"), [row.get("images_per_second") for row in rows]
+        speeds = [speed for speed in speeds if speed]
         body.append(
             [
                 *(str(k), str(last["step"]), f"{last['loss']:.4g}"),
                 "" if held_out is None else f"{held_out:.4g}",
-                f"{np.median(rate):.0f}" if rate else "",
+                f"{np.median(speeds):.0f}" if speeds else "",
             ]
         )
         words.append(f"K = {k}: {last['loss']:.3g} after {last['step']} steps")
     head = ["K", "steps", "loss", "loss on held-out images", "images a second (median)"]
     alt = f"Training and held-out loss over the steps. Last losses: {'; '.join(words)}."
-    return Picture(figure_uri(loss_figure(stats)), "Training", alt), Table(head, body)
+    return Section([Picture(figure_uri(loss_figure(stats)), "Training", alt)], Table(head, body))

@@ -1,4 +1,4 @@
-// One choice of K for samples and histograms, two thresholds, and what these say of every K.
+// One K for samples and histograms; two thresholds, and the shares of every K for them.
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -36,44 +36,44 @@
   }
 
   // ---- thresholds ----------------------------------------------------------------------------
-  const told = data.what_if;
-  const at = told ? told.axes.map((axis) => axis.at) : [];
+  const whatIf = data.what_if;
+  const at = whatIf ? whatIf.axes.map((axis) => axis.at) : [];
 
   function classOf(i, j) {  // 0 memorized, 1 spurious, 2 generalized
     return i <= at[0] ? 0 : j <= at[1] ? 1 : 2;
   }
-  function counts(flat) {
-    const found = [0, 0, 0];
-    for (let c = 0; c < flat.length; c += 3) found[classOf(flat[c], flat[c + 1])] += flat[c + 2];
-    return found;
+  function counts(flat) {  // of each class; flat: bin on x, bin on y, samples, ...
+    const total = [0, 0, 0];
+    for (let c = 0; c < flat.length; c += 3) total[classOf(flat[c], flat[c + 1])] += flat[c + 2];
+    return total;
   }
   function shares() {
-    const every = told.cells.map(counts);
+    const every = whatIf.cells.map(counts);
     const body = byId("shares").tBodies[0];
     body.textContent = "";
-    every.forEach((found, i) => {
+    every.forEach((total, i) => {
       const row = body.insertRow();
       const head = document.createElement("th");
       head.scope = "row";
-      head.textContent = told.sizes[i];
+      head.textContent = whatIf.sizes[i];
       row.appendChild(head);
-      row.insertCell().textContent = told.samples[i];
-      found.forEach((n) => { row.insertCell().textContent = percent(n, told.samples[i]); });
+      row.insertCell().textContent = whatIf.samples[i];
+      total.forEach((n) => { row.insertCell().textContent = percent(n, whatIf.samples[i]); });
     });
     chart(every);
-    const same = at.every((a, i) => a === told.axes[i].at);
+    const same = at.every((a, i) => a === whatIf.axes[i].at);
     byId("shares-told").textContent =
-      told.axes.map((axis, i) => `${axis.symbol} = ${digits(axis.edges[at[i]])}`).join(", ") +
+      whatIf.axes.map((axis, i) => `${axis.symbol} = ${digits(axis.edges[at[i]])}`).join(", ") +
       (same ? ", the thresholds of this run. " : ". ") +
-      told.names.map((name, c) => {
-        const of = (i) => percent(every[i][c], told.samples[i]);
-        return `${name}: ${of(0)} at K = ${told.sizes[0]}, ${of(every.length - 1)} at K = ${told.sizes.at(-1)}`;
+      whatIf.names.map((name, c) => {
+        const of = (i) => percent(every[i][c], whatIf.samples[i]);
+        return `${name}: ${of(0)} at K = ${whatIf.sizes[0]}, ${of(every.length - 1)} at K = ${whatIf.sizes.at(-1)}`;
       }).join("; ") + ".";
   }
   function chart(every) {
     const width = 640, height = 300, left = 46, right = 14, top = 26, bottom = 44;
     const svg = canvas(byId("shares-chart"), width, height);
-    const logs = told.sizes.map(Math.log), low = logs[0], span = (logs.at(-1) - low) || 1;
+    const logs = whatIf.sizes.map(Math.log), low = logs[0], span = (logs.at(-1) - low) || 1;
     const x = (i) => logs.length < 2 ? width / 2 : left + 12 + (logs[i] - low) / span * (width - left - right - 24);
     const y = (share) => top + (1 - share) * (height - top - bottom);
     for (const share of [0, .25, .5, .75, 1]) {
@@ -81,15 +81,15 @@
       draw(svg, "text", { x: left - 6, y: y(share) + 4, "text-anchor": "end" }, 100 * share);
     }
     let last = -Infinity;
-    told.sizes.forEach((k, i) => {
+    whatIf.sizes.forEach((k, i) => {
       if (x(i) - last < 9 * String(k).length + 6) return;
       last = x(i);
       draw(svg, "text", { x: x(i), y: height - bottom + 17, "text-anchor": "middle" }, k);
     });
     draw(svg, "text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, "Training-set size K (images)");
     draw(svg, "text", { x: 4, y: 12 }, "Share of samples (%)");
-    told.names.forEach((name, c) => {
-      const points = every.map((found, i) => [x(i), y(told.samples[i] ? found[c] / told.samples[i] : 0)]);
+    whatIf.names.forEach((name, c) => {
+      const points = every.map((total, i) => [x(i), y(whatIf.samples[i] ? total[c] / whatIf.samples[i] : 0)]);
       draw(svg, "polyline", { class: `line ${name}`, points: points.map((p) => p.join(",")).join(" ") });
       points.forEach(([px, py]) => mark(svg, name, px, py));
       const lx = 250 + 130 * c;
@@ -103,9 +103,9 @@
     else draw(svg, "rect", { class: name, x: x - 4, y: y - 4, width: 8, height: 8 });
   }
   function histograms() {
-    const k = data.sizes[chosen], index = told.sizes.indexOf(k);
+    const k = data.sizes[chosen], index = whatIf.sizes.indexOf(k);
     byId("histogram-k").textContent = index < 0 ? `K = ${k}: not judged by these thresholds` : `K = ${k}`;
-    told.axes.forEach((axis, side) => histogram(axis, side, index < 0 ? [] : told.cells[index], k));
+    whatIf.axes.forEach((axis, side) => histogram(axis, side, index < 0 ? [] : whatIf.cells[index], k));
   }
   function histogram(axis, side, flat, k) {
     const width = 420, height = 220, left = 40, right = 10, top = 24, bottom = 44;
@@ -130,12 +130,12 @@
     }
     draw(svg, "text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, axis.label);
     bins.forEach((bin, i) => {
-      // what lies at 0 itself is drawn as wide as its neighbour
+      // samples at exactly 0 get a bar half as wide as the next one
       const from = i ? edges[i - 1] : 0, to = i ? edges[i] : (edges[1] || 1) / 2;
       let base = 0;
       bin.forEach((n, c) => {
         if (!n) return;
-        draw(svg, "rect", { class: `bar ${told.names[c]}`, x: x(from), width: Math.max(1, x(to) - x(from)),
+        draw(svg, "rect", { class: `bar ${whatIf.names[c]}`, x: x(from), width: Math.max(1, x(to) - x(from)),
                             y: y(base + n), height: y(base) - y(base + n) });
         base += n;
       });
@@ -147,7 +147,7 @@
       `${digits(limit)}` + (beyond ? `, ${beyond} beyond the axis` : ""));
   }
   function threshold(side, value) {
-    const axis = told.axes[side];
+    const axis = whatIf.axes[side];
     at[side] = Math.max(0, Math.min(axis.edges.length - 1, value));
     const slider = byId(`limit-${side}`), text = `${axis.symbol} = ${digits(axis.edges[at[side]])}`;
     slider.value = at[side];
@@ -160,10 +160,10 @@
   }
 
   // ---- start ---------------------------------------------------------------------------------
-  if (told) {
+  if (whatIf) {
     byId("what-if").hidden = false;
     byId("needs-script").hidden = true;
-    told.axes.forEach((axis, side) => {
+    whatIf.axes.forEach((axis, side) => {
       threshold(side, axis.at);
       byId(`limit-${side}`).addEventListener("input", (event) => {
         threshold(side, Number(event.target.value));
@@ -171,7 +171,7 @@
       });
     });
     byId("back").addEventListener("click", () => {
-      told.axes.forEach((axis, side) => threshold(side, axis.at));
+      whatIf.axes.forEach((axis, side) => threshold(side, axis.at));
       redraw();
     });
   }
@@ -182,5 +182,5 @@
     byId("larger").addEventListener("click", () => choose(chosen + 1));
     choose(0);
   }
-  if (told) shares();
+  if (whatIf) shares();
 })();
