@@ -1,4 +1,4 @@
-"""The work of the root scripts, and what it stands on (docs/architecture.md)."""
+"""The work of the root scripts, and what it is built on (docs/architecture.md)."""
 
 from pathlib import Path
 

@@ -82,7 +82,7 @@ def _read_yaml(path: Path) -> Any:
     except Exception as error:  # values such as a day 99 raise anything
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
-        raise UserError(path, f"no YAML{line}", "mend the file") from error
+        raise UserError(path, f"no YAML{line}", "correct the file") from error
 
 
 def _check_size(value: Any, path: Path, left: list[int], depth: int = 0) -> None:

@@ -30,7 +30,7 @@ def atomic_write(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
     files with a checksum. Raises UserError for a full disk and a folder that cannot be written."""
     path = Path(path)
     make_folder(path.parent)
-    _tidy_once(path.parent)
+    _clean_once(path.parent)
     part = part_of(path)  # in the same folder: a rename then copies nothing
     try:
         with part.open("xb") as file:
@@ -109,13 +109,13 @@ def remove_leftovers(folder: Path, older_than: float = ABANDONED_SECONDS, of: st
                 part.unlink()
 
 
-_tidied: set[Path] = set()
+_cleaned: set[Path] = set()
 
 
-def _tidy_once(folder: Path) -> None:
+def _clean_once(folder: Path) -> None:
     """At this process's first write into folder, remove what a killed run left there."""
-    if folder not in _tidied:
-        _tidied.add(folder)
+    if folder not in _cleaned:
+        _cleaned.add(folder)
         remove_leftovers(folder)
 
 

@@ -81,7 +81,7 @@ class Judge:
 
 
 class _Followed:
-    """An image whose search goes on: what was sent to the pool, and what is known of it."""
+    """An image whose search is not finished: what was sent to the pool, and its results so far."""
 
     def __init__(self, index: int, image: Tensor, search: Search, seed: int) -> None:
         self.index, self._image, self._search = index, image, search

@@ -1,8 +1,8 @@
-"""Noised copies of images, denoised by DDIM from wherever they are: calls of one shape throughout.
+"""Noised copies of images, denoised by DDIM in batches that always have the same shape.
 
-A copy's answer depends on itself alone. Kernels choose their way of summing by the shape of a
-batch, so the batch never changes its shape: whoever is done leaves, the next takes the place, and
-what stays empty at the end is computed for nothing."""
+The result for a copy depends on that copy alone. Kernels choose the order of their sums by the
+shape of a batch, so the shape never changes: a copy that is finished is replaced by the next one,
+and rows that stay empty at the end are computed without use."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ Search = Generator[Trials, list[bool], Answer]
 def scan(rule: Rule) -> Search:
     """Upwards from the first time, all n trials afresh at each, until the image stops.
 
-    A trial that recovered at every time so far goes on by itself until it fails."""
+    A trial that recovered at every time so far continues alone until it fails."""
     recovery = np.full(len(rule.times), np.nan, np.float32)
     time = np.zeros(rule.trials, np.int64)
     unbroken = np.ones(rule.trials, bool)

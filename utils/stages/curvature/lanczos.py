@@ -98,7 +98,7 @@ def rayleigh_ritz(basis: Tensor, images: Tensor, count: int) -> tuple[Tensor, Te
 def complement_trace(
     products: Products, which: Tensor, basis: Tensor, images: Tensor, probes: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """tr S, its standard error and |A|_F / |J|_F, each [P]: Hutch++ with a basis at hand.
+    """tr S, its standard error and |A|_F / |J|_F, each [P]: Hutch++ with a given basis.
 
         tr S = tr(Q S Q^T) + (D - m) c + E[h^T (S - c I) h],   h = (I - Q^T Q) g
 
