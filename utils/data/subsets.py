@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
-from utils.data.datasets import open_images, setting
+from utils.data.datasets import ImageSet, open_images, setting
 
 
 def permutation(size: int, seed: int) -> Tensor:
@@ -70,8 +70,24 @@ def validation_subset(args: Mapping) -> Tensor:
     return images.read(_split(args, len(images))[1])
 
 
-def held_out_images(args: Mapping, count: int, both: bool = False) -> Tensor:
-    """Images that a model with these options was not trained on: uint8 [n, C, H, W], n <= count.
+@dataclass(frozen=True)
+class HeldOutImages:
+    """Where the images lie that a model was not trained on: positions int64 [n] in image_set.
+
+    first: the place of the first one among all images, in the order of perm; those of the test
+    part follow after all others. So one image has one place at every K."""
+
+    image_set: ImageSet
+    positions: Tensor
+    first: int
+
+    def read(self, count: int | None = None) -> Tensor:
+        """The first `count`, or all: uint8 [n, C, H, W]."""
+        return self.image_set.read(self.positions[:count])
+
+
+def held_out(args: Mapping, both: bool = False) -> HeldOutImages:
+    """The images that a model with these options was not trained on.
 
     perm[K:]; perm[2K:] for a model on the second subset, and where `both` models are compared.
     Without such images those of the official test part. Raises UserError where there is neither."""
@@ -79,13 +95,18 @@ def held_out_images(args: Mapping, count: int, both: bool = False) -> Tensor:
     k, seed, subset = _settings(args, "train_size", "global_seed", "subset")
     used = 2 * k if both or subset == "second" else k
     if used < len(images):
-        return images.read(permutation(len(images), seed)[used : used + count])
+        return HeldOutImages(images, permutation(len(images), seed)[used:], used)
     try:
         test = open_images(args, "test")
     except UserError as error:
         problem = f"{k}, of {len(images)} images without a test part"
         raise UserError("held-out images: K", problem, "choose a smaller K") from error
-    return test.read(range(min(count, len(test))))
+    return HeldOutImages(test, torch.arange(len(test)), len(images))
+
+
+def held_out_images(args: Mapping, count: int, both: bool = False) -> Tensor:
+    """The first of `held_out`: uint8 [n, C, H, W], n <= count. Raises UserError as it does."""
+    return held_out(args, both).read(count)
 
 
 def _split(args: Mapping, size: int) -> tuple[Tensor, Tensor]:

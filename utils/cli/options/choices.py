@@ -49,3 +49,10 @@ def either(names: Collection[str]) -> str:
 SECOND = "second"  # folder below the root for the models of the second subsets, and their sets
 
 MEMORIZED, SPURIOUS, GENERALIZED = CLASSES = ("memorized", "spurious", "generalized")
+
+CRITERIA = {  # of the three classes
+    "delta": "--delta-m and --delta-s",
+    "calibrated": "thresholds of each K from its held-out images",
+    "ratio": "d_1 < d_2 / 3, s_1 < d_1 / 3",
+    "pooled": "one pair of thresholds for all K",
+}

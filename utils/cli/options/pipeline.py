@@ -9,7 +9,7 @@ from pathlib import Path
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import all_within, ints, one_of, with_help, within
-from utils.cli.options.choices import METRIC_NAMES, either
+from utils.cli.options.choices import CRITERIA, METRIC_NAMES, either
 
 
 @dataclass
@@ -21,7 +21,7 @@ class PipelineOptions:
     samples: int = 256  # images to draw and classify for each K
     metric: str = with_help("l2", f"{either(METRIC_NAMES)} (the last three: LPIPS)")
     lpips_weights: Path | None = None  # folder of the backbone files, if not in the usual caches
-    criterion: str = "calibrated"  # calibrated, delta or ratio
+    criterion: str = with_help("calibrated", either(CRITERIA))
     jobs: int = 1  # parallel processes, each with its K or class
     basins: bool = True  # also critical times and energies of each class
     curvature: bool = False  # also the curvature of the energy around each class
@@ -35,7 +35,7 @@ class PipelineOptions:
         if len(set(self.sizes)) != len(self.sizes):
             raise UserError("--sizes", self.sizes, "name each K once")
         one_of(self, "metric", METRIC_NAMES)
-        one_of(self, "criterion", ("calibrated", "delta", "ratio"))
+        one_of(self, "criterion", CRITERIA)
 
 
 @dataclass

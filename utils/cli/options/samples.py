@@ -9,7 +9,7 @@ from pathlib import Path
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import one_of, parse_memory, parse_share, with_help, within
-from utils.cli.options.choices import SAMPLER_NAMES
+from utils.cli.options.choices import CRITERIA, SAMPLER_NAMES
 from utils.cli.options.metric import MetricOptions
 
 
@@ -81,19 +81,21 @@ class ClassifyOptions:
     eval_path: Path | None = None  # folder of the sets to classify, K.npz
     synth_path: Path | None = None  # folder of their synthetic neighbours; default --eval-path
     data_path: Path | None = None  # folder of the data sets; default: that of the training
-    criterion: str = "delta"  # delta (the two flags below), calibrated, ratio (d_1 / d_2 < 1/3)
+    criterion: str = with_help(
+        "delta", ", ".join(f"{name} ({text})" for name, text in CRITERIA.items())
+    )
     delta_m: float = 0.33  # memorized up to this distance to a training image
     delta_s: float = 0.33  # else spurious up to this distance to another sample
-    false_positive_rate: float = 0.01  # of calibrated: share of real images misclassified
-    pool_size: int | None = None  # of calibrated: P, real images as references; default largest K
+    false_positive_rate: float = 0.01  # of calibrated, pooled: share of real images misclassified
+    pool_size: int | None = None  # of pooled: P, real images as references; default largest K
     k: int = 5  # neighbours to store beside each sample
     top_size: int = 256  # most typical samples to store
     least_size: int = 64  # least typical samples to store
     lpips_weights: Path | None = None  # folder of the backbone files, if not in the usual caches
-    eval_batch_size: int = 256  # of calibrated: images embedded at once
+    eval_batch_size: int = 256  # real images embedded at once
 
     def __post_init__(self) -> None:
-        one_of(self, "criterion", ("delta", "calibrated", "ratio"))
+        one_of(self, "criterion", CRITERIA)
         within(self, "delta_m", 0)
         within(self, "delta_s", 0)
         for name in ("pool_size", "k", "eval_batch_size"):

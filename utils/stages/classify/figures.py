@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utils.cli.options.choices import CLASSES
+from utils.cli.options.choices import CLASSES, MEMORIZED, SPURIOUS
 from utils.figures.groups import CAPTION, SIZE_LABEL, point_style
 from utils.figures.images import GAP, TILE, draw_heading, draw_tile
 from utils.figures.style import (
@@ -23,7 +23,7 @@ from utils.figures.style import (
     styled,
     three_digits,
 )
-from utils.stages.classify.verdicts import classify_by_distance
+from utils.stages.classify.files import Judged
 
 BINS = 40
 
@@ -32,9 +32,9 @@ BINS = 40
 def transition_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Shares of the three classes, in percent, over K: the rows of summary.csv, in any order.
 
-    Each has `K`, `N`, `CLASS_share`, `CLASS_low`, `CLASS_high` (0 to 1; the 95 % Wilson
-    interval is drawn as an error bar) and may have `criterion` and `metric`. K is on a log scale.
-    Raises ValueError without rows."""
+    Each has `K`, `N`, `CLASS_share`, `CLASS_low`, `CLASS_high` (0 to 1; the 95 % interval is
+    drawn as an error bar), and may have `CLASS_control` (the same share of real images, drawn
+    thin), `criterion` and `metric`. K is on a log scale. Raises ValueError without rows."""
     if not rows:
         raise ValueError("rows: found none; give one for each K")
     rows = sorted(rows, key=lambda row: int(row["K"]))
@@ -57,11 +57,21 @@ def transition_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             zorder=3,
             **point_style(look),
         )
+    for name in (MEMORIZED, SPURIOUS):
+        real = np.array([_percent(row.get(f"{name}_control")) for row in rows])
+        if np.isfinite(real).any():
+            thin = {"linewidth": 1.1, "linestyle": (0, (1, 2)), "marker": "_", "zorder": 2}
+            label = f"{name}, real images"
+            ax.plot(sizes, real, label=label, color=LOOKS[name].colour, clip_on=False, **thin)
     log_ticks(ax, sizes, width=5.6)
     ax.set(ylim=(0, 100), xlabel=SIZE_LABEL, ylabel="Share of samples (%)")
     fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     ax.set_title(_caption(rows), **CAPTION)
     return fig
+
+
+def _percent(share: float | None) -> float:
+    return np.nan if share is None else 100 * share
 
 
 def _caption(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -73,50 +83,46 @@ def _caption(rows: Sequence[Mapping[str, Any]]) -> str:
         parts.append(f"criterion: {rows[0]['criterion']}")
     if rows[0].get("metric"):
         parts.append(distance_label(str(rows[0]["metric"])))
-    return ", ".join([*parts, "bars: 95 % Wilson intervals"])
+    return ", ".join([*parts, "bars: 95 % intervals"])
 
 
 @styled
-def histogram_figure(
-    k: int,
-    d_train: np.ndarray,
-    d_synth: np.ndarray,
-    delta_m: float | None,
-    delta_s: float,
-    metric: str,
-    labels: np.ndarray | None = None,
-) -> Figure:
-    """Histograms of d_train and d_synth [N] for one K, stacked by class, with the thresholds.
+def histogram_figure(judged: Judged, labels: np.ndarray) -> Figure:
+    """Histograms of the distances of one K to the nearest training image and to the nearest other
+    sample, stacked by class, with the thresholds if the criterion has some.
 
-    labels [N] are positions in CLASSES; without them they follow from the thresholds. delta_m is
-    None where the criterion has none (then give labels). Infinite distances (no other sample) are
-    left out."""
-    if labels is None:
-        if delta_m is None:
-            raise ValueError("labels: found None without delta_m; give the labels")
-        labels = classify_by_distance(d_train, d_synth, delta_m, delta_s)
+    labels [N] are positions in CLASSES. A line shows held-out real images in the same way, scaled
+    to N. Infinite distances (no other sample) are left out."""
+    row, own, real = judged.row, judged.distances, judged.distances.real
+    delta_m, delta_s, metric = row["delta_m"], row["delta_s"], row["metric"]
+    d_train, d_synth = own.near[:, 0], own.neighbours
     fig = new_figure(7.2, 3.3)
     axes = fig.subplots(1, 2, sharex=True, sharey=True)
-    finite = [np.asarray(d)[np.isfinite(d)] for d in (d_train, d_synth)]
+    finite = [d[np.isfinite(d)] for d in (d_train, d_synth)]
     largest = max((float(d.max()) for d in finite if len(d)), default=0.0) or 1.0
     # A threshold far beyond every distance would squeeze the bars: it is only in the title.
     shown = [d for d in (delta_m, delta_s) if d is not None and d <= 1.5 * largest]
     edges = np.linspace(0, max([largest, *shown]) * 1.02, BINS + 1)
     panels = (
-        ("Nearest training image", d_train, delta_m, r"$\delta_m$"),
-        ("Nearest other sample", d_synth, delta_s, r"$\delta_s$"),
+        ("Nearest training image", d_train, real.near[:, 0], delta_m, r"$\delta_m$"),
+        ("Nearest other sample", d_synth, real.control[1], delta_s, r"$\delta_s$"),
     )
-    for ax, (title, distances, delta, symbol) in zip(axes, panels, strict=True):
-        _stacked(ax, np.asarray(distances), labels, edges)
+    for ax, (title, distances, others, delta, symbol) in zip(axes, panels, strict=True):
+        _stacked(ax, distances, labels, edges)
+        if len(others):
+            weights = np.full(len(others), row["N"] / len(others))
+            counts, _ = np.histogram(others, edges, weights=weights)
+            ax.stairs(counts, edges, color=INK, linewidth=1.0, label="real images")
         if delta is not None:
             ax.axvline(delta, color=INK, linestyle=(0, (4, 2)), linewidth=1.3)
             title += f", {symbol} = {delta:.4g} (dashed)"
         ax.set(title=title, xlabel=distance_label(metric), xlim=(0, edges[-1]))
     axes[0].set(ylabel="Samples", ylim=(0, 1.06 * max(1, axes[0].dataLim.y1, axes[1].dataLim.y1)))
     axes[0].yaxis.get_major_locator().set_params(integer=True)
-    fig.suptitle(f"K = {k}", x=0.01, ha="left", fontsize=11, fontweight="bold")
+    fig.suptitle(f"K = {row['K']}", x=0.01, ha="left", fontsize=11, fontweight="bold")
     place = {"loc": "outside upper right", "bbox_to_anchor": (1, 1)}
-    fig.legend(axes[0].containers, CLASSES, ncols=3, **place)
+    handles, names = axes[0].get_legend_handles_labels()
+    fig.legend(handles, names, ncols=4, **place)
     return fig
 
 

@@ -1,122 +1,179 @@
-"""The rows of all K: summary/K.json, summary.csv that is made from them, and a table."""
+"""The row of each K, summary.csv that is made from all of them, and a table."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from utils.cli.errors import UserError
-from utils.cli.options.choices import CLASSES
-from utils.files.atomic import read_json, write_text
-from utils.files.k_files import k_named
-from utils.metrics.intervals import CONFIDENCE, wilson_interval
-from utils.stages.classify.transition import ESTIMATE_COLUMNS, estimates, in_words, transition
-
-SUMMARY_COLUMNS = (
-    *("K", "N", *CLASSES),
-    *(f"{name}_{part}" for name in CLASSES for part in ("share", "low", "high")),
-    *("delta_m", "delta_s", "criterion", "metric"),
+from utils.cli.options.choices import CLASSES, SPURIOUS
+from utils.figures.overview import text_table
+from utils.files.atomic import write_text
+from utils.metrics.intervals import exceeds, neighbour_interval, wilson_interval
+from utils.stages.classify.files import (
+    BOTH,
+    CALIBRATION,
+    SUMMARY_COLUMNS,
+    Judged,
+    load_all,
+    summaries,
 )
+from utils.stages.classify.thresholds import Calibration
+from utils.stages.classify.transition import ESTIMATE_COLUMNS, estimates, in_words, transition
+from utils.stages.classify.verdicts import States
 
 
-def read_summary(path: Path) -> dict[str, Any]:
-    """summary/K.json: its row of summary.csv, and args. Raises UserError for any other content."""
-    summary = read_json(path)
-    row = summary.get("row") if isinstance(summary, dict) else None
-    if not isinstance(row, dict) or not is_row(row) or not isinstance(summary.get("args"), dict):
-        raise UserError(path, "no summary of run_classify.py", "delete it and run again")
-    return summary
+@dataclass(frozen=True)
+class Judgement:
+    """The labels of one K by one criterion: of its samples [N], and, by the same rule, of sets of
+    N held-out real images [D N] (None without them)."""
+
+    labels: np.ndarray
+    control: np.ndarray | None
+
+    def shares(self) -> dict[str, float]:
+        return {name: float(np.mean(self.labels == i)) for i, name in enumerate(CLASSES)}
+
+    def control_shares(self) -> dict[str, float | None]:
+        if self.control is None:
+            return dict.fromkeys(CLASSES)
+        return Judgement(self.control, None).shares()
 
 
-def summaries(result: Path) -> list[Path]:
-    """The files summary/K.json of a result folder, by K."""
-    return list(k_named(result / "summary", ".json").values())
+def judge_row(
+    k: int,
+    criterion: str,
+    metric: str,
+    judgements: Mapping[str, Judgement],
+    limits: tuple[float | None, float | None],
+    states: States,
+    calibration: Calibration | None,
+) -> dict[str, int | float | str | None]:
+    """The row of one K in summary.csv, its keys in the order of SUMMARY_COLUMNS.
+
+    judgements: by criterion; those that cannot be applied are absent. limits: delta_m and
+    delta_s, None where the criterion has none (ratio). Shares lie in 0 to 1. The intervals (95 %)
+    of spurious and generalized samples allow for pairs of neighbours. spurious_p: one-sided
+    p-value against the control, of this K alone. Raises ValueError where there are no labels."""
+    main = judgements[criterion]
+    total = len(main.labels)
+    if not total:
+        raise ValueError("labels: found none; judge at least one sample")
+    counts = {name: int(np.sum(main.labels == i)) for i, name in enumerate(CLASSES)}
+    row: dict[str, int | float | str | None] = {"K": int(k), "N": total, **counts}
+    control = main.control_shares()
+    for i, (name, count) in enumerate(counts.items()):
+        low, high = neighbour_interval(count, total) if i else wilson_interval(count, total)
+        row |= {f"{name}_share": count / total, f"{name}_low": low, f"{name}_high": high}
+        row[f"{name}_control"] = control[name]
+    row["spurious_p"] = None
+    if main.control is not None:
+        real = int(np.sum(main.control == CLASSES.index(SPURIOUS)))
+        row["spurious_p"] = exceeds(counts[SPURIOUS], total, real, len(main.control))
+    row |= {"states": states.count, "largest_state": states.largest, "repeated": states.repeated}
+    row |= dict(zip(("delta_m", "delta_s"), limits, strict=True))
+    row |= {"criterion": criterion, "metric": metric}
+    row |= {name: getattr(calibration, name, None) for name in CALIBRATION}
+    for rule in BOTH:
+        one = judgements.get(rule)
+        for name in CLASSES:
+            row[f"{rule}_{name}"] = one.shares()[name] if one else None
+            row[f"{rule}_{name}_control"] = one.control_shares()[name] if one else None
+    return row
 
 
-def write_summary(result: Path) -> list[dict[str, Any]]:
-    """Rebuild summary.csv from summary/K.json; returns its rows by K.
+def write_summary(result: Path) -> list[Judged]:
+    """Rebuild summary.csv from summary/K.json and K.npz; returns them by K.
 
     Jobs of a slice may end together: after writing, look again for rows of other jobs."""
     written: list[Path] | None = None
-    rows: list[dict[str, Any]] = []
+    judged: list[Judged] = []
     while written != (paths := summaries(result)):
-        rows = [read_summary(path)["row"] for path in paths]
-        write_text(result / "summary.csv", as_csv(rows))
+        judged = load_all(result)
+        write_text(result / "summary.csv", as_csv(judged))
         written = paths
-    return rows
+    return judged
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(judged: Sequence[Judged]) -> str:
     """The text of summary.csv: a line for each K, and in each the estimates of the whole sweep."""
     text = io.StringIO()
     columns = (*SUMMARY_COLUMNS, *ESTIMATE_COLUMNS)
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    shared = estimates(transition(rows)) if rows else {}
-    writer.writerows({**row, **shared} for row in rows)
+    shared = estimates(transition(judged)) if judged else {}
+    writer.writerows({**one.row, **shared} for one in judged)
     return text.getvalue()
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows for a terminal: shares in percent with their 95 % intervals."""
-    lines = [f"{'K':>6} {'N':>6}  " + "  ".join(f"{name:>22}" for name in CLASSES)]
-    for row in rows:
-        cells = (
-            f"{100 * row[f'{name}_share']:5.1f} % ({100 * row[f'{name}_low']:5.1f} to "
-            f"{100 * row[f'{name}_high']:5.1f})"
-            for name in CLASSES
-        )
-        lines.append(f"{row['K']:>6} {row['N']:>6}  " + "  ".join(f"{c:>22}" for c in cells))
-    lines.append(f"{thresholds_text(rows[0])}; in brackets 95 % intervals")
-    lines.append(in_words(transition(rows)))
+def table(judged: Sequence[Judged]) -> str:
+    """The rows for a terminal: shares in percent, their 95 % intervals, and the controls."""
+    rows = [one.row for one in judged]
+    lines = [text_table(" ".join(["{:>6} {:>5}", *["{:>25}"] * 3]), _head(), _cells(rows))]
+    lines.append(f"{thresholds_text(rows)}; in brackets 95 % intervals; real: held-out images")
+    other = other_criterion(rows[0])
+    lines += ["", f"by --criterion {other} (real images); distinct states of the table above:"]
+    head = ["K", *(f"{name} (real)" for name in CLASSES), "states", "largest", "in states of 3+"]
+    layout = "{:>6} {:>18} {:>18} {:>18} {:>7} {:>8} {:>16}"
+    lines += [text_table(layout, head, _other_cells(rows, other)), ""]
+    lines.append(in_words(transition(judged)))
     return "\n".join(lines)
 
 
-def thresholds_text(row: Mapping[str, Any]) -> str:
-    """Criterion, metric and thresholds: `calibrated, l2: delta_m 0.996, delta_s 1.368`."""
-    known = [name for name in ("delta_m", "delta_s") if row[name] is not None]
-    limits = ", ".join(f"{name} {row[name]:.4g}" for name in known)
-    return f"{row['criterion']}, {row['metric']}: {limits}"
+def other_criterion(row: Mapping[str, Any]) -> str:
+    """The criterion beside the chosen one, of which every row has the shares too."""
+    return "calibrated" if row["criterion"] == "ratio" else "ratio"
 
 
-def is_row(row: Mapping[str, Any]) -> bool:
-    """Whether a row has the columns of `judge_row`, and values that they may have."""
-    if set(row) != set(SUMMARY_COLUMNS):
-        return False
-    counts = [row[name] for name in ("K", "N", *CLASSES)]
-    shares = [row[f"{name}_{part}"] for name in CLASSES for part in ("share", "low", "high")]
-    whole = all(type(n) is int and n >= 0 for n in counts) and min(row["K"], row["N"]) > 0
-    whole = whole and sum(row[name] for name in CLASSES) == row["N"]
-    whole = whole and all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares)
-    limits = [x for x in (row["delta_m"], row["delta_s"]) if x is not None]
-    whole = whole and all(isinstance(x, (int, float)) and 0 <= x < np.inf for x in limits)
-    return whole and all(isinstance(row[name], str) for name in ("criterion", "metric"))
+def _head() -> list[str]:
+    return ["K", "N", *(f"{name} %" for name in CLASSES)]
 
 
-def judge_row(
-    k: int,
-    labels: np.ndarray,
-    delta_m: float | None,
-    delta_s: float,
-    criterion: str,
-    metric: str,
-) -> dict[str, int | float | str | None]:
-    """The row of one K in summary.csv, its keys in the order of SUMMARY_COLUMNS.
+def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    return [[str(row["K"]), str(row["N"]), *(share_text(row, n) for n in CLASSES)] for row in rows]
 
-    labels: [N], N >= 1; shares lie in 0 to 1, with their 95 % Wilson intervals. delta_m is None
-    where the criterion has none (ratio). Raises ValueError where there are no labels."""
-    total = len(labels)
-    if not total:
-        raise ValueError("labels: found none; judge at least one sample")
-    counts = {name: int(np.sum(labels == i)) for i, name in enumerate(CLASSES)}
-    row: dict[str, int | float | str | None] = {"K": int(k), "N": total, **counts}
-    for name, count in counts.items():
-        low, high = wilson_interval(count, total, CONFIDENCE)
-        row |= {f"{name}_share": count / total, f"{name}_low": low, f"{name}_high": high}
-    row["delta_m"] = None if delta_m is None else float(delta_m)
-    return row | {"delta_s": float(delta_s), "criterion": criterion, "metric": metric}
+
+def _other_cells(rows: Sequence[Mapping[str, Any]], rule: str) -> list[list[str]]:
+    return [
+        [
+            str(row["K"]),
+            *(other_text(row, rule, name) for name in CLASSES),
+            *(str(row["states"]), str(row["largest_state"]), f"{percent(row['repeated'])} %"),
+        ]
+        for row in rows
+    ]
+
+
+def other_text(row: Mapping[str, Any], rule: str, name: str) -> str:
+    """A share by another criterion in percent, with its control: `45.3 (1.6)`"""
+    return f"{percent(row[f'{rule}_{name}'])} ({percent(row[f'{rule}_{name}_control'])})"
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, or a dash where there is none."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def share_text(row: Mapping[str, Any], name: str) -> str:
+    """A share in percent with interval and control: `36.3 (30.7-42.4), real 1.0`"""
+    share, low, high, real = (
+        percent(row[f"{name}_{part}"]) for part in ("share", "low", "high", "control")
+    )
+    return f"{share} ({low}-{high}), real {real}"
+
+
+def thresholds_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Criterion, metric and thresholds: `calibrated, l2: delta_m 2.41 to 0.996, delta_s 1.368`."""
+    first, limits = rows[0], []
+    for name in ("delta_m", "delta_s"):
+        values = [row[name] for row in rows if row[name] is not None]
+        if values:
+            ends = dict.fromkeys(f"{x:.4g}" for x in (values[0], values[-1]))
+            limits.append(f"{name} {' to '.join(ends)}")
+    shown = ", ".join(limits) or "d_1 < d_2 / 3, s_1 < d_1 / 3"
+    return f"{first['criterion']}, {first['metric']}: {shown}"

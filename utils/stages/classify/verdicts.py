@@ -1,4 +1,4 @@
-"""Memorized, spurious or generalized: labels of samples from their distances.
+"""Memorized, spurious or generalized: labels of samples from their distances, and distinct states.
 
 A label, int8, is the position of a class in CLASSES. d_train is the distance of a sample to its
 nearest training image, d_synth to the nearest other sample (+inf where there is none). Distances
@@ -6,10 +6,14 @@ are >= 0, in the unit of their metric."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from utils.cli.options.choices import CLASSES, GENERALIZED, MEMORIZED, SPURIOUS
+from utils.cli.options.choices import CLASSES, GENERALIZED, MEMORIZED, METRIC_NAMES, SPURIOUS
+
+REPEATED = 3  # samples of a state that came "again and again"; two may be a chance pair
 
 
 def classify_by_distance(
@@ -24,42 +28,42 @@ def classify_by_distance(
     d_train, d_synth: [N]. The thresholds are rounded to the precision of the distances, so that
     0.33 stored as float32 is at, not above, 0.33. Raises ValueError for NaN, negative values and
     shapes that differ. Source: the original toolkit, whose thresholds were chosen by hand."""
-    d_train = _checked(d_train, "d_train")
-    return _labels(d_train <= _rounded(delta_m, d_train, "delta_m"), d_synth, delta_s)
-
-
-def classify_by_ratio(
-    d_1: ArrayLike, d_2: ArrayLike, d_synth: ArrayLike, delta_s: float
-) -> np.ndarray:
-    """The label [N] of each sample, with the ratio test for memorization.
-
-        memorized    d_1 / d_2 < 1 / 3,  or  d_1 = 0
-        spurious     not memorized  and  d_synth <= delta_s
-        generalized  otherwise
-
-    d_1 <= d_2: [N], L2 distances to the two nearest training images. Where the training set holds
-    an image twice, d_1 = d_2 around it: near copies of it are missed, exact ones (0 / 0) are not,
-    since d_1 = 0 is memorized in any case. Raises ValueError as above, and where
-    d_2 < d_1. Source: Carlini et al. 2023, arXiv 2301.13188; Yoon et al. 2023; Gu et al. 2023,
-    arXiv 2310.02664."""
-    # In float64 three times a float32 is exact, so that d_1 / d_2 = 1/3 is never rounded below it.
-    d_1, d_2 = (_checked(d, n).astype(np.float64) for d, n in ((d_1, "d_1"), (d_2, "d_2")))
-    if d_1.shape != d_2.shape or (d_2 < d_1).any():
-        raise ValueError("d_2: found values below d_1; give neighbours by ascending distance")
-    return _labels((3 * d_1 < d_2) | (d_1 == 0), d_synth, delta_s)
-
-
-def _labels(memorized: np.ndarray, d_synth: ArrayLike, delta_s: float) -> np.ndarray:
-    """Labels [N] from memorized (bool [N]) and the distances to the nearest other sample."""
-    d_synth = _checked(d_synth, "d_synth")
-    if d_synth.shape != memorized.shape:
-        raise ValueError(f"d_synth: found shape {d_synth.shape}; give {memorized.shape}")
+    d_train, d_synth = _checked(d_train, "d_train"), _checked(d_synth, "d_synth")
+    if d_synth.shape != d_train.shape:
+        raise ValueError(f"d_synth: found shape {d_synth.shape}; give {d_train.shape}")
     # d_synth = inf means that there is no other sample; never near, even for delta_s = inf.
     near = np.isfinite(d_synth) & (d_synth <= _rounded(delta_s, d_synth, "delta_s"))
-    spurious = ~memorized & near
+    return _labels(d_train <= _rounded(delta_m, d_train, "delta_m"), near)
+
+
+def classify_by_ratio(d_1: ArrayLike, d_2: ArrayLike, s_1: ArrayLike) -> np.ndarray:
+    """The label [N] of each sample, from ratios of its own distances: no threshold is chosen.
+
+        memorized    d_1 < d_2 / 3,  or  d_1 = 0
+        spurious     not memorized  and  s_1 < d_1 / 3
+        generalized  otherwise
+
+    Euclidean distances [N]: d_1 <= d_2 to the two nearest training images, s_1 to the nearest
+    other sample. A spurious state attracts samples: they fall much closer to each other than to
+    any training image. Where the training set holds an image twice, d_1 = d_2 around it: near
+    copies of it are missed, exact ones (0 / 0) are not. Raises ValueError as above, and where
+    d_2 < d_1. Source: Yoon et al. 2023 and Carlini et al. 2023, arXiv 2301.13188, for d_1 / d_2;
+    s_1 / d_1 is the same idea for attractors."""
+    # In float64 three times a float32 is exact, so that a ratio of 1/3 is never rounded below it.
+    names = ((d_1, "d_1"), (d_2, "d_2"), (s_1, "s_1"))
+    d_1, d_2, s_1 = (_checked(d, name).astype(np.float64) for d, name in names)
+    if d_1.shape != d_2.shape or (d_2 < d_1).any():
+        raise ValueError("d_2: found values below d_1; give neighbours by ascending distance")
+    if s_1.shape != d_1.shape:
+        raise ValueError(f"s_1: found shape {s_1.shape}; give {d_1.shape}")
+    return _labels((3 * d_1 < d_2) | (d_1 == 0), 3 * s_1 < d_1)
+
+
+def _labels(memorized: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Labels int8 [N] from bool [N]: memorized, and near another sample."""
     labels = np.full(memorized.shape, CLASSES.index(GENERALIZED), np.int8)
+    labels[near] = CLASSES.index(SPURIOUS)
     labels[memorized] = CLASSES.index(MEMORIZED)
-    labels[spurious] = CLASSES.index(SPURIOUS)
     return labels
 
 
@@ -77,6 +81,13 @@ def _rounded(delta: float, distances: np.ndarray, name: str) -> np.floating:
         raise ValueError(f"{name}: found {delta}; give a threshold >= 0")
     with np.errstate(over="ignore"):  # may round to infinity
         return distances.dtype.type(delta)
+
+
+def euclidean(metric: str, *distances: np.ndarray) -> list[np.ndarray]:
+    """Distances whose ratios mean lengths: LPIPS is the square of one, so its root is taken.
+
+    metric: a name in METRIC_NAMES."""
+    return [np.sqrt(d) if METRIC_NAMES[metric] == "lpips" else d for d in distances]
 
 
 def nearest_column(dists: np.ndarray) -> np.ndarray:
@@ -116,3 +127,49 @@ def select(order: np.ndarray, top: int, least: int) -> tuple[np.ndarray, tuple[i
     first, rest = order[:top], order[top:]
     last = rest[::-1][:least]
     return np.concatenate([first, last]), (len(first), len(last))
+
+
+class States(NamedTuple):
+    """The distinct states of one K: how many there are, samples of the largest, and the share of
+    all samples in states of REPEATED samples or more."""
+
+    count: int
+    largest: int
+    repeated: float
+
+
+def distinct_states(
+    labels: np.ndarray, neighbours: np.ndarray, dists: np.ndarray, reach: np.ndarray
+) -> States:
+    """The clusters of the spurious samples, by single linkage.
+
+    labels [N]; neighbours, dists [N, k]: the nearest other samples of each and their distances;
+    reach [N]: up to which distance the other sample is linked. Memorized samples are left out: a
+    spurious sample beside one of them is a state of its own. Further neighbours than k are not
+    seen, which can only split a state."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    spurious = labels == CLASSES.index(SPURIOUS)
+    if not spurious.any():
+        return States(0, 0, 0.0)
+    free = labels != CLASSES.index(MEMORIZED)
+    rows, columns = np.nonzero(dists <= np.asarray(reach)[:, None])
+    others = neighbours[rows, columns]
+    linked = free[rows] & free[others]
+    n = len(labels)
+    edges = coo_matrix((np.ones(linked.sum()), (rows[linked], others[linked])), (n, n))
+    _, state = connected_components(edges, directed=False)
+    sizes = np.bincount(state)
+    found = np.unique(state[spurious])
+    again = sizes[found] >= REPEATED
+    return States(len(found), int(sizes[found].max()), float(sizes[found][again].sum() / n))
+
+
+def reach(d_1: np.ndarray, delta_s: float | None, metric: str) -> np.ndarray:
+    """Up to which distance another sample is the same state [N]: delta_s, or, for the ratio
+    criterion (None), what lies below a third of d_1 as a length."""
+    if delta_s is not None:
+        return np.full(len(d_1), d_1.dtype.type(delta_s))
+    part = 9 if METRIC_NAMES[metric] == "lpips" else 3
+    return np.nextafter(d_1.astype(np.float64) / part, 0)

@@ -13,7 +13,7 @@ from utils.figures.overview import show_overview, text_table
 from utils.files.class_folders import each
 from utils.files.k_files import k_named
 from utils.files.provenance import EXEMPT
-from utils.stages.classify.summary import read_summary, summaries
+from utils.stages.classify.files import read_summary, summaries
 from utils.stages.critical_times.files import Times, load_times
 from utils.stages.generalization.figures import (
     collapse_figure,

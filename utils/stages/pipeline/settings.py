@@ -130,11 +130,13 @@ def critical_times_stage(
     options: PipelineStage, name: str, rows: list[dict[str, Any]]
 ) -> CriticalTimesStage:
     """Of one class. An image is recovered within the distance at which it would be memorized,
-    where the criterion has such a limit."""
+    where the criterion has such a limit: at every K within the smallest one, so that they
+    compare."""
+    limits = [row["delta_m"] for row in rows if row["delta_m"]]
     return stage_options(
         CriticalTimesStage,
         options,
-        delta=rows[0]["delta_m"] or options.critical_times.delta,
+        delta=min(limits, default=options.critical_times.delta),
         **class_values(options, "times", name),
         **metric_values(options, "critical_times"),
     )

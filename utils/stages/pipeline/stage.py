@@ -37,8 +37,9 @@ from utils.inputs.unchanged import check_unchanged
 from utils.jobs.workers import run_side_by_side
 from utils.metrics.embedders import load_metric
 from utils.stages.classify import stage as classify
+from utils.stages.classify.held_out import unseen_images
 from utils.stages.classify.summary import table
-from utils.stages.classify.thresholds import split_pool, unseen_images
+from utils.stages.classify.thresholds import check_held_out
 from utils.stages.critical_times import stage as critical_times
 from utils.stages.critical_times.overview import show_times
 from utils.stages.curvature import stage as curvature
@@ -112,7 +113,8 @@ def run(options: PipelineStage) -> None:
     check_writable(root)
     train_and_generate_all([*second_plans, *plans], options.pipeline.jobs)
     distances.run(distances_stage(options))
-    rows = classify.run(classify_stage(options), redo_changed=True)
+    judged = classify.run(classify_stage(options), redo_changed=True)
+    rows = [one.row for one in judged]
     draw_overview(root, sizes)
     names = [name for name in CLASSES if any(row[name] for row in rows)]
     remove_empty_classes(root, rows)
@@ -124,7 +126,7 @@ def run(options: PipelineStage) -> None:
         measure_curvature(options, names)
     if options.pipeline.generalization:
         generalization.run(generalization_stage(options, bool(second_plans)), redo_changed=True)
-    print(f"\n{table(rows)}\n")
+    print(f"\n{table(judged)}\n")
     figures = root / "identified" / "figures"
     print(figures / "transition.png")
     print(f"{figures}: also samples, losses, distances-K, CLASS-K for each K; .png and .pdf")
@@ -176,15 +178,11 @@ def check(options: PipelineStage, plans: list[Plan]) -> None:
         sampling_steps(options.generate, plan.args["train"]["timesteps"])
     load_metric(options.pipeline.metric, weights_folder(options), torch.device("cpu"))
     if options.pipeline.criterion == "calibrated":
-        pool = options.classify.pool_size or plans[-1].k
         rate = options.classify.false_positive_rate
-        split_pool(plans[-1].args, rate, pool, options.pipeline.samples)
+        check_held_out(plans[-1].args, rate, options.pipeline.samples)
     if options.pipeline.criterion == "ratio" and plans[0].k == 1:
         remedy = "leave K = 1 out, or choose another --criterion"
         raise UserError("--criterion ratio", "K = 1, which has no second training image", remedy)
-    if options.pipeline.criterion == "ratio" and options.pipeline.metric != "l2":
-        remedy = "choose --metric l2, or another --criterion"
-        raise UserError("--criterion ratio", f"--metric {options.pipeline.metric}", remedy)
 
 
 def check_models(options: PipelineStage, sizes: list[int]) -> None:

@@ -154,12 +154,9 @@ class Commands:
         )
 
     def classify(self, args: Args, largest: int) -> str:
-        """largest: K of the sweep, the default pool size of --criterion calibrated."""
-        settings, leave_out = dict(args["classify"]), []
-        if settings["criterion"] == "calibrated":
-            leave_out = ["delta_m", "delta_s"]
-            if settings["pool"] != largest:
-                settings["pool_size"] = settings["pool"]
+        """largest: K of the sweep, the default of --pool-size."""
+        settings = args["classify"]
+        leave_out = ["pool_size"] if settings.get("pool_size") == largest else []
         return command(
             "run_classify.py",
             f"--dist-path {self.path('dists')}",

@@ -26,6 +26,7 @@ from utils.files.atomic import write_text
 from utils.files.k_files import k_named
 from utils.files.provenance import differing
 from utils.files.tensors import load_torch
+from utils.stages.classify.files import load_all
 from utils.stages.classify.summary import thresholds_text
 from utils.stages.distances.files import load_dists
 from utils.stages.report import images as parts
@@ -54,7 +55,9 @@ def run(options: ReportStage) -> Path:
 
 def contents(root: Path) -> dict[str, Any]:
     """The values of the template. Raises UserError if there is nothing to show."""
-    rows, class_args = parts.load_rows(root)
+    judged = load_all(root / "identified")
+    rows = [one.row for one in judged]
+    class_args = {one.row["K"]: one.args for one in judged}
     sets = parts.load_sets(root)
     dists = {k: load_dists(path) for k, path in k_named(root / "dists").items()}
     panels = parts.panels(root, rows, sets, dists)
@@ -71,13 +74,14 @@ def contents(root: Path) -> dict[str, Any]:
         args_by_k |= {args["train"]["train_size"]: args for args in section.args.values()}
     return {
         "title": title(args_by_k, rows),
-        "headline": parts.headline(rows) if rows else [],
+        "headline": parts.headline(judged) if judged else [],
         "facts": facts(args_by_k, rows),
         "transition": parts.transition_picture(rows) if rows else None,
         "classes": parts.classes_table(rows) if rows else None,
+        "states": parts.states_table(rows) if rows else None,
         "sheet": parts.sheet_picture(sets) if sets else None,
         "panels": panels,
-        "what_if": what_if(rows, dists),
+        "what_if": what_if(judged),
         **sections,
         "commands": commands(root, set_args, dist_args, class_args, sections),
         "options": changed_options(args_by_k),
@@ -102,7 +106,7 @@ def facts(args_by_k: Mapping[int, Mapping], rows: list[Mapping[str, Any]]) -> li
         counts = sorted({row["N"] for row in rows})
         ends = dict.fromkeys((counts[0], counts[-1]))  # one number if they are equal
         lines.append(("samples of each K", " to ".join(map(str, ends))))
-        lines.append(("judged by", thresholds_text(rows[0])))
+        lines.append(("judged by", thresholds_text(rows)))
     sampling = next((a["generate"] for a in args_by_k.values() if "generate" in a), None)
     if isinstance(sampling, Mapping) and "sampler" in sampling:
         calls = f"{sampling['sampler']}, {sampling.get('steps')} calls an image"

@@ -1,26 +1,26 @@
 """Results for other thresholds: the samples of each K, counted in bins on two axes.
 
-x is the value that decides about memorization (the distance to the nearest training image, or
-d_1 / d_2 for the ratio criterion), y the distance to the nearest other sample. Bin i has the
-samples that are inside a threshold at edge i and outside one at edge i - 1. Counts for thresholds
-at edges are therefore exact, whatever the number of samples."""
+x is the value that decides about memorization, y the one that decides about spurious states: the
+distances to the nearest training image and to the nearest other sample; relative to each K's own
+thresholds where it has some (calibrated); d_1 / d_2 and s_1 / d_1 (ratio). Bin i has the samples
+that are inside a threshold at edge i and outside one at edge i - 1. Counts for thresholds at edges
+are therefore exact, whatever the number of samples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from utils.cli.options.choices import CLASSES
 from utils.figures.style import distance_label
-from utils.stages.classify.verdicts import nearest_column
-from utils.stages.distances.files import Distances
+from utils.stages.classify.files import Judged
+from utils.stages.classify.verdicts import euclidean
 
 EDGES = 60  # about so many on an axis
-# Options that all K must share: the sliders start from one pair of thresholds in one unit.
-SHARED = ("criterion", "metric", "delta_m", "delta_s")
 
 
 @dataclass(frozen=True)
@@ -68,53 +68,94 @@ def cells(x_axis: Axis, y_axis: Axis, x: np.ndarray, y: np.ndarray) -> list[int]
     return np.column_stack([bins, counts]).ravel().tolist()
 
 
-def what_if(
-    rows: Sequence[Mapping[str, Any]], dists: Mapping[int, Distances]
-) -> dict[str, Any] | None:
-    """What the page needs to count samples for any two thresholds; None without distances.
+def what_if(judged: Sequence[Judged]) -> dict[str, Any] | None:
+    """What the page needs to count samples, and held-out real images, for any two thresholds; None
+    where nothing was judged.
 
-    rows: of summary.csv. A K is left out if it was classified with other options than the first
-    K, or if its distances have another metric or too few neighbours."""
-    rows = [row for row in rows if row["K"] in dists]
-    if not rows:
+    A K is left out if it was judged by another criterion or metric than the first K, or by another
+    pair of thresholds where all K share one."""
+    shared = ["criterion", "metric"]
+    if judged and is_absolute(judged[0]):
+        shared += ["delta_m", "delta_s"]
+    usable = [one for one in judged if all(one.row[name] == judged[0].row[name] for name in shared)]
+    if not usable:
         return None
-    first = rows[0]
-    is_ratio = first["criterion"] == "ratio"
-    neighbours = 2 if is_ratio else 1
-    usable = {
-        row["K"]: dists[row["K"]]
-        for row in rows
-        if all(row[name] == first[name] for name in SHARED)
-        and dists[row["K"]].metric_name == row["metric"]
-        and dists[row["K"]].arrays["data-dists"].shape[1] >= neighbours
-    }
-    delta_m, delta_s = 1 / 3 if is_ratio else first["delta_m"], first["delta_s"]
-    if not usable or delta_m is None or delta_s is None:
-        return None
-    x = {k: memorization_values(d, is_ratio) for k, d in usable.items()}
-    y = {k: nearest_column(d.arrays["synth-dists"]) for k, d in usable.items()}
-    x_axis = make_axis(list(x.values()), delta_m, strict=is_ratio)
-    y_axis = make_axis(list(y.values()), delta_s)
-    unit = distance_label(first["metric"])
-    if is_ratio:
-        x_label = "d₁ / d₂, of the two nearest training images"
-    else:
-        x_label = f"Distance to the nearest training image, {unit}"
-    y_label = f"Distance to the nearest other sample, {unit}"
+    scale = scale_of(usable[0])
+    values = [scaled(one, one.distances.near, one.distances.neighbours) for one in usable]
+    reals = [one.distances.real for one in usable]
+    real = [scaled(one, *h.control) for one, h in zip(usable, reals, strict=True)]
+    axes = [
+        make_axis([pair[side] for pair in values], limit, scale.strict)
+        for side, limit in enumerate(scale.limits)
+    ]
     return {
-        "sizes": list(usable),
+        "sizes": [one.row["K"] for one in usable],
         "names": list(CLASSES),
-        "axes": [x_axis.content(x_label, "δₘ"), y_axis.content(y_label, "δₛ")],
-        "cells": [cells(x_axis, y_axis, x[k], y[k]) for k in usable],
-        "samples": [len(x[k]) for k in usable],
+        "axes": [
+            axis.content(label, symbol)
+            for axis, label, symbol in zip(axes, scale.labels, scale.symbols, strict=True)
+        ],
+        "cells": [cells(*axes, *pair) for pair in values],
+        "samples": [len(x) for x, _ in values],
+        "real_cells": [cells(*axes, *pair) for pair in real],
+        "real_samples": [len(x) for x, _ in real],
     }
 
 
-def memorization_values(dists: Distances, is_ratio: bool) -> np.ndarray:
-    """What decides about memorization, [N]: the distance to the nearest training image, or
-    d_1 / d_2 of the two nearest (0 if d_1 is 0)."""
-    near = dists.arrays["data-dists"]
-    if not is_ratio:
-        return nearest_column(near)
-    d_1, d_2 = near[:, 0].astype(np.float64), near[:, 1].astype(np.float64)
-    return np.divide(d_1, d_2, out=np.zeros(len(d_1)), where=d_1 > 0)
+class Scale(NamedTuple):
+    """The two axes of a criterion: thresholds used, labels, symbols; strict: see `Axis`."""
+
+    limits: tuple[float, float]
+    labels: tuple[str, str]
+    symbols: tuple[str, str]
+    strict: bool = False
+
+
+NEAREST = ("Distance to the nearest training image", "Distance to the nearest other sample")
+
+
+def is_absolute(judged: Judged) -> bool:
+    """Whether all K share one pair of thresholds."""
+    return judged.row["criterion"] not in ("calibrated", "ratio")
+
+
+def scale_of(judged: Judged) -> Scale:
+    """The axes of the criterion of this K."""
+    row = judged.row
+    if row["criterion"] == "ratio":
+        labels = ("d₁ / d₂, of the two nearest training images", "s₁ / d₁, s₁ to the nearest other")
+        return Scale((1 / 3, 1 / 3), labels, ("d₁ / d₂", "s₁ / d₁"), strict=True)
+    if is_absolute(judged):
+        unit = distance_label(row["metric"])
+        labels = tuple(f"{name}, {unit}" for name in NEAREST)
+        return Scale((row["delta_m"], row["delta_s"]), labels, ("δₘ", "δₛ"))
+    labels = tuple(
+        f"{name}, as a multiple of {symbol} of its K"
+        for name, symbol in zip(NEAREST, ("δₘ", "δₛ"), strict=True)
+    )
+    return Scale((1.0, 1.0), labels, ("d₁ / δₘ", "s₁ / δₛ"))
+
+
+def scaled(
+    judged: Judged, near: np.ndarray, neighbours: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What decides about memorization and about spurious states, [N] each, in units of the axes.
+
+    near [N, 2], neighbours [N]: distances to the nearest training images and other image."""
+    row, d_1 = judged.row, near[:, 0].astype(np.float64)
+    s_1 = neighbours.astype(np.float64)
+    if row["criterion"] == "ratio":
+        d_1, d_2, s_1 = euclidean(row["metric"], d_1, near[:, 1].astype(np.float64), s_1)
+        return over(d_1, d_2), over(s_1, d_1)
+    if is_absolute(judged):
+        return near[:, 0], neighbours
+    return over(d_1, row["delta_m"]), over(s_1, row["delta_s"])
+
+
+def over(values: np.ndarray, unit: ArrayLike) -> np.ndarray:
+    """values / unit; 0 / 0 is 0: what is at no distance is inside any threshold."""
+    unit = np.broadcast_to(np.asarray(unit, np.float64), values.shape)
+    ratio = np.full(values.shape, np.inf)
+    np.divide(values, unit, out=ratio, where=unit > 0)
+    ratio[values == 0] = 0
+    return ratio

@@ -58,7 +58,11 @@
       head.textContent = whatIf.sizes[i];
       row.appendChild(head);
       row.insertCell().textContent = whatIf.samples[i];
-      total.forEach((n) => { row.insertCell().textContent = percent(n, whatIf.samples[i]); });
+      const real = counts(whatIf.real_cells[i]), others = whatIf.real_samples[i];
+      total.forEach((n, c) => {
+        row.insertCell().textContent = percent(n, whatIf.samples[i]) +
+          (others ? ` (${percent(real[c], others)})` : "");
+      });
     });
     chart(every);
     const same = at.every((a, i) => a === whatIf.axes[i].at);

@@ -1,0 +1,105 @@
+"""One K, judged by every criterion that can be applied, with real images as a control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from utils.cli.errors import UserError
+from utils.data.subsets import held_out
+from utils.metrics.embedders import Embedder
+from utils.metrics.nearest import SearchSettings
+from utils.stages.classify.files import Judged, JudgedDistances
+from utils.stages.classify.held_out import HeldOut, measure_held_out
+from utils.stages.classify.summary import Judgement, judge_row
+from utils.stages.classify.thresholds import Calibration, calibrate, pooled
+from utils.stages.classify.verdicts import (
+    classify_by_distance,
+    classify_by_ratio,
+    distinct_states,
+    euclidean,
+    nearest_column,
+    reach,
+)
+from utils.stages.distances.files import Distances
+
+Limits = tuple[float | None, float | None]  # delta_m and delta_s
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How the distances of real images are measured."""
+
+    embedder: Embedder
+    search: SearchSettings
+
+    def judge(
+        self, args: Mapping[str, Any], dists: Distances, train: Tensor
+    ) -> tuple[Judged, np.ndarray]:
+        """The row of a K with what it was made from, and the labels [N] of its samples.
+
+        args: with the options of the stage. train: the K training images, uint8 [K, C, H, W].
+        Raises UserError where the criterion of args cannot be applied."""
+        arrays, metric, criterion = dists.arrays, dists.metric_name, args["classify"]["criterion"]
+        near, neighbours = arrays["data-dists"][:, :2], nearest_column(arrays["synth-dists"])
+        real = measure_held_out(args, self.embedder, train, len(near), self.search)
+        calibrations = self.calibrations(args, real, len(near))
+        limits: dict[str, Limits] = {n: (c.delta_m, c.delta_s) for n, c in calibrations.items()}
+        if criterion == "delta":
+            limits["delta"] = args["classify"]["delta_m"], args["classify"]["delta_s"]
+        if near.shape[1] > 1 and len(near) > 1:
+            limits["ratio"] = None, None
+        judgements = {}
+        for name, pair in limits.items():
+            control = None
+            if real is not None and real.control[1].size:
+                control = labels_of(name, pair, metric, *real.control)
+            judgements[name] = Judgement(labels_of(name, pair, metric, near, neighbours), control)
+        labels, (_, delta_s) = judgements[criterion].labels, limits[criterion]
+        states = distinct_states(
+            labels,
+            arrays["synth-indices"],
+            arrays["synth-dists"],
+            reach(near[:, 0], delta_s, metric),
+        )
+        used = calibrations.get(criterion)
+        k = args["train"]["train_size"]
+        row = judge_row(k, criterion, metric, judgements, limits[criterion], states, used)
+        if real is None:
+            real = HeldOut(near[:0], np.empty((0, len(near)), np.float32), 0)
+        return Judged(row, dict(args), JudgedDistances(near, neighbours, real)), labels
+
+    def calibrations(
+        self, args: Mapping[str, Any], real: HeldOut | None, n: int
+    ) -> dict[str, Calibration]:
+        """Thresholds from real images, by criterion. Raises UserError where the criterion of args
+        needs them and there are too few images."""
+        options, k = args["classify"], args["train"]["train_size"]
+        criterion, rate = options["criterion"], options["false_positive_rate"]
+        found = {}
+        if criterion == "calibrated":
+            if real is None:
+                held_out(args)  # raises the error that says why there are none
+            found["calibrated"] = calibrate(real, k, n, rate)
+        elif real is not None:
+            with suppress(UserError):  # its columns stay empty
+                found["calibrated"] = calibrate(real, k, n, rate)
+        if criterion == "pooled":
+            pool = options["pool_size"]
+            found["pooled"] = pooled(args, self.embedder, rate, pool, n, self.search)
+        return found
+
+
+def labels_of(
+    criterion: str, limits: Limits, metric: str, near: np.ndarray, neighbours: np.ndarray
+) -> np.ndarray:
+    """The labels [N] by a criterion, of images with these distances: near [N, 2] to the nearest
+    training images, neighbours [N] to the nearest other image. limits: where it has some."""
+    if criterion == "ratio":
+        return classify_by_ratio(*euclidean(metric, near[:, 0], near[:, 1], neighbours))
+    return classify_by_distance(near[:, 0], neighbours, *limits)
