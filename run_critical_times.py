@@ -8,9 +8,10 @@
         --result-path exact-times/spurious --delta 1
 
 Noise of t = 1, 26, ... is added to each image and removed by DDIM; the image is recovered at t if
-9 of 10 trials end within --delta of it. Reads models K.pt and samples K.npz (without --sample-path
-the training images); writes K.npz into --result-path and figures beside it (docs/formats.md). Run
-it again to continue."""
+9 of 10 trials end within --delta of it. Its critical time is the last scanned time t before it
+first stops being recovered. Reads models K.pt and samples K.npz (without --sample-path the training
+images); writes K.npz into --result-path and figures beside it (docs/formats.md). Run it again to
+continue."""
 
 from utils.cli.main import run_stage
 from utils.cli.options.sections import CriticalTimesStage

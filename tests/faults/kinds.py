@@ -107,6 +107,8 @@ def sound_times(result) -> None:
     known = result.recovery[~np.isnan(result.recovery)]
     assert (known >= 0).all() and (known <= 1).all() and 0 <= result.delta < np.inf
     assert np.isfinite(result.radius).all() and (result.radius >= 0).all()
+    assert np.array_equal(np.isnan(result.trial_radius), result.time < 0)
+    assert not (result.trial_radius < 0).any() and not np.isinf(result.trial_radius).any()
 
 
 def sound_energies(result) -> None:

@@ -17,6 +17,7 @@ from utils.cli.errors import UserError
 from utils.files.atomic import atomic_write, reason
 
 MOST_OBJECT_BYTES = 2**20  # of pickled args; the original's take 1,000
+STAGE_BEFORE = "give a file that the stage before this one wrote"
 
 
 def save_npz(path: Path, **arrays: Any) -> None:
@@ -30,14 +31,17 @@ def save_npz(path: Path, **arrays: Any) -> None:
         np.savez(file, **plain)
 
 
-def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+def read_npz(
+    path: Path, keys: Iterable[str] | None = None, remedy: str = STAGE_BEFORE
+) -> dict[str, np.ndarray]:
     """The arrays of a .npz file (those of `keys`, or all). Nothing in it is executed.
 
     `args` of the original toolkit, a pickled object, comes back as JSON text like ours.
-    Raises UserError where the file is missing, cut short, no .npz, or lacks a key."""
+    Raises UserError where the file is missing, cut short, no .npz, or lacks a key (then with
+    `remedy`)."""
     path = Path(path)
-    remedy = "copy it again or delete it and rerun the stage that wrote it"
-    with _errors_of(path, "no readable .npz file", remedy), zipfile.ZipFile(path) as archive:
+    again = "copy it again or delete it and rerun the stage that wrote it"
+    with _errors_of(path, "no readable .npz file", again), zipfile.ZipFile(path) as archive:
         if sum(info.compress_size for info in archive.infolist()) > path.stat().st_size:
             raise ValueError("members that overlap")
         names = {Path(n).stem: n for n in archive.namelist() if n.endswith(".npy")}
@@ -45,7 +49,7 @@ def read_npz(path: Path, keys: Iterable[str] | None = None) -> dict[str, np.ndar
         missing = [key for key in keys if key not in names]
         if missing:
             problem = f"no {missing[0]!r} (it holds: {', '.join(sorted(names)) or 'nothing'})"
-            raise UserError(path, problem, "give a file that the stage before this one wrote")
+            raise UserError(path, problem, remedy)
         return {key: _read_member(archive, names[key], path, key) for key in keys}
 
 

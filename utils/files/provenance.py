@@ -137,10 +137,11 @@ def is_finished(
     """Whether path holds the result of the same options; a missing file is False.
 
     Raises UserError where it was made with others (redo_changed: False then), or by another
-    stage."""
+    stage or version, so that a key is absent."""
     if not path.exists():
         return False
-    stored = parse_args(read_npz(path, [*keys, "args"]), path)
+    remedy = "delete it, redo it with --overwrite, or choose another folder"
+    stored = parse_args(read_npz(path, [*keys, "args"], remedy), path)
     return check_same(path, stored, args, stages, redo_changed)
 
 

@@ -1,20 +1,23 @@
 """run_critical_times.py: the exact model, resume, and what does not fit together."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
-from models.exact import ExactDenoiser
 from models.noise import image_key
 from models.schedule import Schedule
 from tests.helpers.runs import DIGITS, assert_one_line, run_here, train_options
 from tests.helpers.sandbox import run_stage
-from utils.cli.errors import Interrupted
+from utils.cli.errors import Interrupted, UserError
 from utils.data.datasets import to_float
 from utils.data.subsets import training_subset
 from utils.files.provenance import digest
 from utils.inputs.samples import load_synthetics, save_synthetics
-from utils.stages.critical_times.files import load_times
+from utils.stages.critical_times.files import load_times, save_times
 from utils.stages.critical_times.follow import noised_copy
+from utils.stages.critical_times.overview import mean_radius
 from utils.stages.critical_times.pool import RecoveryPool
 from utils.stages.train import stage as train
 
@@ -61,23 +64,106 @@ def test_the_exact_model_through_the_script(tmp_path):
     assert figures == {f"{name}.{ending}" for name in names for ending in ("png", "pdf")}
 
 
-def test_the_radius_is_that_of_the_trial_s_own_noise(tmp_path):
-    flags = ["--config_path", DIGITS, "--exact", "--train-size", 4, "--delta", 1]
-    measure(*flags, "--stride", 50, "--result-path", tmp_path / "a", "--search", "scan")
-    result = load_times(tmp_path / "a" / "4.npz")
-    images = to_float(training_subset(result.args).images)
-    denoiser = ExactDenoiser(images, Schedule())
+SEARCHES = {
+    "scan": ["--search", "scan"],
+    "scan of images": ["--search", "scan", "--trial-times", "False"],
+    "bisect": ["--search", "bisect"],
+}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """The exact model of K = 4 digits by each search, the digits, and its schedule.
+
+    At delta = 1 one of four trials may fail: then trials end before and after their image."""
+    folder = tmp_path_factory.mktemp("searched")
+    flags = ["--config_path", DIGITS, "--exact", "--train-size", 4, "--delta", 1, "--p", 0.75]
+    for name, search in SEARCHES.items():
+        measure(*flags, *search, "--stride", 50, "--result-path", folder / name)
+    found = {name: load_times(folder / name / "4.npz") for name in SEARCHES}
+    return found, to_float(training_subset(found["scan"].args).images), Schedule()
+
+
+def distance_noised(images, schedule, i, trial, t):
+    """|x_0 - x_t| by the formula, from the noise of the trial's seed; 0 at t = 0."""
+    if t == 0:
+        return 0.0
+    seed = noised_copy(i, images[i], image_key(images[i]), 3407, t, trial).seed
+    eps = torch.randn(images[i].shape, generator=torch.Generator().manual_seed(seed)).double()
+    alpha_bar = float(np.prod(1 - np.linspace(1e-4, 0.02, schedule.timesteps)[: t + 1]))
+    x_0 = images[i].double()
+    return (x_0 - (alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * eps)).norm().item()
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_the_radius_is_the_distance_at_the_critical_time(searched, search):
+    found, images, schedule = searched
+    result = found[search]
+    assert result.critical_time.all() and not result.censored.all()
     for i, trial in np.ndindex(result.radius.shape):
-        t = int(result.time[i, trial])
-        copy = noised_copy(i, images[i], image_key(images[i]), 3407, t, trial)
-        expected = (copy.noised(denoiser) - images[i]).norm().item()
-        assert result.radius[i, trial] == pytest.approx(expected, rel=1e-6)
-    flags += ["--stride", 50, "--trial-times", "False", "--search", "scan"]
-    measure(*flags, "--result-path", tmp_path / "b")
-    image = load_times(tmp_path / "b" / "4.npz")
-    assert not image.followed and np.array_equal(image.critical_time, result.critical_time)
-    copy = noised_copy(1, images[1], image_key(images[1]), 3407, int(image.critical_time[1]), 2)
-    assert image.radius[1, 2] == pytest.approx((copy.noised(denoiser) - images[1]).norm().item())
+        t = int(result.critical_time[i])
+        expected = distance_noised(images, schedule, i, trial, t)
+        assert result.radius[i, trial] == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_search_gives_the_radius_of_the_scan_where_recovery_is_monotone(searched):
+    """Where bisection finds the time of the scan; without trial times it is every image."""
+    found, _, _ = searched
+    scan, image, bisect = (found[name] for name in SEARCHES)
+    np.testing.assert_array_equal(image.radius, scan.radius)
+    same = bisect.critical_time == scan.critical_time
+    assert same.sum() >= 2 and (same | bisect.non_monotone).all()
+    np.testing.assert_array_equal(bisect.radius[same], scan.radius[same])
+    np.testing.assert_array_equal(mean_radius(bisect)[same], mean_radius(scan)[same])
+
+
+def test_the_trials_own_reach_has_its_own_key(searched):
+    """At each trial's own time where trials are followed; elsewhere no number at all."""
+    found, images, schedule = searched
+    result = found["scan"]
+    assert (result.time < result.critical_time[:, None]).any()
+    assert (result.time > result.critical_time[:, None]).any()
+    for i, trial in np.ndindex(result.time.shape):
+        expected = distance_noised(images, schedule, i, trial, int(result.time[i, trial]))
+        assert result.trial_radius[i, trial] == pytest.approx(expected, rel=1e-5)
+    for name in ("scan of images", "bisect"):
+        assert not found[name].followed and np.isnan(found[name].trial_radius).all()
+
+
+def test_an_image_that_is_never_recovered_has_radius_0(made, tmp_path):
+    """Noise, at a distance that no trial ends within."""
+    flags = ["--ckpt-path", made / "models", "--sample-path", made / "s", "--final-idx", 1]
+    for search in ("scan", "bisect"):
+        path = tmp_path / search
+        measure(*flags, "--delta", 1e-6, "--search", search, "--result-path", path)
+        result = load_times(path / "8.npz")
+        assert not result.critical_time.any() and not result.radius.any()
+    assert np.isnan(result.trial_radius).all()
+
+
+def test_a_file_of_the_former_radius_is_refused(made, tmp_path):
+    """Its radius is at the time of each trial; the new key tells the two apart."""
+    flags = ["--ckpt-path", made / "models", "--final-idx", 1, "--result-path", tmp_path / "t"]
+    measure(*flags)
+    path = tmp_path / "t" / "8.npz"
+    arrays = dict(np.load(path))
+    del arrays["trial-radius"]
+    np.savez(path, **arrays)
+    words = r"8.npz: found no 'trial-radius' \(.*\); delete it and rerun the stage"
+    with pytest.raises(UserError, match=words):
+        load_times(path)
+    done = run_here("run_critical_times.py", *SHORT, *flags)
+    assert_one_line(done, "8.npz", "no 'trial-radius'", "redo it with --overwrite")
+    measure(*flags, "--overwrite")
+    assert load_times(path).followed
+
+
+def test_numbers_of_trials_that_were_not_followed_are_refused(searched, tmp_path):
+    found, _, _ = searched
+    times = replace(found["bisect"], trial_radius=found["bisect"].radius)
+    save_times(tmp_path / "4.npz", times)
+    with pytest.raises(UserError, match="trial-radius that does not fit time"):
+        load_times(tmp_path / "4.npz")
 
 
 def test_a_subset_and_another_order_give_the_same_answers(made, tmp_path):
@@ -92,7 +178,7 @@ def test_a_subset_and_another_order_give_the_same_answers(made, tmp_path):
     measure(*flags, "--sample-path", tmp_path / "s", "--result-path", tmp_path / "b")
     part = load_times(tmp_path / "b" / "8.npz")
     assert len(turned.samples) == 6 and part.time.shape == (5, 4)
-    for key in ("time", "critical_time", "censored", "radius", "recovery"):
+    for key in ("time", "critical_time", "censored", "radius", "trial_radius", "recovery"):
         np.testing.assert_array_equal(getattr(part, key), getattr(whole, key)[::-1][1:])
     assert whole.args["critical_times"]["samples"] == digest(turned.samples)
 

@@ -60,6 +60,7 @@ def write_times(made, path, samples, n=3, last=19):
         critical_time=t_c,
         censored=np.arange(n) == n - 1,
         radius=np.ones((n, 2), np.float32),
+        trial_radius=np.ones((n, 2), np.float32),
         recovery=np.ones((n, len(scanned)), np.float32),
         non_monotone=np.zeros(n, bool),
         scanned=scanned,

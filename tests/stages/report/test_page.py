@@ -353,6 +353,7 @@ def test_38_sizes_of_colour_photographs_stay_under_5_megabytes(tmp_path):
             critical_time=np.append(0, scanned)[last],
             censored=last == 40,
             radius=draw.uniform(0, 9, (n, 10)).astype(np.float32),
+            trial_radius=draw.uniform(0, 9, (n, 10)).astype(np.float32),
             recovery=draw.uniform(0, 1, (n, 40)).astype(np.float32),
             non_monotone=np.zeros(n, bool),
             scanned=scanned,

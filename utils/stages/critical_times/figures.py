@@ -187,7 +187,8 @@ def recovery_figure(groups: Values, times: np.ndarray, followed: bool) -> Figure
 
 @styled
 def volume_figure(groups: Values, dim: int) -> Figure:
-    """The log-volume of the basins over K: medians and quartiles of ln V [n].
+    """The log-volume of the basins over K: medians and quartiles of ln V [n], of a ball with the
+    image's mean radius at its critical time.
 
     ln V is -inf for images that never recovered and so have no basin: the caption counts them, the
     quartiles are those of the others. dim: d of the balls. Raises ValueError without images."""

@@ -20,14 +20,18 @@ from utils.files.schema import Array, check_arrays
 class Times:
     """times/K.npz: how much noise n images survive. Times are those of `scanned`, 0 for never.
 
-    time int64 [n, trials], -1 where not followed; critical_time int64 [n]; censored bool [n];
-    radius float32 [n, trials]; recovery float32 [n, T'], NaN where not computed; non_monotone
+    critical_time int64 [n]: the last scanned t before the image first stops being recovered;
+    censored bool [n]; time int64 [n, trials]: the same of each trial, -1 where not followed.
+    radius float32 [n, trials]: |x_0 - x_t| of each trial's noised copy at the image's critical
+    time; trial_radius: the same at the trial's own time, NaN where that was not followed. Both
+    are 0 where that time is 0. recovery float32 [n, T'], NaN where not computed; non_monotone
     bool [n]; scanned int64 [T']; delta: largest distance at which an image counts as recovered."""
 
     time: np.ndarray
     critical_time: np.ndarray
     censored: np.ndarray
     radius: np.ndarray
+    trial_radius: np.ndarray
     recovery: np.ndarray
     non_monotone: np.ndarray
     scanned: np.ndarray
@@ -45,6 +49,7 @@ SCHEMA = {
     "critical-time": Array("i", ("images",)),
     "censored": Array("b", ("images",)),
     "radius": Array("f", ("images", "trials"), low=0),
+    "trial-radius": Array("f", ("images", "trials"), low=0, nan=True),
     "recovery": Array("f", ("images", "times"), 0, 1, nan=True),
     "non-monotone": Array("b", ("images",)),
     "scanned": Array("i", ("times",), low=1, ascending=True, unique=True),
@@ -60,13 +65,17 @@ def save_times(path: Path, times: Times) -> None:
 
 
 def load_times(path: Path) -> Times:
-    """times/K.npz, checked. Raises UserError naming what is wrong with it."""
+    """times/K.npz, checked. Raises UserError naming what is wrong with it.
+
+    Files without trial-radius are refused: their radius may be that at each trial's own time."""
     remedy = "run run_critical_times.py again with --overwrite"
-    arrays = read_npz(path, (*SCHEMA, "args"))
+    arrays = read_npz(path, (*SCHEMA, "args"), "delete it and rerun the stage that wrote it")
     args = parse_args(arrays, path)
     check_arrays(arrays, SCHEMA, path, remedy)
     values = {key.replace("-", "_"): arrays[key] for key in SCHEMA}
     check_scanned(values, values["scanned"], path, remedy)
+    if (np.isnan(values["trial_radius"]) != (values["time"] < 0)).any():
+        raise UserError(path, "trial-radius that does not fit time", remedy)
     return Times(**{**values, "delta": float(values["delta"])}, args=args)
 
 

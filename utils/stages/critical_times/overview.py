@@ -59,7 +59,8 @@ def survival(times: Times) -> np.ndarray:
 
 
 def mean_radius(times: Times) -> np.ndarray:
-    """The radius of each image's basin: the mean over its trials, float64 [n]."""
+    """The radius of each image's basin: the mean of |x_0 - x_t| over its trials at the image's
+    critical time, float64 [n]."""
     return times.radius.astype(np.float64).mean(axis=1)
 
 

@@ -44,7 +44,8 @@ class Rule:
 class Answer:
     """What is known of one image.
 
-    critical_time: the last scanned t before the image stopped, 0 where it never lived.
+    critical_time: the last scanned t before the image first stops being recovered, 0 where it
+    is not recovered at the first t.
     censored: it still lived at the last scanned t. time int64 [n]: of each trial, the last t up to
     which it recovered at every scanned t, 0 for none, -1 where that was not followed. recovery
     float32 [T']: share of trials recovered at each scanned t, NaN where not all were tried.
@@ -61,7 +62,8 @@ Search = Generator[Trials, list[bool], Answer]
 
 
 def scan(rule: Rule) -> Search:
-    """Upwards from the first time, all n trials afresh at each, until the image stops.
+    """Upwards from the first time, all n trials afresh at each, until the image first stops being
+    recovered.
 
     A trial that recovered at every time so far continues alone until it fails."""
     recovery = np.full(len(rule.times), np.nan, np.float32)

@@ -87,9 +87,12 @@ class Basins:
         pool = RecoveryPool(denoiser, settings.batch_size, settings.ddim_steps, settings.eta)
         with usable_numbers(f"model of {self.subject.name}"):
             answers = self._answers(images, pool, judge, fresh)
+            known = stack(answers)
+            at_critical = np.broadcast_to(known["critical_time"][:, None], known["time"].shape)
             times = Times(
-                **stack(answers),
-                radius=self._radii(images, answers, denoiser),
+                **known,
+                radius=self._radii(images, at_critical, denoiser),
+                trial_radius=self._radii(images, known["time"], denoiser),
                 scanned=np.array(self.rule.times, np.int64),
                 delta=settings.delta,
                 args=self.subject.args,
@@ -140,15 +143,15 @@ class Basins:
     def _copy(self, images: Tensor, i: int, t: int, trial: int) -> Copy:
         return noised_copy(i, images[i], image_key(images[i]), self.settings.seed, t, trial)
 
-    def _radii(self, images: Tensor, answers: list[Answer], denoiser: Denoiser) -> np.ndarray:
-        """|x_0 - x_t| at the time of each trial, or at the image's: float32 [n, trials]."""
-        radii = np.zeros((len(images), self.rule.trials), np.float32)
-        for i, trial in np.ndindex(radii.shape):
-            t = int(answers[i].time[trial])
-            t = answers[i].critical_time if t == NOT_FOLLOWED else t
-            if t:  # an image that was never recovered has no basin
-                x_t = self._copy(images, i, t, trial).noised(denoiser)
-                radii[i, trial] = (x_t - images[i]).double().norm()
+    def _radii(self, images: Tensor, times: np.ndarray, denoiser: Denoiser) -> np.ndarray:
+        """|x_0 - x_t| of the noised copy of each trial at times int: float32, both [n, trials].
+
+        0 at time 0, since an image that is never recovered has no basin; NaN where a trial was
+        not followed."""
+        radii = np.where(times == NOT_FOLLOWED, np.nan, 0).astype(np.float32)
+        for i, trial in zip(*np.nonzero(times > 0), strict=True):
+            x_t = self._copy(images, i, int(times[i, trial]), int(trial)).noised(denoiser)
+            radii[i, trial] = (x_t - images[i]).double().norm()
         return radii
 
     def _draw(self, images: Tensor, times: Times, pool: RecoveryPool, judge: Judge) -> None:

@@ -289,8 +289,8 @@ class Basins(ToyArrays):
     """K/basins-tT.npz: for each of N points, how much noise it can be recovered from.
 
     `groups`: 0 pattern, 1 spurious state, 2 point of the circle. `recovery` is the share of
-    trials recovered at each of `times`, ascending in (0, 1]; `critical-time` the last time up to
-    which the point was recovered at every time, 0 if at none; `censored`: it was recovered at all
+    trials recovered at each of `times`, ascending in (0, 1]; `critical-time` the last time
+    before the point first stops being recovered, 0 if at none; `censored`: it was recovered at all
     times; `radius` the mean distance of the noised copies at the critical time; `delta` the
     distance up to which a copy counts as recovered."""
 
