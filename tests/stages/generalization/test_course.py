@@ -82,7 +82,7 @@ def test_tau_gen_is_the_first_step_as_good_as_the_best():
 
 def test_tau_mem_is_from_where_on_it_stays_memory():
     def at(low):
-        result = Finding("ratio", 0.5, low, 0.9, 50)
+        result = Finding("ratio", 0.5, low, 0.9, 50, 0.001 if low > 0 else 0.5)
         return Stored({"ratio": result}, {}, {})
 
     assert tau_mem({10: at(-0.1), 20: at(0.1), 30: at(-0.1), 40: at(0.2), 50: at(0.3)}) == 40

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 from tests.helpers.runs import FAST, QUICK, assert_one_line, ok, run_here
 from tests.helpers.sandbox import GENERALIZATION_TESTS
@@ -13,13 +15,21 @@ from utils.data.datasets import to_float
 from utils.data.subsets import held_out_images
 from utils.inputs.denoisers import training_images
 from utils.inputs.samples import load_synthetics, save_synthetics
-from utils.stages.generalization.files import arrays_file, load_arrays, load_measured
+from utils.stages.generalization.files import Stored, arrays_file, load_arrays, load_measured
 from utils.stages.generalization.findings import (
     GENERALIZATION,
     MEMORY,
     TESTS,
+    UNDECIDED,
+    Finding,
 )
-from utils.stages.generalization.overview import ending
+from utils.stages.generalization.overview import (
+    beginning,
+    ending,
+    findings_rows,
+    findings_table,
+    verdicts_in_words,
+)
 
 
 def test_where_memory_ends_in_words():
@@ -28,6 +38,30 @@ def test_where_memory_ends_in_words():
     assert ending({2: new, 64: new}) == "no memory from K = 2"
     assert ending({2: MEMORY}) == "memory up to K = 2, the largest"
     assert "(nor at 16)" in ending({2: MEMORY, 16: new, 64: MEMORY, 96: new})
+    mixed = {2: UNDECIDED, 16: new, 64: MEMORY, 96: UNDECIDED}
+    assert ending(mixed) == "memory up to K = 64, not from 96 (nor at 16; undecided at 2, 96)"
+
+
+def test_where_generalization_begins_in_words():
+    new, no = GENERALIZATION, UNDECIDED
+    assert beginning({2: no, 64: no, 96: new}) == "undecided up to K = 64, generalization from 96"
+    assert beginning({2: new, 64: new}) == "generalization from K = 2"
+    assert beginning({2: no}) == "undecided up to K = 2, the largest"
+    assert beginning({2: new, 4: no, 8: new}).endswith("from 8 (generalization at 2)")
+
+
+def test_verdicts_that_are_not_what_one_k_says_give_the_reason():
+    z = {2: -2.05, 4: -1.0, 8: -0.5}
+    found = {k: Finding("c-t", v, v - 1.96, v + 1.96, 99, norm.cdf(v)) for k, v in z.items()}
+    found[8] = replace(found[8], undecided="no time before the collapse")
+    stored = {k: Stored({"c-t": one}, {}, {}) for k, one in found.items()}
+    assert found[2].verdict == MEMORY
+    table, rows = findings_table(stored), list(findings_rows(stored))
+    for text in (table, str(rows)):
+        assert "undecided: memory at this K alone" in text
+        assert "undecided: no time before the collapse" in text
+        assert text.count("generalization") == 1
+    assert verdicts_in_words(stored).startswith("3 verdicts, of 1 test at 3 K. ")
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +93,9 @@ def test_the_stage_on_exact_models(exact, tmp_path):
     done = ok("run_generalization.py", *flags, run=run_here)
     for k in (2, 12):
         stored = load_measured(result / f"{k}.json")
-        assert {n: f.verdict for n, f in stored.findings.items()} == dict.fromkeys(
-            GENERALIZATION_TESTS, MEMORY
-        )
+        expected = dict.fromkeys(GENERALIZATION_TESTS, MEMORY) | {"two-models": UNDECIDED}
+        expected |= {"denoising-gap": UNDECIDED} if k == 2 else {}
+        assert {n: f.verdict for n, f in stored.findings.items()} == expected
         assert (load_arrays(result / f"{k}.json")["held-out-memorizer"] == 0).all()
         # held out is what neither of the two models has learnt
         known, images = training_images(stored.args), held_out_images(stored.args, 100, both=True)
@@ -71,14 +105,23 @@ def test_the_stage_on_exact_models(exact, tmp_path):
         content = json.loads((result / f"{k}.json").read_text())["findings"]
         for one in content:  # each with its definition, source, and when it misleads
             assert all(one[key] for key in ("definition", "source", "misleads"))
-            assert one["low"] <= one["value"] <= one["high"]
+            assert one["low"] <= one["value"] <= one["high"] and 0 <= one["p_value"] <= 1
+            assert (one["p_value"] <= 0.025) == (stored.findings[one["test"]].p_value <= 0.025)
+            few = k == 2 and one["test"] == "denoising-gap"
+            assert one["undecided"] == ("fewer than 3 training images" if few else "")
         assert (result / "figures" / f"pairs-{k}.png").exists()
     for name in ("evidence", "denoising", "memorizer", "collapse"):
         assert (result / "figures" / f"{name}.png").exists()
         assert (result / "figures" / f"{name}.pdf").exists()
+        interval = content_times(result / f"{k}.json")["speciation"][1:]
+        assert (interval == [None, None]) == (k == 2)
+    said = {name: "memory up to K = 12, the largest" for name in TESTS}
+    said["two-models"] = "undecided up to K = 12, the largest"
+    said["denoising-gap"] += " (undecided at 2)"
     for name, test in TESTS.items():
-        line = f"{name}: memory up to K = 12, the largest. When it misleads: {test.misleads}"
-        assert line in done.stdout
+        assert f"{name}: {said[name]}. When it misleads: {test.misleads}" in done.stdout
+    assert "undecided: fewer than 3 training images" in done.stdout
+    assert "12 verdicts, of 6 tests at 2 K. Memory is corrected over the K" in done.stdout
     before = {path: path.read_bytes() for path in result.glob("*.*")}
     again = ok("run_generalization.py", *flags, run=run_here)
     assert again.stdout.count("is finished") == 2
@@ -91,6 +134,10 @@ def test_the_stage_on_exact_models(exact, tmp_path):
     assert_one_line(
         run_here("run_generalization.py", *flags, "--noises", 3), "noises 2 (now 3)", "--overwrite"
     )
+
+
+def content_times(path):
+    return json.loads(path.read_text())["times"]
 
 
 def test_another_twin_is_another_result(exact, tmp_path):
@@ -181,10 +228,16 @@ def test_files_that_are_not_whole_are_refused(exact, tmp_path):
     ):
         path.write_text(json.dumps({**content, **change}))
         assert_one_line(run_here("run_generalization.py", *flags), str(path), *words)
-    for name, value in (("value", "NaN"), ("low", 9), ("n", 0), ("details", 4)):
+    changes = (("value", "NaN"), ("low", 9), ("n", 0), ("details", 4), ("p_value", None))
+    for name, value in (*changes, ("p_value", 2), ("undecided", 3)):
         one = {**content["findings"][0], name: float(value) if value == "NaN" else value}
         path.write_text(json.dumps({**content, "findings": [one]}))
         assert_one_line(run_here("run_generalization.py", *flags), str(path))
+    for one in content["findings"]:  # as it was written before there were p-values
+        del one["p_value"]
+    path.write_text(json.dumps(content))
+    refused = run_here("run_generalization.py", *flags)
+    assert_one_line(refused, str(path), "without its p-value", "again with --overwrite")
     path.write_text(text[:-40])
     assert_one_line(run_here("run_generalization.py", *flags), str(path))
     path.write_text(text)

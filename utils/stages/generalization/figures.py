@@ -32,7 +32,8 @@ from utils.figures.style import (
     styled,
     three_digits,
 )
-from utils.stages.generalization.findings import GENERALIZATION, MEMORY, TESTS, UNDECIDED, Finding
+from utils.stages.generalization.definitions import GENERALIZATION, MEMORY, TESTS, UNDECIDED
+from utils.stages.generalization.findings import Finding, sweep_verdicts
 
 if TYPE_CHECKING:  # matplotlib is loaded by the first picture
     from matplotlib.axes import Axes
@@ -69,38 +70,40 @@ def evidence_figure(
 ) -> Figure:
     """Every test over K: value, 95 % interval, verdict; above them a table of all verdicts.
 
-    findings: by K and test. rows: of summary.csv, whose shares of classes are drawn beside the
+    Verdicts are those of `sweep_verdicts`, corrected over K. findings: by K and test. rows: of
+    summary.csv, whose shares of classes are drawn beside the
     verdicts if there are any. Raises ValueError where there is no K."""
     if not findings:
         raise ValueError("findings: found none; give those of one K at least")
-    sizes = np.array(sorted(findings))
+    sizes, said = np.array(sorted(findings)), sweep_verdicts(findings)
     names = [name for name in TESTS if any(name in of_k for of_k in findings.values())]
     lines = math.ceil(len(names) / 3)
     fig = new_figure(10.2, 3.0 + 2.35 * lines)
     grid = fig.add_gridspec(1 + lines, 6, height_ratios=[1.25, *[1] * lines])
     top = grid[0, :3] if rows else grid[0, :]
-    _verdicts(fig.add_subplot(top), findings, sizes, names)
+    _verdicts(fig.add_subplot(top), said, sizes, names)
     if rows:
         _shares(fig.add_subplot(grid[0, 3:]), rows)
     for i, name in enumerate(names):
         line, column = divmod(i, 3)
         ax = fig.add_subplot(grid[1 + line, 2 * column : 2 * column + 2])
-        _values(ax, name, {k: f[name] for k, f in findings.items() if name in f}, sizes)
+        of_test = {k: f[name] for k, f in findings.items() if name in f}
+        _values(ax, name, of_test, {k: said[k][name] for k in of_test}, sizes)
     _verdict_legend(fig)
     return fig
 
 
 def _verdicts(
-    ax: Axes, findings: Mapping[int, Mapping[str, Finding]], sizes: np.ndarray, names: list[str]
+    ax: Axes, said: Mapping[int, Mapping[str, str]], sizes: np.ndarray, names: list[str]
 ) -> None:
     """A mark for each test and K, by its verdict."""
     for row, name in enumerate(names):
         for column, k in enumerate(sizes):
-            finding = findings[int(k)].get(name)
-            if finding is None:
+            verdict = said[int(k)].get(name)
+            if verdict is None:
                 ax.text(column, row, "–", ha="center", va="center", color=PALE)
                 continue
-            look = VERDICT_LOOKS[finding.verdict]
+            look = VERDICT_LOOKS[verdict]
             ax.plot(column, row, look.marker, color=look.colour, markeredgecolor=INK, markersize=9)
     ax.set(xlim=(-0.6, len(sizes) - 0.4), ylim=(len(names) - 0.4, -0.6))
     turned = len(sizes) * len(str(sizes[-1])) > 48
@@ -108,7 +111,7 @@ def _verdicts(
     ax.set_yticks(range(len(names)), [TESTS[name].title for name in names])
     ax.set_xlabel(SIZE_LABEL)
     ax.grid(visible=False)
-    ax.set_title("What each test says", **CAPTION)
+    ax.set_title("What each test says, corrected over its K (Holm)", **CAPTION)
 
 
 def _shares(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -123,20 +126,26 @@ def _shares(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     ax.set_title(f"By distance ({rows[0]['criterion']}, {rows[0]['metric']})", **CAPTION)
 
 
-def _values(ax: Axes, name: str, findings: Mapping[int, Finding], sizes: np.ndarray) -> None:
-    """One test over K, with the neutral value and the side of memory shaded."""
+def _values(
+    ax: Axes,
+    name: str,
+    findings: Mapping[int, Finding],
+    said: Mapping[int, str],
+    sizes: np.ndarray,
+) -> None:
+    """One test over K, with the neutral value and the side of memory, if there is one, shaded."""
     test = TESTS[name]
     log_ticks(ax, sizes, width=2.5)
     ks, values, low, high = _intervals(findings)
     ax.errorbar(ks, values, [values - low, high - values], color=PALE, capsize=2, linewidth=1.0)
     for k, value in zip(ks, values, strict=True):
-        look = VERDICT_LOOKS[findings[k].verdict]
+        look = VERDICT_LOOKS[said[k]]
         edge = {"markeredgecolor": INK, "markeredgewidth": 0.6, "zorder": 3}
         ax.plot(k, value, look.marker, color=look.colour, markersize=6, **edge)
     ax.axhline(test.neutral, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
     bottom, top = (-0.03, 1.03) if test.neutral else ax.get_ylim()
-    ends = (bottom, test.neutral) if test.memory_below else (test.neutral, top)
-    if ends[0] < ends[1]:
+    ends = (bottom, test.neutral) if test.memory_side < 0 else (test.neutral, top)
+    if test.memory_side and ends[0] < ends[1]:
         ax.axhspan(*ends, color=CLASS_LOOKS[0].colour, alpha=0.07, linewidth=0, zorder=0)
     ax.set_ylim(bottom, top)
     ax.set_title(test.title, **TITLE)
@@ -242,12 +251,13 @@ def _curve(ax: Axes, t: np.ndarray, values: np.ndarray, look: Look, name: str) -
 
 @styled
 def collapse_figure(
-    times: Mapping[int, Mapping[str, tuple[float, float, float]]],
+    times: Mapping[int, Mapping[str, tuple[float, float | None, float | None]]],
     critical: Mapping[str, Mapping[int, np.ndarray]],
 ) -> Figure:
     """Collapse and speciation times of the training images over K, and critical times of samples.
 
-    times: `collapse` and `speciation` with their intervals, by K. critical: times int [n] by class
+    times: `collapse` and `speciation` with their intervals, by K; no band where an interval is
+    None. critical: times int [n] by class
     and K, drawn as medians and quartiles. Raises ValueError where there is no K."""
     if not times:
         raise ValueError("times: found none; give those of one K at least")
@@ -258,7 +268,7 @@ def collapse_figure(
         draw_quartiles(ax, classes, width=5.7)
     log_ticks(ax, np.array(sorted({*times, *sizes_of(classes)})), width=5.7)
     for name, style in DATA_TIMES.items():
-        value, low, high = np.array([times[k][name] for k in sorted(times)]).T
+        value, low, high = np.array([times[k][name] for k in sorted(times)], float).T
         ax.plot(sorted(times), value, markersize=5, **style)
         ax.fill_between(sorted(times), low, high, color=style["color"], alpha=0.15, linewidth=0)
     ax.set(xlabel=SIZE_LABEL, ylabel="Time t (steps)")

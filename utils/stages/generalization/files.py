@@ -16,8 +16,9 @@ from utils.files.arrays import read_npz, save_npz
 from utils.files.atomic import read_json, write_json
 from utils.files.provenance import check_same, read_args, resolve_args
 from utils.files.schema import Array, check_arrays
-from utils.stages.generalization.findings import EXPLANATION, TESTS, Finding
-from utils.stages.generalization.measures import Measured
+from utils.stages.generalization.definitions import EXPLANATION, TESTS
+from utils.stages.generalization.findings import Finding
+from utils.stages.generalization.measures import Interval, Measured
 
 STAGES = ("data", "train", "model", "generalization")
 REMEDY = "run run_generalization.py again with --overwrite"
@@ -37,7 +38,7 @@ class Stored:
     training where it is one of its checkpoints."""
 
     findings: dict[str, Finding]
-    times: dict[str, tuple[float, float, float]]
+    times: dict[str, Interval]
     args: dict[str, Any]
     step: int | None = None
 
@@ -51,7 +52,7 @@ def save_measured(
         {
             "test": found.test,
             "verdict": found.verdict,
-            **{name: getattr(found, name) for name in (*NUMBERS, "n")},
+            **{name: getattr(found, name) for name in (*NUMBERS, "n", "p_value", "undecided")},
             "neutral": TESTS[found.test].neutral,
             "details": dict(found.details),
             **{name: getattr(TESTS[found.test], name) for name in EXPLANATION},
@@ -75,7 +76,7 @@ def load_measured(path: Path) -> Stored:
     args = resolve_args(content.get("args"), path)
     findings = [_finding(one, path) for one in content["findings"]]
     times = content.get("times")
-    if not isinstance(times, dict) or not all(_numbers(times.get(name), 3) for name in TIMES):
+    if not isinstance(times, dict) or not all(_is_time(times.get(name)) for name in TIMES):
         raise UserError(path, "no collapse and speciation times", REMEDY)
     step = content.get("step")
     if step is not None and (type(step) is not int or step < 1):
@@ -83,7 +84,7 @@ def load_measured(path: Path) -> Stored:
     named = step if step is not None else args["train"]["train_size"]
     if path.stem != str(named):
         raise UserError(path, f"findings of {named}", f"name it {named}.json")
-    own = {name: tuple(map(float, times[name])) for name in TIMES}
+    own = {name: tuple(x if x is None else float(x) for x in times[name]) for name in TIMES}
     return Stored({found.test: found for found in findings}, own, args, step)
 
 
@@ -100,7 +101,18 @@ def _finding(one: Any, path: Path) -> Finding:
     value, low, high = map(float, values)
     if not low <= value <= high:
         raise UserError(f"{path}: findings", f"{one['test']} outside its interval", REMEDY)
-    return Finding(one["test"], value, low, high, n, details)
+    p_value, undecided = one.get("p_value"), one.get("undecided")
+    if not _numbers([p_value], 1) or not 0 <= p_value <= 1 or not isinstance(undecided, str):
+        problem = f"{one['test']} without its p-value: of another version"
+        raise UserError(f"{path}: findings", problem, REMEDY)
+    return Finding(one["test"], value, low, high, n, float(p_value), details, undecided)
+
+
+def _is_time(values: Any) -> bool:
+    """Whether a time has its interval, or none at all: value, low, high or value, null, null."""
+    return _numbers(values, 3) or (
+        isinstance(values, list) and values[1:] == [None, None] and _numbers(values[:1], 1)
+    )
 
 
 def _numbers(values: Any, count: int) -> bool:

@@ -2,146 +2,96 @@
 
 Plain arrays in, a `Finding` out. A verdict of memory or generalization is given where the whole
 interval lies on one side of the neutral value. So samples that are really new are called memory in
-2.5 % of all cases, or fewer: that is the error rate of each test."""
+2.5 % of all cases, or fewer: that is the error rate of each test at one K. Over the K of a sweep
+`sweep_verdicts` keeps it."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from utils.metrics.intervals import Z, mean_interval, welch_interval, wilson_interval
+from utils.metrics.intervals import (
+    TAIL,
+    Z,
+    holm,
+    mean_interval,
+    welch_interval,
+    wilson_interval,
+)
+from utils.stages.generalization.definitions import GENERALIZATION, MEMORY, TESTS, UNDECIDED
 
-MEMORY, GENERALIZATION, UNDECIDED = "memory", "generalization", "undecided"
 RATIO = 1 / 3
 LEAST = 1e-6  # of the mean loss: a known image may have none at all
-FEWEST = 20  # samples, and held-out images, of a cell that C_T counts
-
-
-class Test(NamedTuple):
-    """What a test is. unit: of its value. memory_below: whether values below `neutral` speak of
-    memory."""
-
-    title: str
-    unit: str
-    definition: str
-    source: str
-    misleads: str
-    neutral: float
-    memory_below: bool
-
-    __test__ = False  # for pytest: no test of the code
-
-
-TESTS = {
-    "two-models": Test(
-        "Two models agree",
-        "share of seeds",
-        "Share of seeds from which two models, trained on disjoint sets of K images, draw images "
-        "nearer to each other than either is to its own nearest training image.",
-        "Kadkhodaie et al. 2024, arXiv 2310.02557",
-        "Two models that both draw new but different images count as memory; so does a network "
-        "that has not been trained long enough to follow its seed.",
-        0.5,
-        True,
-    ),
-    "memorizer": Test(
-        "Away from the memorizer",
-        "0: memorizer, 1: truth",
-        "On noised held-out images, before the data collapse: the squared error of the model "
-        "against the exact memorizer, as a part of the sum of that and its error against the clean "
-        "image. 0 is the memorizer, 1 the truth; mean over images.",
-        "Gu et al. 2023, arXiv 2310.02664; Biroli et al. 2024, arXiv 2402.18491",
-        "A network that has learnt nothing is far from both, and lies near one half; where noise "
-        "is weak every denoiser that returns what it is given looks right.",
-        0.5,
-        True,
-    ),
-    "denoising-gap": Test(
-        "Denoising gap",
-        "part of the held-out loss",
-        "How far the denoising loss of training images lies below that of held-out images, as a "
-        "part of it: 1 minus the ratio of their geometric means over images and times. Welch's "
-        "interval, of logarithms.",
-        "Welch 1947, Biometrika 34, 28; in diffusion models: Bonnaire et al. 2025, arXiv "
-        "2505.17638",
-        "With enough images any difference is significant: a gap of 1 % need not show in a sample. "
-        "A handful of training images may be easier than most by chance.",
-        0.0,
-        False,
-    ),
-    "c-t": Test(
-        "C_T of data copying",
-        "mean z",
-        "Mann-Whitney z of the samples' distances to their nearest training image against those of "
-        "held-out images, averaged over cells of the space of images by the samples in them.",
-        "Meehan et al. 2020, arXiv 2004.05675, section 3",
-        "Poor samples lie far from all images, and hide copies made beside them; distances in "
-        "pixels see a shifted copy as new.",
-        0.0,
-        True,
-    ),
-    "authenticity": Test(
-        "Authenticity",
-        "share, less that of held-out images",
-        "Share of samples that lie farther from their nearest training image than that image from "
-        "its own nearest training image, minus the same share of held-out images.",
-        "Alaa et al. 2022, arXiv 2102.08921, section 2; compared with held-out images by us",
-        "At small K training images lie far apart, and a new image between them looks like a copy; "
-        "only the comparison with held-out images sees that. Not defined for K = 1.",
-        0.0,
-        True,
-    ),
-    "ratio": Test(
-        "Ratio test",
-        "share, less that of held-out images",
-        "Share of samples with d_1 / d_2 < 1/3, the Euclidean distances to their two nearest "
-        "training images, minus the same share of held-out images.",
-        "Yoon et al. 2023 (ICML workshop on structured probabilistic inference); Carlini et al. "
-        "2023, arXiv 2301.13188",
-        "It misses copies of images that the training set holds twice, and near copies whose "
-        "distance is above a third of the next one. Not defined for K = 1.",
-        0.0,
-        False,
-    ),
-}
-
-
-EXPLANATION = ("definition", "source", "misleads")  # of a test, stored beside its numbers
+FEWEST = 20  # C_T counts cells of more samples than this
+FEWEST_TRAIN = 3  # training images of a denoising gap with a verdict
+ONE_SIDED = TAIL  # largest p-value of memory that is a verdict
 
 
 @dataclass(frozen=True)
 class Finding:
     """What a test says: low <= value <= high, its 95 % interval. n: how many samples (pairs,
-    images) it rests on. details: numbers behind it."""
+    images) it rests on.
+
+    p_value: one-sided, of memory: the probability of a value as far or farther on the side of
+    memory if there is none. It is at most 2.5 % exactly where the interval lies on that side; 1 for
+    a test that has no such side. details: numbers behind it. undecided: why there is no verdict,
+    whatever the interval; empty if there is one."""
 
     test: str
     value: float
     low: float
     high: float
     n: int
+    p_value: float
     details: Mapping[str, float] = field(default_factory=dict)
+    undecided: str = ""
 
     @property
     def verdict(self) -> str:
-        """memory or generalization where the interval is on one side of neutral.
+        """memory or generalization where the interval is on one side of neutral, for one K alone.
 
         A difference to held-out images that is not there is generalization too: these tests can
-        only refute it. Undecided is left to those whose neutral value is half way."""
+        only refute it. Undecided is left to those whose neutral value is half way, and to findings
+        with a reason. A test without a side of memory never says memory."""
+        if self.undecided:
+            return UNDECIDED
         test = TESTS[self.test]
         below, above = self.high < test.neutral, self.low > test.neutral
-        memory, new = (below, above) if test.memory_below else (above, below)
-        if memory:
+        if {-1: below, 0: False, 1: above}[test.memory_side]:
             return MEMORY
+        new = below if test.memory_side > 0 else above
         return GENERALIZATION if new or test.neutral == 0 else UNDECIDED
+
+
+def sweep_verdicts(findings: Mapping[int, Mapping[str, Finding]]) -> dict[int, dict[str, str]]:
+    """The verdicts of several K shown together, by K and test; findings: the same way.
+
+    The p-values of each test are corrected over its K by Holm's method, and memory is said where
+    the result is at most 2.5 %: if all samples of a sweep are new, the probability that a test
+    says memory at any K is at most that. Memory of one K alone that the correction does not
+    confirm is undecided. K without a verdict of their own do not count."""
+    verdicts = {
+        k: {name: one.verdict for name, one in of_k.items()} for k, of_k in findings.items()
+    }
+    for name in TESTS:
+        sizes = [k for k, of_k in findings.items() if name in of_k and not of_k[name].undecided]
+        corrected = holm([findings[k][name].p_value for k in sizes])
+        for k, p_value in zip(sizes, corrected, strict=True):
+            if verdicts[k][name] == MEMORY and p_value > ONE_SIDED:
+                verdicts[k][name] = UNDECIDED
+    return verdicts
 
 
 def two_models(pair: ArrayLike, first_own: ArrayLike, second_own: ArrayLike) -> Finding:
     """`two-models`, with Wilson's interval: pair < min(first_own, second_own).
+
+    Independent new images are as far from each other as from training images, or farther: a small
+    share is no evidence of memory, and the p-value is 1.
 
     Distances [N] >= 0 in one metric, N >= 1: between the two images of each seed, and of each to
     the nearest training image of its own model. Raises ValueError for other shapes."""
@@ -150,20 +100,24 @@ def two_models(pair: ArrayLike, first_own: ArrayLike, second_own: ArrayLike) -> 
         raise ValueError(f"pair: found {pair.shape}, {first.shape}, {second.shape}; give one shape")
     nearer = int((pair < np.minimum(first, second)).sum())
     details = {"median pair": np.median(pair), "median own": np.median(np.minimum(first, second))}
-    return _finding(
-        "two-models", nearer / len(pair), *wilson_interval(nearer, len(pair)), len(pair), details
-    )
+    low, high = wilson_interval(nearer, len(pair))
+    return _finding("two-models", nearer / len(pair), low, high, len(pair), 1.0, details)
 
 
-def memorizer_distance(to_memorizer: ArrayLike, loss: ArrayLike) -> Finding:
-    """`memorizer`: mean over images of m / (m + l), with the interval of a mean.
+def memorizer_distance(to_memorizer: ArrayLike, loss: ArrayLike, undecided: str = "") -> Finding:
+    """`memorizer`: mean over images of m / (m + l), with the interval and p-value of Student's t.
 
-    Squared errors [n] of each image, n >= 2, summed over times. 1/2 where both are 0."""
+    Squared errors [n] of each image, n >= 2, summed over times. 1/2 where both are 0.
+    undecided: why there is no verdict."""
+    from scipy.stats import t as student
+
     m, loss = _distances(to_memorizer), _distances(loss)
     total = m + loss
     part = np.divide(m, total, out=np.full(len(m), 0.5), where=total > 0)
     low, high = mean_interval(part)
-    return _finding("memorizer", part.mean(), low, high, len(part))
+    excess, error = part.mean() - 0.5, part.std(ddof=1) / math.sqrt(len(part))
+    p = student.cdf(excess / error, len(part) - 1) if error > 0 else float(excess >= 0)
+    return _finding("memorizer", part.mean(), low, high, len(part), p, undecided=undecided)
 
 
 def denoising_gap(train: ArrayLike, held_out: ArrayLike) -> Finding:
@@ -173,56 +127,90 @@ def denoising_gap(train: ArrayLike, held_out: ArrayLike) -> Finding:
 
     Losses of images are skewed, their logarithms are not: with 8 images Welch's interval of the
     losses themselves is too short on one side. Losses below LEAST of the mean count as that. A
-    single training image is given the variance of the held-out ones."""
+    single training image is given the variance of the held-out ones. Without a verdict for fewer
+    than 3 training images, whose variance says too little."""
     train, held_out = (np.asarray(x, np.float64) for x in (train, held_out))
     scale = np.concatenate([train, held_out], axis=1).mean(axis=1, keepdims=True)
     scale[scale == 0] = 1.0  # a time at which nothing is lost tells nothing
     a, b = (np.log(np.maximum(x / scale, LEAST)).mean(axis=0) for x in (train, held_out))
     value, low, high = 1 - np.exp([a.mean() - b.mean(), *(-x for x in welch_interval(a, b))])
-    return _finding("denoising-gap", value, low, high, len(a), {"held out": len(b)})
+    few = f"fewer than {FEWEST_TRAIN} training images" if len(a) < FEWEST_TRAIN else ""
+    details = {"held out": len(b)}
+    return _finding("denoising-gap", value, low, high, len(a), _welch_p(a, b), details, few)
+
+
+def _welch_p(a: np.ndarray, b: np.ndarray) -> float:
+    """The one-sided p-value of mean(b) > mean(a), of the test behind `welch_interval`."""
+    from scipy.stats import ttest_ind
+
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # equal values: their variance of 0 is meant
+        p = ttest_ind(b, a, equal_var=len(a) == 1, alternative="greater").pvalue
+    return float(p) if np.isfinite(p) else float(b.mean() <= a.mean())
 
 
 def copying(
-    samples: ArrayLike, held_out: ArrayLike, sample_cells: ArrayLike, held_out_cells: ArrayLike
+    samples: ArrayLike,
+    held_out: ArrayLike,
+    sample_cells: ArrayLike,
+    held_out_cells: ArrayLike,
+    tau: float | None = None,
 ) -> Finding:
-    """`c-t`, C_T = sum_c n_c z_c / sum_c n_c over cells c with 20 or more of either.
+    """`c-t`: the data-copying statistic C_T.
 
-    samples [N], held_out [M]: distances to the nearest training image; the cell of each, int.
-    Under the null hypothesis each z_c is standard normal, so C_T has the standard deviation
-    sqrt(sum n_c^2) / sum n_c, of which the interval is made; the smallest sets are one cell.
-    details: z of all together. Source: Meehan et al. 2020, arXiv 2004.05675, eq. 3."""
+        C_T = sum_c P_c z_c / sum_c P_c   over the cells c with Q_c > tau
+
+    P_c, Q_c: the shares of held-out images and of samples that lie in c; z_c: `mann_whitney_z` of
+    the samples in c against the held-out images in c. samples [N], held_out [M]: the distance of
+    each to the nearest training image of its own cell; their cells, int. tau: 20 / N by default.
+    A cell without held-out images has weight 0. Where no cell is left, all images are one cell.
+
+    Samples that are new images have z_c of mean 0 and variance 1 given the cells, independent
+    between cells: so C_T has the standard deviation sqrt(sum P_c^2) / sum P_c, of which interval
+    and p-value are made. Otherwise z_c grows as the square root of the numbers of images: values
+    compare at equal N and M only. details: z of all images as one cell.
+    Source: Meehan et al. 2020, arXiv 2004.05675, eq. 4, and the authors' code."""
     samples, held_out = _distances(samples), _distances(held_out)
     cells, others = np.asarray(sample_cells), np.asarray(held_out_cells)
-    counts, scores = [], []
-    for cell in np.unique(cells):
+    tau = FEWEST / len(samples) if tau is None else tau
+    shares, scores, n = [], [], 0
+    for cell in np.intersect1d(cells, others):
         drawn, real = samples[cells == cell], held_out[others == cell]
-        if min(len(drawn), len(real)) >= FEWEST:
-            counts.append(len(drawn))
+        if len(drawn) / len(samples) > tau:
+            shares.append(len(real) / len(held_out))
             scores.append(mann_whitney_z(drawn, real))
+            n += len(drawn)
     whole = mann_whitney_z(samples, held_out)
-    if not counts:
-        counts, scores = [len(samples)], [whole]
-    weight = np.array(counts) / sum(counts)
+    if not shares:
+        shares, scores, n = [1.0], [whole], len(samples)
+    weight = np.array(shares) / sum(shares)
     value, error = float(weight @ scores), math.sqrt(weight @ weight)
-    details = {"z of all": whole, "cells": len(counts), "held out": len(held_out)}
-    return _finding("c-t", value, value - Z * error, value + Z * error, sum(counts), details)
+    details = {"z of all": whole, "cells": len(shares), "held out": len(held_out)}
+    interval = value - Z * error, value + Z * error
+    return _finding("c-t", value, *interval, n, _normal(value / error), details)
+
+
+def _normal(z: float) -> float:
+    """P(Z <= z) of a standard normal Z; exact in the lower tail, where p-values are."""
+    return math.erfc(-z / math.sqrt(2)) / 2
 
 
 def mann_whitney_z(x: ArrayLike, y: ArrayLike) -> float:
     """The z of Mann and Whitney: negative where x tends to be smaller than y.
 
-        z = (U - n m / 2) / sqrt(n m / 12 (n + m + 1 - sum (c^3 - c) / ((n + m) (n + m - 1))))
+        z = (U - n m / 2 + 1/2) / sqrt(n m (n + m + 1) / 12)
 
-    U counts the pairs with x > y, ties by half; c: how often each value comes. 0 where all values
-    are equal. Source: Mann and Whitney 1947, Ann. Math. Stat. 18, 50."""
-    from scipy.stats import rankdata, tiecorrect
+    U counts the pairs with x > y, ties by half. As in the code of Meehan et al. the continuity
+    correction of 1/2 is always upwards, away from memory, and there is none for ties, which would
+    make |z| larger. Source: Mann and Whitney 1947, Ann. Math. Stat. 18, 50."""
+    from scipy.stats import rankdata
 
     x, y = _distances(x), _distances(y)
     n, m = len(x), len(y)
-    ranks = rankdata(np.concatenate([x, y]))
-    u = ranks[:n].sum() - n * (n + 1) / 2
-    variance = n * m * (n + m + 1) / 12 * tiecorrect(ranks)
-    return float((u - n * m / 2) / math.sqrt(variance)) if variance > 0 else 0.0
+    u = rankdata(np.concatenate([x, y]))[:n].sum() - n * (n + 1) / 2
+    return float((u - n * m / 2 + 0.5) / math.sqrt(n * m * (n + m + 1) / 12))
 
 
 def authenticity(
@@ -252,17 +240,34 @@ def _difference(test: str, samples: np.ndarray, held_out: np.ndarray) -> Finding
 
     Agresti and Caffo's interval: Wald's after one success and one failure more in each. Newcombe's
     would call memory up to 5 % of what is new, where the shares are near 0 and M is well above N.
-    Source: Agresti and Caffo 2000, Am. Stat. 54, 280."""
+    Far out in the tail, which a correction for many K needs, its error is up to twice what it
+    claims (N = 128, M = 1,000, level 0.3 %). So the p-value is the larger one of its own and that
+    of Fisher's exact test, and an interval whose p-value is above 2.5 % is extended to 0.
+    Source: Agresti and Caffo 2000, Am. Stat. 54, 280; Fisher 1922, J. R. Stat. Soc. 85, 87."""
+    side = TESTS[test].memory_side
     (a, n), (b, m) = ((x.sum() + 1, len(x) + 2) for x in (samples, held_out))
     middle = a / n - b / m
-    half = Z * math.sqrt(a * (n - a) / n**3 + b * (m - b) / m**3)
-    low, high = max(-1.0, middle - half), min(1.0, middle + half)
+    error = math.sqrt(a * (n - a) / n**3 + b * (m - b) / m**3)
+    low, high = max(-1.0, middle - Z * error), min(1.0, middle + Z * error)
+    p = max(_normal(-side * middle / error), _fisher_p(samples, held_out, side))
+    if p > ONE_SIDED:
+        low, high = (min(low, 0.0), high) if side > 0 else (low, max(high, 0.0))
     details = {
         "samples": samples.mean(),
         "held out": held_out.mean(),
         "held-out images": len(held_out),
     }
-    return _finding(test, samples.mean() - held_out.mean(), low, high, len(samples), details)
+    return _finding(test, samples.mean() - held_out.mean(), low, high, len(samples), p, details)
+
+
+def _fisher_p(samples: np.ndarray, held_out: np.ndarray, side: int) -> float:
+    """Fisher's exact p-value: at equal shares, given how many are True in all, the probability of
+    as many among the samples, or more (side 1) or fewer (side -1)."""
+    from scipy.stats import hypergeom
+
+    hits, total = int(samples.sum()), int(samples.sum() + held_out.sum())
+    law = hypergeom(len(samples) + len(held_out), total, len(samples))
+    return float(law.sf(hits - 1) if side > 0 else law.cdf(hits))
 
 
 def _distances(values: ArrayLike) -> np.ndarray:
@@ -274,10 +279,16 @@ def _distances(values: ArrayLike) -> np.ndarray:
 
 
 def _finding(
-    test: str, value: float, low: float, high: float, n: int, details: Mapping | None = None
+    test: str,
+    value: float,
+    low: float,
+    high: float,
+    n: int,
+    p_value: float,
+    details: Mapping | None = None,
+    undecided: str = "",
 ) -> Finding:
     # rounding may pass the value by a hair
     value, low, high = float(value), min(float(low), float(value)), max(float(high), float(value))
-    return Finding(
-        test, value, low, high, int(n), {k: float(v) for k, v in (details or {}).items()}
-    )
+    plain = {k: float(v) for k, v in (details or {}).items()}
+    return Finding(test, value, low, high, int(n), float(p_value), plain, undecided)

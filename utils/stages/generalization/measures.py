@@ -37,9 +37,12 @@ from utils.stages.generalization.memorizer import (
     speciation_time,
 )
 
-Interval = tuple[float, float, float]  # value, low and high
+Interval = tuple[float, float | None, float | None]  # value, low and high; None: no interval
 DRAWS = 256  # of noise, at least, that a collapse time is the median of
 CLUSTERED = 5000  # training images, at most, that cells are made of
+SPREAD = 1e-9  # error of a variance, as a part of it, below which it is rounding
+NO_TIME = "no time before the collapse"
+HELD_TWICE = "training images held several times"
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,10 @@ def measure_model(
         errors[name] = denoising_errors(
             denoiser, memorizer, mean, probes, times, noise, settings.batch_size, on_rows
         )
-    early = before_collapse(times, data.times["collapse"][0])
+    early, undecided = early_times(times, data.times["collapse"][0], images.train)
     new = errors["held-out"]
     findings = [
-        memorizer_distance(new.memorizer[early].sum(0), new.loss[early].sum(0)),
+        memorizer_distance(new.memorizer[early].sum(0), new.loss[early].sum(0), undecided),
         denoising_gap(errors["train"].loss, new.loss),
     ]
     arrays = {"t": np.array(times), **dict(named_errors(errors))}
@@ -115,11 +118,17 @@ def rows_of(images: Images, settings: GeneralizationOptions) -> int:
     return sum(map(len, images.probes(settings.probe_size))) * settings.noises * len(settings.t)
 
 
-def before_collapse(times: list[int], collapse: float) -> list[int]:
-    """Positions of the times up to the collapse, or of the earliest alone: beyond it the memorizer
-    itself is undecided, and any good denoiser is near it."""
+def early_times(times: list[int], collapse: float, train: Tensor) -> tuple[list[int], str]:
+    """Positions of the times up to the collapse, or of the earliest alone; and why the distance
+    from the memorizer at them gives no verdict, empty if it does.
+
+    Beyond the collapse the memorizer itself is undecided, and any good denoiser is near it. Of
+    images held several times each copy takes a part of the weight, and the collapse is not that of
+    one image."""
     early = [i for i, t in enumerate(times) if t <= collapse]
-    return early or [int(np.argmin(times))]
+    if len({image_key(image) for image in train}) < len(train):
+        return early or [int(np.argmin(times))], HELD_TWICE
+    return (early, "") if early else ([int(np.argmin(times))], NO_TIME)
 
 
 def named_errors(errors: dict[str, DenoisingErrors]) -> Iterator[tuple[str, np.ndarray]]:
@@ -145,7 +154,8 @@ def data_times(
     """Collapse and speciation times of the training images alone: steps, -1 where there is none.
 
     Collapse: the median over images and noises, DRAWS of them or more, by order statistics.
-    Speciation: of the largest variance, and of it plus and minus 1.96 standard errors."""
+    Speciation: of the largest variance, and of it plus and minus 1.96 standard errors. With one or
+    two images all projections are equally far from the mean: there is no error and no interval."""
     probes, _ = images.probes(settings.probe_size)
     copies = -(-DRAWS // len(probes))  # a few images alone give a wide interval
     eps = probe_noise(probes, settings.seed, copies, "collapse").flatten(0, 1)
@@ -155,10 +165,11 @@ def data_times(
     collapse = collapse_times(memorizer, *noised).numpy()
     variance, error = largest_variance(images.train)
     reach = (variance, max(0.0, variance - Z * error), variance + Z * error)
-    speciation = [float(speciation_time(v, memorizer.schedule)) for v in reach]
+    value, low, high = (float(speciation_time(v, memorizer.schedule)) for v in reach)
+    speciation = (value, low, high) if error > SPREAD * variance else (value, None, None)
     return Measured(
         arrays={"collapse": collapse},
-        times={"collapse": median_interval(collapse), "speciation": tuple(speciation)},
+        times={"collapse": median_interval(collapse), "speciation": speciation},
     )
 
 
@@ -175,15 +186,44 @@ def measure_samples(
     train, known = images.train, images.held_out
     near, index = nearest(embedder, samples, train, 2, settings=search)
     near_known, index_known = nearest(embedder, known, train, 2, settings=search)
-    cells = partition(train, settings.cells, settings.seed, samples, known)
-    findings = [copying(near[:, 0], near_known[:, 0], *cells)]
+    of_train, *cells = partition(train, settings.cells, settings.seed, samples, known)
+    sets = (samples, near, index, cells[0]), (known, near_known, index_known, cells[1])
+    inside = [nearest_in_cells(embedder, *one, train, of_train, search) for one in sets]
+    findings = [copying(*inside, *cells)]
     if len(train) > 1:
         gaps = nearest_within(embedder, train, (index[:, 0], index_known[:, 0]), search)
         findings.append(authenticity(near[:, 0], near_known[:, 0], *gaps))
         # d_1 / d_2 is one of Euclidean distances
         plain = [np.sqrt(d) if embedder.squared else d for d in (near, near_known)]
         findings.append(ratio(*plain))
-    return Measured(findings, {"sample-distances": near, "held-out-distances": near_known})
+    arrays = {"sample-distances": near, "held-out-distances": near_known}
+    for name, distances, of_set in zip(("sample", "held-out"), inside, cells, strict=True):
+        arrays |= {f"{name}-cells": of_set, f"{name}-cell-distances": distances}
+    return Measured(findings, arrays)
+
+
+def nearest_in_cells(
+    embedder: Embedder,
+    images: Tensor,
+    near: np.ndarray,
+    index: np.ndarray,
+    cells: np.ndarray,
+    train: Tensor,
+    train_cells: np.ndarray,
+    search: SearchSettings | None,
+) -> np.ndarray:
+    """The distance of each image [n, C, H, W] to the nearest training image of its cell, in the
+    metric: float32 [n].
+
+    near, index [n, 1 or more]: of `nearest` among all training images, which is the answer where
+    that image lies in the same cell. Each cell has a training image, by `partition`."""
+    result = near[:, 0].copy()
+    elsewhere = train_cells[index[:, 0]] != cells
+    for cell in np.unique(cells[elsewhere]):
+        queries = np.flatnonzero(elsewhere & (cells == cell))
+        known = train[np.flatnonzero(train_cells == cell)]
+        result[queries] = nearest(embedder, images[queries], known, 1, settings=search)[0][:, 0]
+    return result
 
 
 def nearest_within(
@@ -200,15 +240,25 @@ def nearest_within(
 
 
 def partition(train: Tensor, cells: int, seed: int, *others: Tensor) -> list[np.ndarray]:
-    """The cell of each of the other images: the nearest of so many centres of training images.
+    """The cell of each training image, and of each of the other images: that of the nearest centre.
 
-    k-means of pixels (scikit-learn), on the first CLUSTERED images; deterministic by seed."""
+    Centres: k-means of pixels (scikit-learn), on the first CLUSTERED training images;
+    deterministic by seed. One that no training image is nearest to is left out."""
     from sklearn.cluster import KMeans
 
     known = train[:CLUSTERED].flatten(1).double().numpy()
     count = min(cells, len(np.unique(known, axis=0)))
-    centres = KMeans(count, n_init=4, random_state=seed % 2**32).fit(known)
-    return [centres.predict(images.flatten(1).double().numpy()) for images in others]
+    centres = KMeans(count, n_init=4, random_state=seed % 2**32).fit(known).cluster_centers_
+    centres = centres[np.unique(nearest_centres(train, centres))]
+    return [nearest_centres(images, centres) for images in (train, *others)]
+
+
+def nearest_centres(images: Tensor, centres: np.ndarray) -> np.ndarray:
+    """The index of the centre [c, D] that is nearest to each image [n, C, H, W]: int64 [n]."""
+    from sklearn.metrics import pairwise_distances_argmin
+
+    parts = (part.flatten(1).double().numpy() for part in images.split(CLUSTERED))
+    return np.concatenate([pairwise_distances_argmin(part, centres) for part in parts])
 
 
 def measure_pairs(

@@ -15,6 +15,7 @@ from utils.files.k_files import k_named
 from utils.files.provenance import EXEMPT
 from utils.stages.classify.files import read_summary, summaries
 from utils.stages.critical_times.files import Times, load_times
+from utils.stages.generalization.definitions import GENERALIZATION, MEMORY, TESTS, UNDECIDED
 from utils.stages.generalization.figures import (
     collapse_figure,
     denoising_figure,
@@ -22,7 +23,7 @@ from utils.stages.generalization.figures import (
     memorizer_figure,
 )
 from utils.stages.generalization.files import Stored, load_arrays, load_measured
-from utils.stages.generalization.findings import MEMORY, TESTS, Finding
+from utils.stages.generalization.findings import ONE_SIDED, Finding, sweep_verdicts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +46,8 @@ def show_generalization(
         for name, text in endings(stored).items()
     ]
     figures = sweep_figures(stored, arrays, rows, times)
-    show_overview(result / "figures", figures, "\n".join([findings_table(stored), *lines]))
+    lines = [findings_table(stored), verdicts_in_words(stored), *lines]
+    show_overview(result / "figures", figures, "\n".join(lines))
 
 
 def stored_sweep(result: Path) -> dict[int, Stored]:
@@ -113,11 +115,46 @@ def sweep_figures(
     }
 
 
+def verdicts_of(stored: Mapping[int, Stored]) -> dict[int, dict[str, str]]:
+    """The verdicts of a sweep by K and test, corrected over K: see `sweep_verdicts`."""
+    return sweep_verdicts({k: one.findings for k, one in stored.items()})
+
+
+def verdicts_in_words(stored: Mapping[int, Stored]) -> str:
+    """How many verdicts a sweep shows, and their error rate, in one sentence or two."""
+    tests = {name for one in stored.values() for name in one.findings}
+    verdicts = counted(sum(len(one.findings) for one in stored.values()), "verdict")
+    return (
+        f"{verdicts}, of {counted(len(tests), 'test')} at {len(stored)} K. Memory is corrected "
+        f"over the K of each test by Holm's method: if all samples are new, a test says memory at "
+        f"any K in at most {100 * ONE_SIDED:.1f} % of sweeps."
+    )
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 test`, `2 tests`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def verdict_text(finding: Finding, verdict: str) -> str:
+    """The verdict, and the reason where there is none."""
+    if finding.undecided:
+        return f"{UNDECIDED}: {finding.undecided}"
+    if verdict != finding.verdict:
+        return f"{UNDECIDED}: memory at this K alone, not after the correction over K"
+    return verdict
+
+
 def findings_rows(stored: Mapping[int, Stored]) -> Iterator[list[str]]:
     """K, and the value, interval and verdict of each test; a dash where it was not applied."""
+    said = verdicts_of(stored)
     for k in sorted(stored):
-        found = [stored[k].findings.get(name) for name in TESTS]
-        yield [str(k), *(f"{interval_text(x)} {x.verdict}" if x else "-" for x in found)]
+        found = {name: stored[k].findings.get(name) for name in TESTS}
+        cells = (
+            f"{interval_text(x)} {verdict_text(x, said[k][name])}" if x else "-"
+            for name, x in found.items()
+        )
+        yield [str(k), *cells]
 
 
 def interval_text(finding: Finding) -> str:
@@ -129,8 +166,9 @@ def interval_text(finding: Finding) -> str:
 
 def findings_table(stored: Mapping[int, Stored]) -> str:
     """A line for each K and test, for a terminal."""
+    said = verdicts_of(stored)
     rows = (
-        [str(k), name, interval_text(finding), finding.verdict]
+        [str(k), name, interval_text(finding), verdict_text(finding, said[k][name])]
         for k in sorted(stored)
         for name, finding in stored[k].findings.items()
     )
@@ -139,12 +177,14 @@ def findings_table(stored: Mapping[int, Stored]) -> str:
 
 
 def endings(stored: Mapping[int, Stored]) -> dict[str, str]:
-    """The K at which memory ends, in words, by each test that was applied."""
-    verdicts = {
-        name: {k: s.findings[name].verdict for k, s in stored.items() if name in s.findings}
-        for name in TESTS
-    }
-    return {name: ending(by_k) for name, by_k in verdicts.items() if by_k}
+    """The K at which memory ends, or generalization begins, in words, by each test that was
+    applied."""
+    said, result = verdicts_of(stored), {}
+    for name, test in TESTS.items():
+        verdicts = {k: of_k[name] for k, of_k in said.items() if name in of_k}
+        if verdicts:
+            result[name] = ending(verdicts) if test.memory_side else beginning(verdicts)
+    return result
 
 
 def ending(verdicts: Mapping[int, str]) -> str:
@@ -152,9 +192,31 @@ def ending(verdicts: Mapping[int, str]) -> str:
     sizes = sorted(verdicts)
     memory = [k for k in sizes if verdicts[k] == MEMORY]
     if not memory:
-        return f"no memory from K = {sizes[0]}"
-    later = [k for k in sizes if k > memory[-1]]
-    line = f"memory up to K = {memory[-1]}"
-    line += f", not from {later[0]}" if later else ", the largest"
-    earlier = [k for k in sizes if k < memory[-1] and verdicts[k] != MEMORY]
-    return line + (f" (nor at {', '.join(map(str, earlier))})" if earlier else "")
+        line = f"no memory from K = {sizes[0]}"
+    else:
+        later = [k for k in sizes if k > memory[-1]]
+        line = f"memory up to K = {memory[-1]}"
+        line += f", not from {later[0]}" if later else ", the largest"
+    last = memory[-1] if memory else 0
+    new = [k for k in sizes if k < last and verdicts[k] == GENERALIZATION]
+    open_ones = [k for k in sizes if verdicts[k] == UNDECIDED]
+    notes = [
+        f"{word} {', '.join(map(str, some))}"
+        for word, some in (("nor at", new), ("undecided at", open_ones))
+        if some
+    ]
+    return line + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def beginning(verdicts: Mapping[int, str]) -> str:
+    """The K at which generalization begins, by a test that cannot show memory:
+    `undecided up to K = 128, generalization from 256`."""
+    sizes = sorted(verdicts)
+    others = [k for k in sizes if verdicts[k] != GENERALIZATION]
+    if not others:
+        return f"generalization from K = {sizes[0]}"
+    later = [k for k in sizes if k > others[-1]]
+    earlier = [k for k in sizes if k < others[-1] and verdicts[k] == GENERALIZATION]
+    line = f"undecided up to K = {others[-1]}"
+    line += f", generalization from {later[0]}" if later else ", the largest"
+    return line + (f" (generalization at {', '.join(map(str, earlier))})" if earlier else "")
