@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from tests.helpers.judged import row_of
 from utils.figures.save import save_figure
 from utils.stages.classify.figures import neighbour_panel
-from utils.stages.classify.summary import judge_row
 
 
 def sweep(*sizes, total=64):
@@ -18,7 +18,7 @@ def sweep(*sizes, total=64):
     for i, k in enumerate(sizes):
         many = round(total * i / max(1, len(sizes) - 1))
         labels = np.array([0] * (total - many) + [2] * many, np.int8)
-        rows.append(judge_row(k, labels, 1.0, 1.0, "calibrated", "l2"))
+        rows.append(row_of(k, labels, criterion="calibrated"))
     return rows
 
 

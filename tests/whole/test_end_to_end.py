@@ -314,7 +314,7 @@ def test_a_class_lost_and_a_foreign_set(sweep, tmp_path):
 
 def test_what_was_measured_of_a_class_that_is_empty_now_goes(tmp_path):
     """One more K may move the thresholds of all; what is left has its class."""
-    from utils.stages.classify.summary import judge_row
+    from tests.helpers.judged import row_of
     from utils.stages.pipeline.stage import remove_empty_classes
 
     names = ("memorized", "generalized")
@@ -331,7 +331,7 @@ def test_what_was_measured_of_a_class_that_is_empty_now_goes(tmp_path):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("measured")
-    rows = [judge_row(k, np.full(5, label), 1, 1, "delta", "l2") for k, label in ((2, 0), (8, 2))]
+    rows = [row_of(k, np.full(5, label)) for k, label in ((2, 0), (8, 2))]
     remove_empty_classes(tmp_path, rows)
     stays = {p for p in paths if p.stem.endswith("2") == ("memorized" in str(p))}
     assert {p for p in tmp_path.rglob("*") if p.is_file()} == stays

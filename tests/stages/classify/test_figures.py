@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.patches import StepPatch
 
 from tests.helpers.figures import (
     assert_nothing_is_cut_off,
@@ -11,6 +12,7 @@ from tests.helpers.figures import (
     texts,
 )
 from tests.helpers.images import real_digits
+from tests.helpers.judged import judged_distances, real_sets, row_of
 from utils.cli.options.choices import CLASSES
 from utils.figures.style import LOOKS
 from utils.stages.classify.figures import histogram_figure, neighbour_panel, transition_figure
@@ -48,6 +50,16 @@ def test_transition_reads_rows_of_a_csv_file():
     np.testing.assert_array_equal(line.get_xdata(), [3, 20, 100])
 
 
+def test_transition_shows_the_controls():
+    rows = [row_of(k, [0, 1, 2, 2], np.array([1, 2, 2, 2])) for k in (2, 8)]
+    fig = transition_figure(rows)
+    thin = {line.get_label(): line.get_ydata().tolist() for line in fig.axes[0].lines}
+    assert thin["memorized, real images"] == [0, 0] and thin["spurious, real images"] == [25, 25]
+    legend = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert legend[:3] == list(CLASSES) and len(legend) == 5
+    assert_nothing_is_cut_off(fig)
+
+
 @pytest.mark.parametrize("sizes", [(7,), (2, 3), (64, 65, 66, 50_000), tuple(range(1, 60))])
 def test_labels_of_K_do_not_overlap(sizes):
     fig = transition_figure(sweep(*sizes))
@@ -70,7 +82,9 @@ def test_no_rows_are_refused():
 def test_histogram_counts_every_sample_in_its_class():
     rng = np.random.default_rng(0)
     d_train, d_synth = rng.uniform(0, 3, (2, 200))
-    fig = histogram_figure(128, d_train, d_synth, 1.0, 1.5, "alex")
+    judged, labels = judged_distances(128, d_train, d_synth, real_sets(3, 200), limits=(1.0, 1.5))
+    judged.row["metric"] = "alex"
+    fig = histogram_figure(judged, labels)
     counts = {
         "memorized": np.sum(d_train <= 1),
         "spurious": np.sum((d_train > 1) & (d_synth <= 1.5)),
@@ -82,24 +96,27 @@ def test_histogram_counts_every_sample_in_its_class():
             assert sum(bar.get_height() for bar in bars) == counts[name]
             assert to_hex(bars[0].get_facecolor()).upper() == LOOKS[name].colour
             assert (bars[0].get_hatch() or "") == LOOKS[name].hatch
+        (real,) = [patch for patch in ax.patches if isinstance(patch, StepPatch)]
+        assert real.get_data().values.sum() <= 200.01  # 600 real images, scaled to as many samples
         (line,) = ax.lines
         assert line.get_xdata()[0] == delta
     assert r"$\delta_m$ = 1 (dashed)" in fig.axes[0].get_title()
     assert_nothing_is_cut_off(fig)
 
 
-def test_histogram_of_the_ratio_criterion_has_labels_and_no_delta_m():
-    labels = np.array([0, 1, 2])
-    fig = histogram_figure(4, np.ones(3), np.ones(3), None, 0.5, "l2", labels=labels)
-    assert not fig.axes[0].lines and len(fig.axes[1].lines) == 1
+def test_histogram_of_the_ratio_criterion_has_no_thresholds():
+    judged, _ = judged_distances(4, np.ones(3), np.ones(3))
+    judged.row.update(delta_m=None, delta_s=None)
+    fig = histogram_figure(judged, np.array([0, 1, 2]))
+    assert not fig.axes[0].lines and not fig.axes[1].lines
     assert [sum(bar.get_height() for bar in bars) for bars in fig.axes[0].containers] == [1, 1, 1]
-    with pytest.raises(ValueError, match="labels: found None without delta_m"):
-        histogram_figure(4, np.ones(3), np.ones(3), None, 0.5, "l2")
 
 
 @pytest.mark.parametrize("delta", [0.0, 1e6])
 def test_histogram_of_one_sample_without_another(delta):
-    fig = histogram_figure(1, np.array([0.5]), np.array([np.inf]), delta, delta, "l2")
+    fig = histogram_figure(
+        *judged_distances(1, np.array([0.5]), np.array([np.inf]), limits=(delta, delta))
+    )
     assert fig.axes[0].get_xlim()[1] < 1  # a far threshold does not squeeze the bars
     assert not sum(bar.get_height() for bars in fig.axes[1].containers for bar in bars)
     assert_nothing_is_cut_off(fig)

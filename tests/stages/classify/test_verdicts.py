@@ -1,23 +1,25 @@
-"""Verdicts on distances made by hand, thresholds on real digits, and what is stored of a class."""
+"""Verdicts on distances made by hand, distinct states, and what is stored of a class."""
 
 import doctest
+import json
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.spatial.distance import cdist
 
-from tests.helpers.images import nearest_within, real_digits
-from utils.cli.errors import UserError
+from tests.helpers.judged import row_of
 from utils.cli.options.choices import CLASSES
 from utils.stages.classify import verdicts
-from utils.stages.classify.summary import SUMMARY_COLUMNS, judge_row
-from utils.stages.classify.thresholds import calibrated_thresholds
+from utils.stages.classify.files import SUMMARY_COLUMNS, is_row
 from utils.stages.classify.verdicts import (
+    States,
     classify_by_distance,
     classify_by_ratio,
+    distinct_states,
+    euclidean,
+    reach,
     select,
     typicality_order,
 )
@@ -95,30 +97,44 @@ def test_thresholds_and_lengths_that_cannot_be_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("d_1", "d_2", "d_synth", "verdict"),
+    ("d_1", "d_2", "s_1", "verdict"),
     [
         (0.99, 3.0, 0.1, "memorized"),
         (1.0, 3.0, 0.1, "spurious"),  # exactly 1/3: not below
         (1.0, 3.0, 0.5, "generalized"),
+        (3.0, 4.0, 0.99, "spurious"),
+        (3.0, 4.0, 1.0, "generalized"),  # the same for its neighbour
+        (3.0, 4.0, INF, "generalized"),
         (0.5, 0.5, 9.0, "generalized"),  # near copy of an image held twice: missed, as documented
         (0.0, 0.0, 9.0, "memorized"),  # exact copy of one
         (0.0, 2.0, 9.0, "memorized"),
     ],
 )
-def test_ratio(d_1, d_2, d_synth, verdict):
-    assert names(classify_by_ratio([d_1], [d_2], [d_synth], 0.4)) == [verdict]
+def test_ratio(d_1, d_2, s_1, verdict):
+    assert names(classify_by_ratio([d_1], [d_2], [s_1])) == [verdict]
+
+
+def test_ratios_of_lpips_are_those_of_its_root():
+    """A squared distance: 0.09 beside 1 is 0.3 beside 1."""
+    given = [np.array([0.09, 0.16]), np.array([1.0, 1.0]), np.array([9.0, 0.01])]
+    assert names(classify_by_ratio(*euclidean("alex", *given))) == ["memorized", "spurious"]
+    assert names(classify_by_ratio(*euclidean("l2", *given))) == ["memorized", "memorized"]
 
 
 def test_a_third_is_a_tie_at_every_scale():
     d_1 = np.random.default_rng(0).uniform(0.1, 9, 1000).astype(np.float32)
     d_2 = 3 * d_1.astype(np.float64)
-    assert set(names(classify_by_ratio(d_1, d_2, d_2, 0))) == {"generalized"}
-    assert set(names(classify_by_ratio(d_1, np.nextafter(d_2, 99), d_2, 0))) == {"memorized"}
+    assert set(names(classify_by_ratio(d_1, d_2, d_2))) == {"generalized"}
+    assert set(names(classify_by_ratio(d_1, np.nextafter(d_2, 99), d_2))) == {"memorized"}
+    assert set(names(classify_by_ratio(d_2, d_2, d_1))) == {"generalized"}
+    assert set(names(classify_by_ratio(np.nextafter(d_2, 99), 2 * d_2, d_1))) == {"spurious"}
 
 
 def test_ratio_refuses_neighbours_in_disorder():
     with pytest.raises(ValueError, match="d_2: found values below d_1"):
-        classify_by_ratio([2.0], [1.0], [1.0], 1)
+        classify_by_ratio([2.0], [1.0], [1.0])
+    with pytest.raises(ValueError, match="s_1: found shape"):
+        classify_by_ratio([1.0], [2.0], [1.0, 1.0])
 
 
 def test_typical_first_and_equals_by_position():
@@ -147,82 +163,78 @@ def test_negative_sizes_are_refused():
         select(np.arange(3), -1, 2)
 
 
-@pytest.fixture(scope="module")
-def digits():
-    """Real 8 x 8 digits as vectors in [-1, 1], [1797, 64]."""
-    return real_digits().flatten(1).double().numpy()
+def states_of(x, labels, limit=1.0, k=3):
+    """`distinct_states` of points on a line."""
+    apart = np.abs(x[:, None] - x)
+    np.fill_diagonal(apart, np.inf)
+    order = np.argsort(apart, axis=1, kind="stable")[:, :k]
+    labels = np.array([CLASSES.index(name) for name in labels])
+    dists = np.take_along_axis(apart, order, axis=1)
+    return distinct_states(labels, order, dists, np.full(len(x), limit))
 
 
-@pytest.mark.parametrize("q", [0.01, 0.05, 0.2])
-@pytest.mark.parametrize("seed", range(3))
-def test_new_digits_are_misjudged_at_the_rate_asked_for(digits, seed, q):
-    """Thresholds from one half of what is held out; the other half are really new images."""
-    pool, known, new = np.split(np.random.default_rng(seed).permutation(digits), [798, 1298])
-    assert len(known) == 500 and len(new) == 499
-    delta_m, delta_s = calibrated_thresholds(
-        cdist(known, pool).min(axis=1), nearest_within(known), q
-    )
-    d_train, d_synth = cdist(new, pool).min(axis=1), nearest_within(new)
-    # Both the threshold and the rate come from about 500 draws; nearest neighbours within a set
-    # come in pairs, so that only about half of these are independent.
-    spread = math.sqrt(q * (1 - q) * (1 / 500 + 1 / 499))
-    assert np.mean(d_train <= delta_m) == pytest.approx(q, abs=4 * spread)
-    assert np.mean(d_synth <= delta_s) == pytest.approx(q, abs=4 * math.sqrt(2) * spread)
-    # With fewer training images than the pool has, fewer are called memorized.
-    few = cdist(new, pool[:100]).min(axis=1)
-    assert np.mean(few <= delta_m) <= np.mean(d_train <= delta_m)
-    labels = classify_by_distance(d_train, d_synth, delta_m, delta_s)
-    assert names(labels).count("memorized") == np.sum(d_train <= delta_m)
+def test_states_are_clusters_of_spurious_samples():
+    """A chain of three, a pair, one beside a memorized sample; others far away."""
+    x = np.array([0, 0.9, 1.8, 10, 10.5, 20, 20.2, 50, 60])
+    labels = [*["spurious"] * 6, "memorized", "generalized", "generalized"]
+    assert states_of(x, labels) == States(3, 3, 3 / 9)
+    assert states_of(x, ["generalized"] * 9) == States(0, 0, 0.0)
+    assert states_of(x, labels, limit=0.5).count == 5  # the chain falls apart
 
 
-def test_delta_s_must_come_from_as_many_images_as_are_judged(digits):
-    """The nearest neighbour comes nearer as n grows: thresholds from 297 flag too many of 1,000."""
-    digits = np.random.default_rng(0).permutation(digits)
-    real = nearest_within(digits[:297])
-    _, delta_s = calibrated_thresholds(real, real, 0.01)
-    assert np.mean(nearest_within(digits[297:1297]) <= delta_s) > 0.03
+def test_one_image_again_and_again_is_one_state():
+    x = np.repeat([0.0, 10.0], 50) + np.linspace(0, 0.1, 100)
+    assert states_of(x, ["spurious"] * 100, k=5) == States(2, 50, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("held_out", "within", "what"),
-    [(60, 300, "60 held-out images"), (300, 60, "60 real images as neighbours")],
-)
-def test_too_few_real_images_are_refused_with_a_rate_that_works(held_out, within, what):
-    distances = np.arange(1.0, held_out + 1), np.arange(1.0, within + 1)
-    with pytest.raises(UserError, match=f"--false-positive-rate: found 0.01 with {what}") as caught:
-        calibrated_thresholds(*distances, 0.01)
-    offered = float(str(caught.value).split(", or ")[1].split()[0])
-    assert min(calibrated_thresholds(*distances, offered)) == 1
-
-
-def test_distances_of_several_draws_count_together():
-    delta_m, delta_s = calibrated_thresholds(
-        np.arange(1.0, 201)[:, None], np.arange(1.0, 201).reshape(4, 50, 1), 0.02
-    )
-    assert (delta_m, delta_s) == (4, 4)
+@pytest.mark.parametrize("metric", ["l2", "alex"])
+def test_linkage_of_the_ratio_criterion_is_its_rule(metric):
+    d_1 = np.array([3.0, 3.0, 0.9], np.float32)
+    s_1 = np.array([1.0, 0.5, 0.01], np.float32)
+    linked = s_1 <= reach(d_1, None, metric)
+    lengths = euclidean(metric, d_1, d_1 + 1, s_1)
+    assert linked.tolist() == [name == "spurious" for name in names(classify_by_ratio(*lengths))]
+    assert reach(d_1, 0.5, metric).tolist() == [0.5] * 3
 
 
 def test_row_of_the_summary():
-    labels = np.array([0] * 3 + [2] * 7, np.int8)
-    row = judge_row(128, labels, 1.0, np.float32(0.5), "delta", "l2")
+    labels, control = np.array([0] * 3 + [2] * 7, np.int8), np.array([1, 2, 2, 2])
+    row = row_of(128, labels, control, limits=(1.0, np.float32(0.5)))
     assert tuple(row) == SUMMARY_COLUMNS
     assert [row[name] for name in ("K", "N", *CLASSES)] == [128, 10, 3, 0, 7]
     assert row["memorized_share"] == 0.3 and row["spurious_low"] == 0
     for name in CLASSES:
         assert row[f"{name}_low"] <= row[f"{name}_share"] <= row[f"{name}_high"]
-    assert [row[c] for c in SUMMARY_COLUMNS[-4:]] == [1.0, 0.5, "delta", "l2"]
-    assert all(type(value) in (int, float, str) for value in row.values())  # plain: goes to JSON
+    assert [row[f"{name}_control"] for name in CLASSES] == [0, 0.25, 0.75]
+    assert row["spurious_p"] == 1 and row["ratio_memorized"] is None
+    assert [row[c] for c in ("delta_m", "delta_s", "criterion", "metric")] == [
+        1,
+        0.5,
+        "delta",
+        "l2",
+    ]
+    assert is_row(json.loads(json.dumps(row, default=float)))
 
 
-def test_row_without_delta_m_and_without_samples():
-    assert judge_row(2, np.array([1]), None, 0.5, "ratio", "l2")["delta_m"] is None
+def test_row_without_control_and_without_samples():
+    row = row_of(2, [1], criterion="ratio", limits=(None, None))
+    assert row["delta_m"] is row["spurious_p"] is row["spurious_control"] is None
+    assert row["ratio_spurious"] == 1 and row["calibrated_spurious"] is None
     with pytest.raises(ValueError, match="labels: found none"):
-        judge_row(2, np.array([], np.int8), 1, 1, "delta", "l2")
+        row_of(2, [])
 
 
 def test_columns_are_those_of_the_contract():
     assert ",".join(SUMMARY_COLUMNS) == (
         "K,N,memorized,spurious,generalized,"
-        "memorized_share,memorized_low,memorized_high,spurious_share,spurious_low,spurious_high,"
-        "generalized_share,generalized_low,generalized_high,delta_m,delta_s,criterion,metric"
+        "memorized_share,memorized_low,memorized_high,memorized_control,"
+        "spurious_share,spurious_low,spurious_high,spurious_control,"
+        "generalized_share,generalized_low,generalized_high,generalized_control,"
+        "spurious_p,states,largest_state,repeated,delta_m,delta_s,criterion,metric,"
+        "references,held_out,rank,error_low,error_high,neighbours,neighbours_rank,"
+        "calibrated_memorized,calibrated_memorized_control,"
+        "calibrated_spurious,calibrated_spurious_control,"
+        "calibrated_generalized,calibrated_generalized_control,"
+        "ratio_memorized,ratio_memorized_control,ratio_spurious,ratio_spurious_control,"
+        "ratio_generalized,ratio_generalized_control"
     )

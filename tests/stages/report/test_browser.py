@@ -8,7 +8,7 @@ from axe_core_python.sync_playwright import Axe
 from tests import browser
 from utils.cli.options.choices import CLASSES
 from utils.cli.options.sections import ReportOptions, ReportStage
-from utils.stages.classify.summary import read_summary
+from utils.stages.classify.files import read_summary
 from utils.stages.report import page as report
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "device_scale_factor": 2}

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers.judged import shares_at
 from tests.helpers.runs import ROOT, assert_one_line, run_script
-from tests.helpers.thresholds import shares_at
 from utils.cli.errors import UserError
 from utils.cli.options.choices import CLASSES
 from utils.cli.options.sections import ReportOptions, ReportStage
@@ -21,8 +21,7 @@ from utils.files.atomic import write_json
 from utils.files.provenance import to_plain
 from utils.files.training_log import TrainingLog
 from utils.inputs.samples import load_synthetics, save_synthetics
-from utils.stages.classify.files import Identified, save_identified
-from utils.stages.classify.summary import judge_row, read_summary
+from utils.stages.classify.files import Identified, read_summary, save_identified
 from utils.stages.critical_times.files import Times, save_times
 from utils.stages.distances.files import Distances, load_dists, save_dists
 from utils.stages.energy.files import Energies, save_energies
@@ -153,16 +152,12 @@ def test_sliders_show_what_was_judged_by_the_same_thresholds(sweep, tmp_path):
         content = report.contents(root)["what_if"]
         return content and content["sizes"]
 
-    assert sizes_with() == [2, 8]
-    assert sizes_with(delta_m=9.0) == sizes_with(metric="alex") == [2]
-    other = root / "identified" / "summary" / "2.json"
-    other.unlink()
-    assert sizes_with(criterion="ratio", delta_m=None) == [8]
-    assert sizes_with(delta_m=None) is None
-    arrays = read_npz(root / "dists" / "8.npz")
-    one = {name: arrays[name][:, :1] for name in ("data-dists", "data-indices")}
-    save_npz(root / "dists" / "8.npz", **{**arrays, **one})
-    assert sizes_with(criterion="ratio", delta_m=None) is None  # it compares two neighbours
+    assert sizes_with() == sizes_with(delta_m=9.0) == [2, 8]  # each K has its own
+    assert sizes_with(metric="alex") == sizes_with(criterion="ratio") == [2]
+    pair = {"criterion": "pooled", "delta_m": 1.0}
+    assert sizes_with(**pair) == [2]
+    (root / "identified" / "summary" / "2.json").unlink()
+    assert sizes_with(**pair) == [8]
 
 
 def copied(sweep, tmp_path, *folders):

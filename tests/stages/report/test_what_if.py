@@ -5,13 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.thresholds import shares_at
+from tests.helpers.judged import (
+    counts,
+    judged_counts,
+    judged_distances,
+    real_sets,
+    shares_at,
+)
 from utils.stages.classify.verdicts import classify_by_distance, classify_by_ratio
-from utils.stages.report.what_if import EDGES, cells, make_axis
-
-
-def counts(labels):
-    return tuple(int((labels == i).sum()) for i in range(3))
+from utils.stages.report.what_if import EDGES, cells, make_axis, scaled, what_if
 
 
 @settings(max_examples=60, deadline=None)
@@ -45,11 +47,37 @@ def test_every_edge_counts_as_the_verdict_at_that_threshold(seed, delta_m, delta
 def test_the_ratio_criterion_at_its_third(seed, n):
     draw = np.random.default_rng(seed)
     d_1, d_2 = np.sort(draw.integers(0, 13, (2, n)).astype(np.float32), axis=0)
-    y = draw.integers(0, 9, n).astype(np.float32)
-    ratio = np.divide(d_1, d_2, out=np.zeros(n), where=d_1 > 0, dtype=np.float64)
-    axes = make_axis([ratio], 1 / 3, strict=True), make_axis([y], 2)
-    found = shares_at(cells(*axes, ratio, y), axes[0].at, axes[1].at)
-    assert found == counts(classify_by_ratio(d_1, d_2, y, 2))
+    s_1 = draw.integers(0, 9, n).astype(np.float32)
+    judged = judged_distances(2, d_1, s_1)[0]
+    judged.row["criterion"] = "ratio"
+    x, y = scaled(judged, np.stack([d_1, d_2], axis=1), s_1)
+    axes = make_axis([x], 1 / 3, strict=True), make_axis([y], 1 / 3, strict=True)
+    found = shares_at(cells(*axes, x, y), axes[0].at, axes[1].at)
+    d_1 = np.where(d_1 == 0, 0, d_1)
+    assert found == counts(classify_by_ratio(d_1, d_2, s_1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), delta_m=st.floats(0, 30, width=32))
+def test_thresholds_of_each_k_are_at_one(seed, delta_m):
+    """Relative to its own thresholds each K is judged as it was, ties and zeros too."""
+    draw = np.random.default_rng(seed)
+    d_1, s_1 = (draw.integers(0, 40, (2, 100)) / 4).astype(np.float32)
+    judged, labels = judged_distances(2, d_1, s_1, None, "calibrated", (delta_m, 2.25))
+    content = what_if([judged])
+    at = [axis["at"] for axis in content["axes"]]
+    assert [axis["edges"][i] for axis, i in zip(content["axes"], at)] == [1, 1]
+    assert shares_at(content["cells"][0], *at) == counts(labels)
+
+
+def test_real_images_are_counted_beside_the_samples():
+    real = real_sets(2, 100, spurious=6)
+    judged = judged_counts(8, 30, 20, 100, real)
+    content = what_if([judged])
+    at = [axis["at"] for axis in content["axes"]]
+    assert shares_at(content["cells"][0], *at) == (30, 20, 50)
+    assert shares_at(content["real_cells"][0], *at) == (0, 6, 194)
+    assert content["real_samples"] == [200] and what_if([]) is None
 
 
 @pytest.mark.parametrize("threshold", [0, 1e-9, 0.3, 5, 5.4, 9, 1e12])

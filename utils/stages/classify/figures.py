@@ -65,13 +65,17 @@ def transition_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             ax.plot(sizes, real, label=label, color=LOOKS[name].colour, clip_on=False, **thin)
     log_ticks(ax, sizes, width=5.6)
     ax.set(ylim=(0, 100), xlabel=SIZE_LABEL, ylabel="Share of samples (%)")
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    handles, names = ax.get_legend_handles_labels()
+    order = sorted(range(len(names)), key=lambda i: names[i] not in CLASSES)  # the classes first
+    handles, names = ([one[i] for i in order] for one in (handles, names))
+    fig.legend(handles, names, loc="outside upper center", ncols=3)
     ax.set_title(_caption(rows), **CAPTION)
     return fig
 
 
-def _percent(share: float | None) -> float:
-    return np.nan if share is None else 100 * share
+def _percent(share: float | str | None) -> float:
+    """NaN where there is none, as in a .csv file."""
+    return np.nan if share in (None, "", "None") else 100 * float(share)
 
 
 def _caption(rows: Sequence[Mapping[str, Any]]) -> str:

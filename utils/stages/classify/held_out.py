@@ -44,8 +44,9 @@ class HeldOut:
         sets, n = self.within.shape
         sets = min(sets, len(self.near) // n)
         last = self.near[len(self.near) - sets * n :]
-        by_set = last.reshape(sets, n, -1)[::-1]  # the last images are the first set
-        return by_set.reshape(sets * n, -1), self.within[:sets].ravel()
+        columns = self.near.shape[1]
+        by_set = last.reshape(sets, n, columns)[::-1]  # the last images are the first set
+        return by_set.reshape(sets * n, columns), self.within[:sets].ravel()
 
 
 def measure_held_out(

@@ -35,6 +35,7 @@ from utils.stages.classify.files import (
 )
 from utils.stages.classify.judge import Judge
 from utils.stages.classify.summary import write_summary
+from utils.stages.classify.thresholds import check_held_out
 from utils.stages.classify.verdicts import nearest_column, select, typicality_order
 from utils.stages.distances.files import Distances, load_dists
 
@@ -113,6 +114,9 @@ def plan_classes(options: ClassifyStage) -> list[ClassifyJob]:
             **with_data_path(dists.args, settings.data_path),
             "classify": stage_args(settings, max(files)),
         }
+        if settings.criterion == "calibrated":  # now, before anything is written
+            count = len(dists.arrays["data-dists"])
+            check_held_out(args, settings.false_positive_rate, count)
         inputs = {"dists": file, "samples": samples, "synthetic": synthetic}
         jobs.append(ClassifyJob(job.k, job.source, summaries / f"{job.k}.json", args, **inputs))
     return jobs

@@ -127,20 +127,20 @@ def resampled_shares(judged: Judged, seed: int) -> np.ndarray:
     if row["criterion"] == "ratio":
         labels = classify_by_ratio(*euclidean(row["metric"], own.near[:, 0], own.near[:, 1], s_1))
     else:
-        limits = resampled_limits(judged, seed)
+        limits = [x[:, None].astype(d_1.dtype) for x in resampled_limits(judged, seed)]
     generator, shares = np.random.default_rng([seed, row["K"]]), np.empty((DRAWS, 2))
     at_once = max(1, AT_ONCE // n)
-    for first in range(0, DRAWS, at_once):
-        part = slice(first, min(first + at_once, DRAWS))
+    for part in np.split(np.arange(DRAWS), range(at_once, DRAWS, at_once)):
+        all_of_them = generator.integers(0, n, (len(part), n))
+        half = generator.integers(0, n, (len(part), max(1, n // PAIRED)))
         if limits is None:
-            hits = (labels == CLASSES.index(MEMORIZED), labels == CLASSES.index(GENERALIZED))
+            memorized = labels[all_of_them] == CLASSES.index(MEMORIZED)
+            generalized = labels[half] == CLASSES.index(GENERALIZED)
         else:
-            delta_m, delta_s = (x[part, None].astype(d_1.dtype) for x in limits)
-            memorized = d_1 <= delta_m
-            hits = (memorized, ~memorized & (s_1 > delta_s))
-        for column, (hit, size) in enumerate(zip(hits, (n, max(1, n // PAIRED)), strict=True)):
-            weights = generator.multinomial(size, np.full(n, 1 / n), part.stop - part.start)
-            shares[part, column] = (weights * hit).sum(axis=1) / size
+            delta_m, delta_s = (x[part] for x in limits)
+            memorized = d_1[all_of_them] <= delta_m
+            generalized = (d_1[half] > delta_m) & (s_1[half] > delta_s)
+        shares[part] = np.stack([memorized.mean(axis=1), generalized.mean(axis=1)], axis=1)
     return shares
 
 
