@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.runs import FAST, QUICK, ROOT, assert_one_line, ok, run_here
+from utils.cli.options.choices import CLASSES
 from utils.inputs.samples import load_synthetics
 from utils.stages.classify.files import load_identified
 from utils.stages.critical_times.files import load_times
@@ -85,7 +86,8 @@ def test_the_pipeline_examines_models_that_are_there(sweep, tmp_path):
 
 def test_the_pipeline_measures_every_class_that_is_not_empty(sweep):
     root, _, printed = sweep
-    result = {p.relative_to(root / "identified") for p in (root / "identified").glob("*/*.npz")}
+    stored = (root / "identified").glob("*/*.npz")
+    result = {p.relative_to(root / "identified") for p in stored if p.parent.name in CLASSES}
     assert result
     for stage, load in (
         ("times", load_times),
@@ -105,7 +107,8 @@ def test_the_pipeline_measures_every_class_that_is_not_empty(sweep):
     assert figures_in(root / "energies") == {"energies"}
     assert figures_in(root / "identified") == judged
     delta = load_times(root / "times" / next(iter(result))).delta
-    assert delta == pytest.approx(float(rows_of(root / "identified" / "summary.csv")[0]["delta_m"]))
+    rows = rows_of(root / "identified" / "summary.csv")
+    assert delta == pytest.approx(min(float(row["delta_m"]) for row in rows))
     assert "median t_c" in printed and "median energy" in printed
     references = np.load(root / "energies" / "reference.npz")["samples"]
     assert references.shape == (4, 1, 8, 8)
@@ -241,7 +244,7 @@ def test_the_chain_of_scripts_equals_the_pipeline(sweep, tmp_path):
         chained, load_synthetics(root / "synthetics" / "8.npz").samples, rtol=0, atol=1e-5
     )
     assert (tmp_path / "i" / "summary.csv").is_file()
-    assert (tmp_path / "i" / "figures" / "transition.png").is_file()
+    assert not (tmp_path / "i" / "figures" / "transition.png").exists()  # a single K has none
 
 
 def test_lpips_through_the_scripts(sweep, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers.judged import shares_at
+from tests.helpers.judged import row_of, shares_at
 from tests.helpers.runs import ROOT, assert_one_line, run_script
 from utils.cli.errors import UserError
 from utils.cli.options.choices import CLASSES
@@ -21,7 +21,15 @@ from utils.files.atomic import write_json
 from utils.files.provenance import to_plain
 from utils.files.training_log import TrainingLog
 from utils.inputs.samples import load_synthetics, save_synthetics
-from utils.stages.classify.files import Identified, read_summary, save_identified
+from utils.stages.classify.files import (
+    Identified,
+    Judged,
+    JudgedDistances,
+    read_summary,
+    save_identified,
+    save_judged,
+)
+from utils.stages.classify.held_out import HeldOut
 from utils.stages.critical_times.files import Times, save_times
 from utils.stages.distances.files import Distances, load_dists, save_dists
 from utils.stages.energy.files import Energies, save_energies
@@ -175,7 +183,7 @@ def copied(sweep, tmp_path, *folders):
         (["energies"], ["Energies"], ["Other thresholds"]),
         (["curvature"], ["Curvature", "FLIPD", "run_curvature.py"], ["Basins", "Other tests"]),
         (["generalization"], ["When it misleads", "run_generalization.py"], ["Basins"]),
-        (["identified"], ["Samples by K", "The transition"], ["Other thresholds"]),
+        (["identified"], ["The transition", "Other thresholds"], ["Basins", "Training"]),
         (["identified", "dists"], ["Other thresholds", "run_distances.py"], ["Training"]),
     ],
 )
@@ -330,14 +338,16 @@ def test_38_sizes_of_colour_photographs_stay_under_5_megabytes(tmp_path):
         args["model"] = {"image_size": 64, "in_channels": 3}
         save_synthetics(tmp_path / "synthetics" / f"{k}.npz", pool[:12], args)
         labels = np.repeat([0, 1, 2], 8)
-        row = judge_row(k, labels, 0.3, 0.3, "delta", "alex")
-        write_json(tmp_path / "identified" / "summary" / f"{k}.json", {"row": row, "args": args})
+        near = np.sort(draw.uniform(0, 0.6, (20_000, 2)).astype(np.float32), axis=1)
+        row = row_of(k, np.resize(labels, len(near)), limits=(0.3, 0.3)) | {"metric": "alex"}
+        real = HeldOut(near, near[:, 0].reshape(1, -1), k)
+        judged = Judged(row, args, JudgedDistances(near, near[::-1, 0], real))
+        save_judged(tmp_path / "identified" / "summary" / f"{k}.json", judged)
         for name in CLASSES:
             images = [pool[draw.permutation(40)[:n]] for n in (8, 16, 16)]
             nns = [i.reshape(8, 2, 3, 64, 64) for i in images[1:]]
             found = Identified(images[0], *nns, 2, (8, 0), np.arange(8), args)
             save_identified(tmp_path / "identified" / name / f"{k}.npz", found)
-        near = np.sort(draw.uniform(0, 0.6, (20_000, 2)).astype(np.float32), axis=1)
         arrays = {"data-dists": near[:, : min(2, k)], "synth-dists": near[::-1]}
         arrays |= {f"{side}-indices": np.zeros(near.shape, int) for side in ("data", "synth")}
         save_dists(tmp_path / "dists" / f"{k}.npz", Distances(arrays, "lpips", "alex", "0", args))

@@ -22,6 +22,8 @@ class PipelineOptions:
     metric: str = with_help("l2", f"{either(METRIC_NAMES)} (the last three: LPIPS)")
     lpips_weights: Path | None = None  # folder of the backbone files, if not in the usual caches
     criterion: str = with_help("calibrated", either(CRITERIA))
+    repeats: int = 1  # trainings of each K, with other seeds of weights and steps
+    repeat_subsets: bool = False  # with --repeats: on other training images too
     jobs: int = 1  # parallel processes, each with its K or class
     basins: bool = True  # also critical times and energies of each class
     curvature: bool = False  # also the curvature of the energy around each class
@@ -29,11 +31,15 @@ class PipelineOptions:
     models: Path | None = None  # folder of trained models, K.pt, instead of training
 
     def __post_init__(self) -> None:
-        for name in ("samples", "jobs"):
+        for name in ("samples", "jobs", "repeats"):
             within(self, name, 1)
         all_within(self, "sizes", 1)
         if len(set(self.sizes)) != len(self.sizes):
             raise UserError("--sizes", self.sizes, "name each K once")
+        if self.repeats > 1 and self.models is not None:
+            raise UserError("--repeats", self.repeats, "leave it out: --models trains nothing")
+        if self.repeat_subsets and self.repeats < 2:
+            raise UserError("--repeat-subsets", "one training", "choose --repeats 2 or more")
         one_of(self, "metric", METRIC_NAMES)
         one_of(self, "criterion", CRITERIA)
 

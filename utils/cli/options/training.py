@@ -40,6 +40,7 @@ class TrainOptions:
     train_size: int = 1000  # K, training images
     valid_size: int = 1000  # images held out for the validation loss
     global_seed: int = 3407  # seed of the split, the first weights and every step
+    run_seed: int | None = None  # seed of the first weights and every step; default --global-seed
     lr: float = 1e-4  # Adam's step size
     ema_decay: float = 0.9999  # decay of the averaged weights, 0 to 1
     ema_warmup: bool = False  # average with min(decay, (1 + n) / (10 + n)) at step n
@@ -58,7 +59,8 @@ class TrainOptions:
             within(self, name, 1)
         for name in ("num_workers", "valid_size", "keep_checkpoints"):
             within(self, name, 0)
-        within(self, "global_seed", 0, 2**63 - 1)
+        for name in ("global_seed", "run_seed"):
+            within(self, name, 0, 2**63 - 1)
         within(self, "ema_decay", 0, 1)
         within(self, "timesteps", 2, 100_000)
         if not 0 < self.lr < float("inf"):

@@ -73,6 +73,35 @@ def transition_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return fig
 
 
+@styled
+def repeats_figure(runs: Sequence[Sequence[Judged]]) -> Figure:
+    """Shares of the three classes, in percent, over K, of several trainings: their mean as a line,
+    each of them as a point, the 95 % interval of each within its run as a thin bar."""
+    fig = new_figure(6.4, 3.9)
+    ax = fig.subplots()
+    sizes = np.array(sorted(set.intersection(*({one.row["K"] for one in run} for run in runs))))
+    for i, (name, look) in enumerate(LOOKS.items()):
+        rows = [{one.row["K"]: one.row for one in run} for run in runs]
+        shares = np.array([[100 * run[k][f"{name}_share"] for k in sizes] for run in rows])
+        low, high = (
+            np.array([[100 * run[k][f"{name}_{end}"] for k in sizes] for run in rows])
+            for end in ("low", "high")
+        )
+        style = point_style(look)
+        ax.plot(sizes, shares.mean(axis=0), label=name, clip_on=False, **style | {"marker": ""})
+        for run, share in enumerate(shares):
+            # beside each other, so that the bars of the classes and runs do not hide each other
+            at = sizes * 1.03 ** (run - (len(shares) - 1) / 2 + 0.3 * (i - 1))
+            ends = np.maximum([share - low[run], high[run] - share], 0)
+            bars = {"ecolor": look.colour, "elinewidth": 0.7, "linestyle": "none"}
+            ax.errorbar(at, share, yerr=ends, **style | bars | {"markersize": 3.5}, clip_on=False)
+    log_ticks(ax, sizes, width=5.6)
+    ax.set(ylim=(0, 100), xlabel=SIZE_LABEL, ylabel="Share of samples (%)")
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    ax.set_title(f"{len(runs)} trainings of each K; bars: 95 % intervals within one", **CAPTION)
+    return fig
+
+
 def _percent(share: float | str | None) -> float:
     """NaN where there is none, as in a .csv file."""
     return np.nan if share in (None, "", "None") else 100 * float(share)

@@ -24,7 +24,13 @@ from utils.stages.classify.files import (
     summaries,
 )
 from utils.stages.classify.thresholds import Calibration
-from utils.stages.classify.transition import ESTIMATE_COLUMNS, estimates, in_words, transition
+from utils.stages.classify.transition import (
+    ESTIMATE_COLUMNS,
+    crossing_text,
+    estimates,
+    in_words,
+    transition,
+)
 from utils.stages.classify.verdicts import States
 
 
@@ -177,3 +183,60 @@ def thresholds_text(rows: Sequence[Mapping[str, Any]]) -> str:
             limits.append(f"{name} {' to '.join(ends)}")
     shown = ", ".join(limits) or "d_1 < d_2 / 3, s_1 < d_1 / 3"
     return f"{first['criterion']}, {first['metric']}: {shown}"
+
+
+REPEATS_COLUMNS = (
+    *("K", "runs"),
+    *(f"{name}_{part}" for name in CLASSES for part in ("mean", "smallest", "largest")),
+)
+
+
+def repeats_rows(runs: Sequence[Sequence[Judged]]) -> list[dict[str, Any]]:
+    """The spread between several trainings, a row for each K that all of them have: mean, smallest
+    and largest share of each class. Within one run the intervals of summary.csv hold."""
+    by_k = [{one.row["K"]: one.row for one in run} for run in runs]
+    rows = []
+    for k in sorted(set.intersection(*(set(run) for run in by_k))):
+        row: dict[str, Any] = {"K": k, "runs": len(runs)}
+        for name in CLASSES:
+            shares = [run[k][f"{name}_share"] for run in by_k]
+            row[f"{name}_mean"] = float(np.mean(shares))
+            row[f"{name}_smallest"], row[f"{name}_largest"] = min(shares), max(shares)
+        rows.append(row)
+    return rows
+
+
+def repeats_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The text of repeats.csv."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, REPEATS_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def repeats_table(runs: Sequence[Sequence[Judged]]) -> str:
+    """Shares over several trainings for a terminal, and the half points of each of them."""
+    rows = repeats_rows(runs)
+    head = ["K", *(f"{name} %" for name in CLASSES)]
+    cells = [[str(row["K"]), *(spread_text(row, name) for name in CLASSES)] for row in rows]
+    lines = [
+        f"{len(runs)} trainings of each K: mean (smallest to largest)",
+        text_table(" ".join(["{:>6}", *["{:>24}"] * 3]), head, cells),
+    ]
+    if len(rows) > 1:
+        found = [transition(run) for run in runs]
+        for name, words in (
+            ("memorized_half", "half memorized up to"),
+            ("generalized_half", "half generalized from"),
+            ("emm", "90 % memorized up to"),
+        ):
+            values = (crossing_text(one.crossings[name], one.sizes) for one in found)
+            lines.append(f"{words} {', '.join(values)}")
+    return "\n".join(lines)
+
+
+def spread_text(row: Mapping[str, Any], name: str) -> str:
+    """`41.2 (36.3 to 57.0)`: mean, smallest and largest share in percent."""
+    mean, low, high = (percent(row[f"{name}_{part}"]) for part in ("mean", "smallest", "largest"))
+    return f"{mean} ({low} to {high})"

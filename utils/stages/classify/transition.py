@@ -71,6 +71,7 @@ def crossing(sizes: np.ndarray, shares: np.ndarray, level: float, rising: bool) 
     s_a, s_b = (np.take_along_axis(curve, i[..., None], -1)[..., 0] for i in (a, b))
     logs = np.log(sizes)
     part = np.divide(level - s_a, s_b - s_a, out=np.ones_like(s_a), where=s_b > s_a)
+    part = np.clip(part, 0, 1)  # beyond, outside of the sweep, where it is not used
     inside = np.exp(logs[a] + part * (logs[b] - logs[a]))
     exact = np.where(np.take_along_axis(curve, b[..., None], -1)[..., 0] == level, sizes[b], inside)
     first = np.where(curve[..., 0] == level, sizes[0], 0)

@@ -71,6 +71,20 @@ def class_values(options: PipelineStage, results: str, name: str) -> dict[str, A
     }
 
 
+def repeat(options: PipelineStage, number: int) -> PipelineStage:
+    """The options of one of --repeats, 2 or more: other seeds, in a folder of its own.
+
+    Its images are those of the first training, unless --repeat-subsets."""
+    root = Path(options.pipeline.root) / "repeats" / str(number)
+    seed = options.train.global_seed + number - 1
+    split = seed if options.pipeline.repeat_subsets else options.train.global_seed
+    return replace(
+        options,
+        pipeline=replace(options.pipeline, root=root, repeats=1, repeat_subsets=False),
+        train=replace(options.train, global_seed=split, run_seed=seed),
+    )
+
+
 def root_of(options: PipelineStage, second: bool) -> Path:
     """The folder of models and sets; those of the second models are apart."""
     root = Path(options.pipeline.root)

@@ -28,7 +28,7 @@ from utils.data.datasets import to_float
 from utils.figures.images import sample_sheet_figure
 from utils.figures.save import figure_files, save_figure
 from utils.files.arrays import read_npz, save_npz
-from utils.files.atomic import check_writable
+from utils.files.atomic import check_writable, write_text
 from utils.files.k_files import k_files
 from utils.files.training_log import read_stats
 from utils.inputs.denoisers import sampling_steps, trained_model
@@ -37,8 +37,10 @@ from utils.inputs.unchanged import check_unchanged
 from utils.jobs.workers import run_side_by_side
 from utils.metrics.embedders import load_metric
 from utils.stages.classify import stage as classify
+from utils.stages.classify.figures import repeats_figure
+from utils.stages.classify.files import Judged
 from utils.stages.classify.held_out import unseen_images
-from utils.stages.classify.summary import table
+from utils.stages.classify.summary import repeats_csv, repeats_rows, repeats_table, table
 from utils.stages.classify.thresholds import check_held_out
 from utils.stages.critical_times import stage as critical_times
 from utils.stages.critical_times.overview import show_times
@@ -58,6 +60,7 @@ from utils.stages.pipeline.settings import (
     generalization_stage,
     generate_stage,
     models_folder,
+    repeat,
     train_stage,
     weights_folder,
 )
@@ -103,17 +106,23 @@ def run(options: PipelineStage) -> None:
     root = Path(options.pipeline.root)
     plans = plan_all(options)
     second_plans = plan_second_models(options, plans)
+    numbers = range(2, options.pipeline.repeats + 1)
+    repeats = [repeat(options, number) for number in numbers]
+    other_plans = [plan for one in repeats for plan in plan_all(one)]
     sizes = [plan.k for plan in plans]
     check(options, plans)
     if options.run.dry_run:
-        for training in (plan.training for plan in (*plans, *second_plans) if plan.training):
+        every = (*plans, *second_plans, *other_plans)
+        for training in (plan.training for plan in every if plan.training):
             train.run(training)
         print(f"would draw {options.pipeline.samples} images of each, and judge them, in {root}")
         return
     check_writable(root)
-    train_and_generate_all([*second_plans, *plans], options.pipeline.jobs)
-    distances.run(distances_stage(options))
-    judged = classify.run(classify_stage(options), redo_changed=True)
+    train_and_generate_all([*second_plans, *other_plans, *plans], options.pipeline.jobs)
+    others = [judge(one) for one in repeats]
+    judged = judge(options)
+    identified = root / "identified"
+    words = show_repeats([judged, *others], identified) if others else ""
     rows = [one.row for one in judged]
     draw_overview(root, sizes)
     names = [name for name in CLASSES if any(row[name] for row in rows)]
@@ -126,11 +135,25 @@ def run(options: PipelineStage) -> None:
         measure_curvature(options, names)
     if options.pipeline.generalization:
         generalization.run(generalization_stage(options, bool(second_plans)), redo_changed=True)
-    print(f"\n{table(judged)}\n")
+    print(f"\n{table(judged)}\n{words}")
     figures = root / "identified" / "figures"
     print(figures / "transition.png")
     print(f"{figures}: also samples, losses, distances-K, CLASS-K for each K; .png and .pdf")
     report.run(ReportStage(ReportOptions(root)))
+
+
+def judge(options: PipelineStage) -> list[Judged]:
+    """Distances and classes of the samples below one root, by K."""
+    distances.run(distances_stage(options))
+    return classify.run(classify_stage(options), redo_changed=True)
+
+
+def show_repeats(runs: list[list[Judged]], folder: Path) -> str:
+    """Write repeats.csv and a figure of several trainings of each K; returns both in words."""
+    rows = repeats_rows(runs)
+    write_text(folder / "repeats.csv", repeats_csv(rows))
+    save_figure(repeats_figure(runs), folder / "figures" / "repeats.png")
+    return f"\n{repeats_table(runs)}\n"
 
 
 def plan_all(options: PipelineStage) -> list[Plan]:

@@ -18,9 +18,9 @@ from utils.figures.style import three_digits
 from utils.files.k_files import k_named
 from utils.files.training_log import read_stats
 from utils.inputs.samples import load_synthetics
-from utils.stages.classify.figures import transition_figure
-from utils.stages.classify.files import Identified, Judged, load_identified
-from utils.stages.classify.summary import other_criterion, other_text
+from utils.stages.classify.figures import repeats_figure, transition_figure
+from utils.stages.classify.files import Identified, Judged, load_all, load_identified
+from utils.stages.classify.summary import other_criterion, other_text, repeats_table
 from utils.stages.classify.transition import in_words, transition
 from utils.stages.distances.files import Distances
 from utils.stages.report.data_uris import figure_uri, tile_uri
@@ -146,6 +146,19 @@ def transition_picture(rows: Sequence[Mapping[str, Any]]) -> Picture | None:
     alt = "Shares of the three classes over the training-set size. "
     alt += ". ".join(shares_in_words(row) for row in rows) + "."
     return Picture(figure_uri(transition_figure(rows)), "The transition", alt)
+
+
+def repeats_picture(root: Path, judged: Sequence[Judged]) -> Picture | None:
+    """The shares of several trainings of each K (--repeats); None where there is one."""
+    folder = root / "repeats"
+    names = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
+    others = [run for name in names if (run := load_all(folder / name / "identified"))]
+    if not others or not judged:
+        return None
+    runs = [list(judged), *others]
+    return Picture(
+        figure_uri(repeats_figure(runs)), "Several trainings of each K", repeats_table(runs)
+    )
 
 
 def classes_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -76,7 +76,8 @@ class Trainer:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.train_options = plan, plan.options.train
-        self.seed, self.device, self.ranks = self.train_options.global_seed, plan.device, plan.ranks
+        own, split = self.train_options.run_seed, self.train_options.global_seed
+        self.seed, self.device, self.ranks = split if own is None else own, plan.device, plan.ranks
         self.images = training_subset(plan.args).images.to(plan.device)  # uint8 [K, C, H, W]
         self.held_out = validation_subset(plan.args)[:VALID_IMAGES].to(plan.device)
         self.schedule = Schedule(self.train_options.timesteps)
