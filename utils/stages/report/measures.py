@@ -22,6 +22,7 @@ from utils.stages.generalization.overview import (
     findings_rows,
     stored_sweep,
     sweep_figures,
+    verdicts_in_words,
 )
 from utils.stages.report.data_uris import figure_uri
 from utils.stages.report.images import Picture, Section, Table
@@ -124,6 +125,7 @@ class TestsSection(Section):
     """The part of the tests of generalization."""
 
     tests: list[TestInWords] = field(default_factory=list)
+    verdicts: str = ""  # how many there are, and how they are corrected
 
 
 def generalization_section(root: Path) -> TestsSection | None:
@@ -156,4 +158,4 @@ def generalization_section(root: Path) -> TestsSection | None:
         Picture(figure_uri(figure), titles[name], f"{titles[name]}. {words}")
         for name, figure in sweep_figures(stored, arrays, rows, times).items()
     ]
-    return TestsSection(pictures, table, stored[max(stored)].args, tests)
+    return TestsSection(pictures, table, stored[max(stored)].args, tests, verdicts_in_words(stored))
