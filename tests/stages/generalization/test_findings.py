@@ -78,7 +78,8 @@ def test_z_of_new_images_is_beyond_any_level_no_more_often_than_it_says(n, m):
 @pytest.mark.parametrize("name", ["copied", "clean", "empty-cell"])
 def test_c_t_is_that_of_the_authors(shared, name):
     """Distances, z of each cell and C_T of the published functions, to rounding."""
-    stored = np.load(shared / "reference" / "c_t.npz")
+    with np.load(shared / "reference" / "c_t.npz") as file:
+        stored = dict(file)
     train, own = stored[f"{name}/train"], stored[f"{name}/train_cells"]
     distances, cells = [], []
     for part in ("generated", "test"):
