@@ -22,7 +22,14 @@ from utils.inputs.checkpoints import denoiser_of, load_checkpoint
 from utils.inputs.samples import load_references, load_samples, load_shard, load_synthetics
 from utils.metrics.cache import Embedded, EmbeddingCache
 from utils.stages.classify import summary
-from utils.stages.classify.files import load_identified
+from utils.stages.classify.files import (
+    Judged,
+    JudgedDistances,
+    load_identified,
+    load_judged,
+    read_summary,
+)
+from utils.stages.classify.held_out import HeldOut
 from utils.stages.critical_times.files import load_times, load_unfinished
 from utils.stages.critical_times.overview import show_times
 from utils.stages.critical_times.search import Answer
@@ -138,7 +145,21 @@ def sound_summary(result) -> None:
     for name in ("memorized", "spurious", "generalized"):
         assert 0 <= row[name] <= row["N"]
         assert 0 <= row[f"{name}_low"] <= 1 and 0 <= row[f"{name}_high"] <= 1
-    summary.table([row])
+    real = HeldOut(np.ones((0, 2)), np.ones((0, 1)), 0)
+    distances = JudgedDistances(np.ones((1, 2)), np.ones(1), real)
+    summary.table([Judged(row, result["args"], distances)])
+
+
+def sound_judged(result) -> None:
+    own, real = result.distances, result.distances.real
+    assert len(own.near) == len(own.neighbours) == result.row["N"]
+    near, within = real.control
+    assert len(near) == len(within) and np.isfinite(real.near).all() and (within >= 0).all()
+
+
+def judged_of(path):
+    """summary/8.json with the arrays in path beside it."""
+    return load_judged(path.with_suffix(".json"))
 
 
 def sound_checkpoint(result) -> None:
@@ -359,7 +380,11 @@ KINDS = {
         "classify", "outs/classify/spurious/8.npz", with_args, sound_identified, of_class
     ),
     "summary": Kind(
-        *("classify", "outs/classify/summary/8.json", summary.read_summary, sound_summary),
+        *("classify", "outs/classify/summary/8.json", read_summary, sound_summary),
+        after("classify"),
+    ),
+    "judged distances": Kind(
+        *("classify", "outs/classify/summary/8.npz", judged_of, sound_judged),
         after("classify"),
     ),
     "times": Kind(

@@ -114,7 +114,8 @@ def save_judged(path: Path, judged: Judged) -> None:
         arrays_file(path),
         **{
             "sample-dists": arrays.near,
-            "sample-neighbours": arrays.neighbours,
+            # none of a single sample, which has no other one
+            "sample-neighbours": arrays.neighbours[np.isfinite(arrays.neighbours)],
             "held-out-dists": arrays.real.near,
             "held-out-neighbours": arrays.real.within,
             "first": np.int64(arrays.real.first),
@@ -145,17 +146,16 @@ def load_judged(path: Path) -> Judged:
     rules = {"low": 0, "empty": True}
     schema = {
         "sample-dists": Array("f", (n, "nearest"), low=0, ascending=True),
-        "sample-neighbours": Array("f", (n,), low=0),
+        "sample-neighbours": Array("f", (n if n > 1 else 0,), **rules),
         "held-out-dists": Array("f", ("images", "nearest real"), ascending=True, **rules),
         "held-out-neighbours": Array("f", ("sets", n), **rules),
         "first": Array("iu", low=0),
     }
     arrays = read_npz(file, (*schema, "args"))
-    infinite = np.isinf(arrays["sample-neighbours"]) & (n == 1)  # a single sample has no other one
-    checked = {**arrays, "sample-neighbours": np.where(infinite, 0, arrays["sample-neighbours"])}
-    check_arrays(checked, schema, file, REMEDY)
+    check_arrays(arrays, schema, file, REMEDY)
+    neighbours = arrays["sample-neighbours"] if n > 1 else np.full(1, np.inf, np.float32)
     real = (arrays["held-out-dists"], arrays["held-out-neighbours"], int(arrays["first"]))
-    distances = JudgedDistances(arrays["sample-dists"], arrays["sample-neighbours"], HeldOut(*real))
+    distances = JudgedDistances(arrays["sample-dists"], neighbours, HeldOut(*real))
     return Judged(summary["row"], summary["args"], distances)
 
 
