@@ -19,7 +19,7 @@ import yaml
 
 from utils.cli.options.choices import CLASSES
 
-PRECISIONS, SIZES = ("float32", "bfloat16"), "2,64,112,256,1500"
+PRECISIONS, SIZES = ("float32", "bfloat16"), "2,16,32,48,1500"
 # The run with the first also trains the models; the others sample from these models.
 SAMPLING = [("ddim", 50), ("dpmpp", 20), ("ddpm", 50), ("ddpm", 1000)]
 PUBLISHED = ("float32", "ddpm", 1000)

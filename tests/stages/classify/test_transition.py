@@ -16,6 +16,7 @@ from utils.stages.classify.transition import (
     in_words,
     resampled_limits,
     resampled_threshold,
+    spurious_sizes,
     transition,
 )
 
@@ -153,6 +154,14 @@ def test_spurious_states_are_those_beyond_the_control():
     assert none.spurious == () and "at no K more spurious samples" in in_words(none)
     unknown = transition(sweep_of([9, 8, 4, 3, 2], [0, 0, 40, 0, 0]))
     assert unknown.spurious is None and "no control on real images" in in_words(unknown)
+
+
+def test_one_of_many_k_must_be_clearer_than_a_single_one():
+    """p = 0.03 is significant for one K, not as the smallest of eight (Holm)."""
+    rows = [{"K": k, "spurious_p": 0.03 if k == 4 else 0.5} for k in range(2, 10)]
+    assert spurious_sizes(rows[2:3]) == (4,) and spurious_sizes(rows) == ()
+    assert spurious_sizes([{"K": 4, "spurious_p": 0.006}, *rows[3:]]) == (4,)
+    assert spurious_sizes([{"K": 2, "spurious_p": None}]) is None
 
 
 def test_nothing_judged_is_refused():
