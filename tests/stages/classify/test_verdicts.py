@@ -179,6 +179,8 @@ def test_states_are_clusters_of_spurious_samples():
     labels = [*["spurious"] * 6, "memorized", "generalized", "generalized"]
     assert states_of(x, labels) == States(3, 3, 3 / 9)
     assert states_of(x, ["generalized"] * 9) == States(0, 0, 0.0)
+    beside = np.array([20, 20.9, 21.8])  # a memorized one does not join its two neighbours
+    assert states_of(beside, ["spurious", "memorized", "spurious"], k=2).count == 2
     assert states_of(x, labels, limit=0.5).count == 5  # the chain falls apart
 
 
