@@ -6,7 +6,9 @@
         --criterion calibrated --false-positive-rate 0.01
 
 Reads dists/K.npz, synthetics/K.npz and the data set; writes memorized/, spurious/ and
-generalized/K.npz, summary.csv and figures/ into --result-path (docs/formats.md)."""
+generalized/K.npz, summary.csv and figures/ into --result-path (docs/formats.md). Beside each share
+it shows the control, the same rule applied to real images that the model has not seen
+(docs/classes.md)."""
 
 from utils.cli.main import run_stage
 from utils.cli.options.sections import ClassifyStage
