@@ -150,6 +150,8 @@ def test_spurious_states_are_those_beyond_the_control():
     assert result.spurious == (32, 128) and result.peak["K"] == 32
     words = in_words(result)
     assert "spurious states from K = 32 to 128, most at K = 32 (20.0 %; 1.0 % of real" in words
+    one = transition(sweep_of([9, 8, 4, 3, 2], [1, 1, 40, 1, 1], real=real))
+    assert "spurious states at K = 32 (20.0 %; 1.0 % of real images)" in in_words(one)
     none = transition(sweep_of([9, 8, 4, 3, 2], [4] * 5, real=real))
     assert none.spurious == () and "at no K more spurious samples" in in_words(none)
     unknown = transition(sweep_of([9, 8, 4, 3, 2], [0, 0, 40, 0, 0]))

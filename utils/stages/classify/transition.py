@@ -44,7 +44,8 @@ class Transition:
 
     sizes: every K, ascending. crossings: by a name in CROSSINGS; none for a single K.
     spurious: the K whose share of spurious samples is above that of real images, by Holm's
-    correction over all K; None where no K has a control. peak: the row with the largest share."""
+    correction over all K; None where no K has a control. peak: the row with the largest share, of
+    these K if there are some."""
 
     sizes: tuple[int, ...]
     crossings: Mapping[str, Crossing]
@@ -105,8 +106,10 @@ def transition(judged: Sequence[Judged], seed: int = 0) -> Transition:
             # the nearest draw, not a mean of two: one of them may be infinite
             low, high = np.quantile(found, [tail, 1 - tail], method="nearest")
             crossings[name] = Crossing(value, min(float(low), value), max(float(high), value))
-    peak = max(rows, key=lambda row: row[f"{SPURIOUS}_share"])
-    return Transition(tuple(row["K"] for row in rows), crossings, spurious_sizes(rows), peak)
+    spurious = spurious_sizes(rows)
+    significant = [row for row in rows if row["K"] in (spurious or ())]
+    peak = max(significant or rows, key=lambda row: row[f"{SPURIOUS}_share"])
+    return Transition(tuple(row["K"] for row in rows), crossings, spurious, peak)
 
 
 def spurious_sizes(rows: Sequence[Mapping[str, Any]]) -> tuple[int, ...] | None:
@@ -229,7 +232,7 @@ def in_words(transition: Transition) -> str:
         lines.append(f"at no K more {SPURIOUS} samples than among real images")
     else:
         low, high = min(spurious), max(spurious)
-        where = f"at K = {low}" if low == high else f"from K = {low} to {high}"
+        where = f"from K = {low} to {high}, most " if low < high else ""
         real = f"{100 * peak[f'{SPURIOUS}_control']:.1f} % of real images"
-        lines.append(f"{SPURIOUS} states {where}, most at K = {peak['K']} ({share}; {real})")
+        lines.append(f"{SPURIOUS} states {where}at K = {peak['K']} ({share}; {real})")
     return "\n".join(lines)
