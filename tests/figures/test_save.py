@@ -17,6 +17,7 @@ from tests.helpers.figures import (
     sweep,
 )
 from tests.helpers.images import real_digits
+from tests.helpers.judged import judged_distances
 from tests.helpers.runs import ROOT
 from utils.cli.errors import UserError
 from utils.figures import save as figures
@@ -39,7 +40,7 @@ LOSSES = {2: [{"step": s, "loss": 1 / s, "valid_loss": 2 / s} for s in (1, 2)]}
     "draw",
     [
         lambda digits: transition_figure(sweep(2, 16)),
-        lambda digits: histogram_figure(16, *DISTANCES, 1.0, 0.5, "l2"),
+        lambda digits: histogram_figure(*judged_distances(16, *DISTANCES)),
         lambda digits: panel(digits, 2, 2, 1, metric="l2"),
         lambda digits: sample_sheet_figure({2: digits[:3], 16: digits[:3]}),
         lambda digits: loss_figure(LOSSES),
@@ -52,7 +53,7 @@ def test_saved_as_png_and_pdf(digits, tmp_path, draw):
 
 def test_saved_again_a_figure_stays_as_it_was(tmp_path):
     """No part moves from one drawing to the next: the PDF shows what the PNG shows."""
-    fig = histogram_figure(16, *DISTANCES, 1.0, 0.5, "l2")
+    fig = histogram_figure(*judged_distances(16, *DISTANCES))
     files = figure_files(tmp_path / "distances-16.png")
     save_figure(fig, files[0])
     once = [path.read_bytes() for path in files]

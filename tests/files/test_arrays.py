@@ -2,10 +2,13 @@
 
 import struct
 
+import numpy as np
 import pytest
 
 from tests.helpers.formats import archive_of, members_of, npy
 from tests.helpers.trials import refusal
+from utils.cli.errors import UserError
+from utils.files.arrays import read_npz, save_npz
 
 pytestmark = pytest.mark.usefixtures("quiet_and_small")
 
@@ -48,3 +51,14 @@ def test_arrays_that_make_no_sense(whole, tmp_path, monkeypatch, member):
         path.write_bytes(archive_of(members))
         assert refusal(path)
     assert not (tmp_path / "MARKER").exists()
+
+
+def test_text_with_impossible_characters_is_refused(tmp_path):
+    """Python would raise a SystemError somewhere later."""
+    text = np.array("ab")
+    broken = np.frombuffer(np.array([97, 0x110000], np.uint32).tobytes(), "U2").reshape(())
+    save_npz(tmp_path / "a.npz", text=text)
+    assert str(read_npz(tmp_path / "a.npz")["text"]) == "ab"
+    np.savez(tmp_path / "b.npz", text=broken)
+    with pytest.raises(UserError, match="text with impossible characters"):
+        read_npz(tmp_path / "b.npz")

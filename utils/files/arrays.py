@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -121,7 +122,11 @@ def _read_array(file: BinaryIO, name: str, size: int) -> np.ndarray:
         raise ValueError(f"{name}: the header claims {claimed} bytes, {stored} are there")
     file.seek(0)
     array = np.lib.format.read_array(file, allow_pickle=False)
-    return array.astype(dtype.newbyteorder("="), copy=False)
+    array = np.ascontiguousarray(array.astype(dtype.newbyteorder("="), copy=False))
+    # numpy makes a str of any number, of which Python then raises a SystemError.
+    if dtype.kind == "U" and (array.reshape(-1).view(np.uint32) > sys.maxunicode).any():
+        raise ValueError(f"{name}: text with impossible characters")
+    return array.reshape(shape)
 
 
 def read_npy(path: Path) -> np.ndarray:

@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     """Tiny models of K = 8 and 9 (20 time steps), and samples of K = 8: some real, some noise."""
     folder = tmp_path_factory.mktemp("made")
     for k in (8, 9):
-        train.run(train_options(folder / str(k), "--train-size", k))
+        train.run(train_options(folder / str(k), "--train-size", k, *EPSILON))
         (folder / "models").mkdir(exist_ok=True)
         (folder / str(k) / "models" / f"{k}.pt").rename(folder / "models" / f"{k}.pt")
         shape = (6, 1, 8, 8)
@@ -37,8 +37,11 @@ def made(tmp_path_factory):
     return folder
 
 
+EPSILON = ("--prediction-type", "epsilon")  # untrained, such a network recovers some noise
+
+
 def train_args(folder, k):
-    return train.training_args(train_options(folder, "--train-size", k))
+    return train.training_args(train_options(folder, "--train-size", k, *EPSILON))
 
 
 SHORT = ["--stride", 3, "--p-trials", 4, "--ddim-steps", 3, "--batch-size", 8]

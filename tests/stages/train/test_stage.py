@@ -127,9 +127,8 @@ def test_old_checkpoints_are_removed_on_request(tmp_path):
 
 def test_the_loss_falls_below_that_of_silence(tmp_path):
     """Predicting eps = 0 costs 1."""
-    straight(
-        tmp_path, "--iterations", 60, "--log-every", 20, "--ckpt-every", 60, "--lr", 3e-3, *LONG
-    )
+    flags = ["--iterations", 60, "--log-every", 20, "--ckpt-every", 60, "--lr", 3e-3]
+    straight(tmp_path, *flags, "--prediction-type", "epsilon", *LONG)
     rows = read_stats(tmp_path / "run")
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"] < 0.6
 
