@@ -103,9 +103,14 @@ def plan_classes(options: ClassifyStage) -> list[ClassifyJob]:
     files = k_files(Path(required(settings, "dist_path")), ".npz", "--dist-path", remedy)
     eval_path = Path(required(settings, "eval_path"))
     summaries = Path(required(settings, "result_path")) / "summary"
-    jobs = []
+    jobs: list[ClassifyJob] = []
+    metric = None
     for job in plan_jobs(files, summaries, options.slice):
         file, dists = first_read(job.source, load_dists)
+        metric = metric or dists.metric_name
+        if dists.metric_name != metric:  # real images are measured in one metric for all K
+            problem = f"distances by {dists.metric_name}, those of the K before by {metric}"
+            raise UserError(job.source, problem, "keep each metric in a folder of its own")
         check_criterion(job, dists, settings)
         samples = synthetic = samples_of("--eval-path", eval_path, job, dists)
         if settings.synth_path is not None:
