@@ -32,8 +32,9 @@ def save_figure(fig: Figure, picture: Path) -> None:
     interpolation of the PDF. Raises UserError where a file cannot be written."""
     raster, vector = figure_files(picture)
     fig.set_dpi(DOTS_PER_INCH)
-    fig.draw_without_rendering()
-    fig.set_layout_engine(None)  # each drawing would change it a little
+    if fig.get_layout_engine():
+        fig.draw_without_rendering()
+        fig.set_layout_engine(None)  # each drawing would change it a little
     with atomic_write(raster) as file:
         fig.savefig(file, format="png", dpi=DOTS_PER_INCH)
     _keep_pixels(fig)

@@ -15,7 +15,12 @@ from tests.helpers.images import real_digits
 from tests.helpers.judged import judged_distances, real_sets, row_of
 from utils.cli.options.choices import CLASSES
 from utils.figures.style import LOOKS
-from utils.stages.classify.figures import histogram_figure, neighbour_panel, transition_figure
+from utils.stages.classify.figures import (
+    histogram_figure,
+    neighbour_panel,
+    states_figure,
+    transition_figure,
+)
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +168,18 @@ def test_panel_of_colour_images_and_of_none():
     assert all((image.get_array() == (255, 128, 128)).all() for image in fig.axes[0].images)
     with pytest.raises(ValueError, match="samples: found none"):
         neighbour_panel(2, "memorized", colour[:0], colour, colour, [], [])
+
+
+def test_states_are_rows_with_their_training_images(digits):
+    members = [digits[:5], digits[5:8]]
+    near, d_near = [digits[8:11], digits[11:14]], [np.array([1.0, 1.5, 2.0])] * 2
+    fig = states_figure(32, members, near, [np.full(5, 0.25), np.full(3, 0.5)], d_near, "l2")
+    words = texts(fig)
+    assert "K = 32: spurious states, the largest first" in words
+    assert sum(word == "0.250" for word in words) == 5
+    assert sum(word == "0.500" for word in words) == 3
+    assert sum(word == "1.50" for word in words) == 2
+    assert len(fig.axes[0].images) == 5 + 3 + 3 + 3
+    assert_nothing_is_cut_off(fig)
+    with pytest.raises(ValueError, match="members: found none"):
+        states_figure(32, [], [], [], [], "l2")

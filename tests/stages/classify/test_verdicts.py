@@ -17,10 +17,10 @@ from utils.stages.classify.verdicts import (
     States,
     classify_by_distance,
     classify_by_ratio,
-    distinct_states,
     euclidean,
     reach,
     select,
+    spurious_states,
     typicality_order,
 )
 
@@ -164,13 +164,14 @@ def test_negative_sizes_are_refused():
 
 
 def states_of(x, labels, limit=1.0, k=3):
-    """`distinct_states` of points on a line."""
+    """`spurious_states` of points on a line, counted."""
     apart = np.abs(x[:, None] - x)
     np.fill_diagonal(apart, np.inf)
     order = np.argsort(apart, axis=1, kind="stable")[:, :k]
     labels = np.array([CLASSES.index(name) for name in labels])
     dists = np.take_along_axis(apart, order, axis=1)
-    return distinct_states(labels, order, dists, np.full(len(x), limit))
+    states = spurious_states(labels, order, dists, np.full(len(x), limit))
+    return States.summed_up(states, len(x))
 
 
 def test_states_are_clusters_of_spurious_samples():
@@ -240,3 +241,16 @@ def test_columns_are_those_of_the_contract():
         "ratio_memorized,ratio_memorized_control,ratio_spurious,ratio_spurious_control,"
         "ratio_generalized,ratio_generalized_control"
     )
+
+
+def test_states_are_listed_by_size_and_their_samples_by_distance():
+    x = np.array([0, 0.9, 1.2, 10, 10.5, 20])
+    apart = np.abs(x[:, None] - x)
+    np.fill_diagonal(apart, np.inf)
+    order = np.argsort(apart, axis=1, kind="stable")[:, :2]
+    dists = np.take_along_axis(apart, order, axis=1)
+    labels = np.full(6, CLASSES.index("spurious"))
+    labels[5] = CLASSES.index("generalized")
+    states = spurious_states(labels, order, dists, np.full(6, 1.0))
+    assert [state.tolist() for state in states] == [[1, 2, 0], [3, 4]]
+    assert spurious_states(np.full(6, 2), order, dists, np.full(6, 1.0)) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +16,7 @@ from utils.figures.images import GAP, TILE, draw_heading, draw_tile
 from utils.figures.style import (
     INK,
     LOOKS,
+    Look,
     blank_figure,
     distance_label,
     log_ticks,
@@ -188,28 +189,77 @@ def neighbour_panel(
     if not len(samples):
         raise ValueError("samples: found none; an empty class has no panel")
     rows = min(rows, len(samples))
-    look = LOOKS[class_name]
-    groups = [("Sample", np.asarray(samples)[:, None], None)]
+    groups = [Tiles("Sample", np.asarray(samples)[:rows, None], None)]
     groups += [
-        (f"Nearest {kind} image{'s' if nns.shape[1] > 1 else ''}", nns, d)
+        Tiles(f"Nearest {kind} image{'s' if nns.shape[1] > 1 else ''}", nns[:rows], d)
         for kind, nns, d in (("training", train_nns, d_train), ("synthetic", synth_nns, d_synth))
         if nns.shape[1]
     ]
+    note = distance_label(metric) if metric else ""
+    return _tiles_figure(LOOKS[class_name], f"K = {k}: {class_name}", note, groups)
+
+
+@styled
+def states_figure(
+    k: int,
+    members: Sequence[np.ndarray],
+    train_nns: Sequence[np.ndarray],
+    d_members: Sequence[np.ndarray],
+    d_train: Sequence[np.ndarray],
+    metric: str,
+) -> Figure:
+    """Spurious states, a row each: some samples of one state beside the training images nearest to
+    the first of them.
+
+    members: of each state, samples [n,C,H,W], n >= 1, with d_members [n], their distance to the
+    nearest other sample; train_nns [k,C,H,W] of the first, with d_train [k]; metric names their
+    unit. Raises ValueError without states."""
+    if not members:
+        raise ValueError("members: found none; give one spurious state or more")
+    groups = [
+        Tiles("Samples of one state", members, d_members, framed=True),
+        Tiles("Training images nearest to the first", train_nns, d_train),
+    ]
+    title = f"K = {k}: {SPURIOUS} states, the largest first"
+    return _tiles_figure(LOOKS[SPURIOUS], title, distance_label(metric), groups)
+
+
+class Tiles(NamedTuple):
+    """Columns of images under one heading: images of each row [n,C,H,W], n may differ between
+    rows; their distances, written below, or None; framed: in the colour of the class."""
+
+    heading: str
+    images: Sequence[np.ndarray]
+    distances: Sequence[np.ndarray] | None
+    framed: bool = False
+
+    @property
+    def columns(self) -> int:
+        return max(map(len, self.images))
+
+
+def _tiles_figure(look: Look, title: str, note: str, groups: Sequence[Tiles]) -> Figure:
+    """Rows of images in groups of columns, as many rows as the groups have."""
     step_x, step_y = TILE + GAP, TILE + 0.24
-    columns = sum(nns.shape[1] for _, nns, _ in groups)
-    width = max(columns * step_x + (len(groups) - 1) * 3 * GAP + 3 * GAP, 3.6)
-    headings = [textwrap.fill(name, max(9, int(12 * nns.shape[1]))) for name, nns, _ in groups]
+    columns = sum(group.columns for group in groups)
+    needed = 0.33 + 0.095 * len(title) + 0.065 * len(note)  # inches of the heading
+    width = max(columns * step_x + (len(groups) - 1) * 3 * GAP + 3 * GAP, needed, 3.6)
+    headings = [textwrap.fill(g.heading, max(9, int(11 * g.columns))) for g in groups]
     head = 0.42 + 0.16 * max(text.count("\n") + 1 for text in headings)
+    rows = len(groups[0].images)
     fig, ax = blank_figure(width, head + rows * step_y + 0.05)
-    draw_heading(ax, look, f"K = {k}: {class_name}", distance_label(metric) if metric else "")
+    draw_heading(ax, look, title, note)
     left = 2 * GAP
-    for heading, (_, nns, distances) in zip(headings, groups, strict=True):
-        ax.text(left, head - 0.06, heading, va="bottom", size=9, linespacing=1.1)
-        for i, j in np.ndindex(rows, nns.shape[1]):
-            x, y = left + j * step_x, head + i * step_y
-            draw_tile(ax, nns[i, j], x, y, TILE, edge=look.colour if distances is None else None)
-            if distances is not None:
-                below = (x + TILE / 2, y + TILE + 0.12)
-                ax.text(*below, three_digits(distances[i, j]), ha="center", size=7)
-        left += nns.shape[1] * step_x + 3 * GAP
+    for text, group in zip(headings, groups, strict=True):
+        ax.text(left, head - 0.06, text, va="bottom", size=9, linespacing=1.1)
+        edge = look.colour if group.framed or group.distances is None else None
+        for i in range(rows):
+            for j, image in enumerate(group.images[i]):
+                x, y = left + j * step_x, head + i * step_y
+                draw_tile(ax, image, x, y, TILE, edge=edge)
+                if group.distances is not None:
+                    below = (x + TILE / 2, y + TILE + 0.12)
+                    number = three_digits(group.distances[i][j])
+                    ax.text(*below, number, ha="center", size=7)
+        left += group.columns * step_x + 3 * GAP
     return fig

@@ -19,12 +19,13 @@ from utils.stages.classify.held_out import HeldOut, measure_held_out
 from utils.stages.classify.summary import Judgement, judge_row
 from utils.stages.classify.thresholds import Calibration, calibrate, pooled
 from utils.stages.classify.verdicts import (
+    States,
     classify_by_distance,
     classify_by_ratio,
-    distinct_states,
     euclidean,
     nearest_column,
     reach,
+    spurious_states,
 )
 from utils.stages.distances.files import Distances
 
@@ -40,8 +41,9 @@ class Judge:
 
     def judge(
         self, args: Mapping[str, Any], dists: Distances, train: Tensor
-    ) -> tuple[Judged, np.ndarray]:
-        """The row of a K with what it was made from, and the labels [N] of its samples.
+    ) -> tuple[Judged, np.ndarray, list[np.ndarray]]:
+        """The row of a K with what it was made from, the labels [N] of its samples, and its
+        distinct spurious states.
 
         args: with the options of the stage. train: the K training images, uint8 [K, C, H, W].
         Raises UserError where the criterion of args cannot be applied."""
@@ -61,7 +63,7 @@ class Judge:
                 control = labels_of(name, pair, metric, *real.control)
             judgements[name] = Judgement(labels_of(name, pair, metric, near, neighbours), control)
         labels, (_, delta_s) = judgements[criterion].labels, limits[criterion]
-        states = distinct_states(
+        states = spurious_states(
             labels,
             arrays["synth-indices"],
             arrays["synth-dists"],
@@ -69,10 +71,11 @@ class Judge:
         )
         used = calibrations.get(criterion)
         k = args["train"]["train_size"]
-        row = judge_row(k, criterion, metric, judgements, limits[criterion], states, used)
+        counted = States.summed_up(states, len(labels))
+        row = judge_row(k, criterion, metric, judgements, limits[criterion], counted, used)
         if real is None:
             real = HeldOut(near[:0], np.empty((0, len(near)), np.float32), 0)
-        return Judged(row, dict(args), JudgedDistances(near, neighbours, real)), labels
+        return Judged(row, dict(args), JudgedDistances(near, neighbours, real)), labels, states
 
     def calibrations(
         self, args: Mapping[str, Any], real: HeldOut | None, n: int

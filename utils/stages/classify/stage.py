@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils.cli.errors import UserError
 from utils.cli.options.checks import required
 from utils.cli.options.choices import CLASSES
@@ -23,7 +25,12 @@ from utils.jobs.devices import pick_dtype, prepare
 from utils.jobs.k_jobs import Job, is_to_run, plan_jobs, work_through
 from utils.metrics.embedders import load_metric, open_cache
 from utils.metrics.nearest import SearchSettings
-from utils.stages.classify.figures import histogram_figure, neighbour_panel, transition_figure
+from utils.stages.classify.figures import (
+    histogram_figure,
+    neighbour_panel,
+    states_figure,
+    transition_figure,
+)
 from utils.stages.classify.files import (
     Identified,
     Judged,
@@ -36,10 +43,11 @@ from utils.stages.classify.files import (
 from utils.stages.classify.judge import Judge
 from utils.stages.classify.summary import write_summary
 from utils.stages.classify.thresholds import check_held_out
-from utils.stages.classify.verdicts import nearest_column, select, typicality_order
+from utils.stages.classify.verdicts import REPEATED, nearest_column, select, typicality_order
 from utils.stages.distances.files import Distances, load_dists
 
 STAGES = ("data", "train", "model", "generate", "distances", "classify")
+STATES_SHOWN, STATE_SAMPLES, STATE_TRAINING = 4, 5, 3  # in the picture of spurious states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +100,13 @@ def draw_transition(judged: list[Judged], path: Path) -> None:
     if len(judged) > 1:
         save_figure(transition_figure([one.row for one in judged]), path)
     else:
-        for stale in figure_files(path):
-            stale.unlink(missing_ok=True)
+        remove_figure(path)
+
+
+def remove_figure(path: Path) -> None:
+    """The files of a picture that no longer holds, if they are there."""
+    for stale in figure_files(path):
+        stale.unlink(missing_ok=True)
 
 
 def plan_classes(options: ClassifyStage) -> list[ClassifyJob]:
@@ -203,7 +216,7 @@ def classify(job: ClassifyJob, judge: Judge, settings: ClassifyOptions) -> None:
         problem = f"{subset.fingerprint}, distances of {dists.subset}"
         remedy = "give the same data set, or measure again"
         raise UserError(f"{job.source}: subset", problem, remedy)
-    judged, labels = judge.judge(job.args, dists, subset.images)
+    judged, labels, states = judge.judge(job.args, dists, subset.images)
     arrays, real = dists.arrays, to_float(subset.images).numpy()
     d_train, d_synth = nearest_column(arrays["data-dists"]), nearest_column(arrays["synth-dists"])
     figures = Path(settings.result_path) / "figures"
@@ -213,8 +226,8 @@ def classify(job: ClassifyJob, judge: Judge, settings: ClassifyOptions) -> None:
         order = typicality_order(name, labels, d_train, d_synth)
         chosen, sizes = select(order, settings.top_size, settings.least_size)
         if not len(chosen):
-            for stale in (path, *figure_files(panel)):
-                stale.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            remove_figure(panel)
             continue
         identified = Identified(
             samples=images[chosen],
@@ -239,4 +252,32 @@ def classify(job: ClassifyJob, judge: Judge, settings: ClassifyOptions) -> None:
         save_figure(picture, panel)
     histogram = histogram_figure(judged, labels)
     save_figure(histogram, figures / f"distances-{job.k}.png")
+    repeated = [state for state in states if len(state) >= REPEATED]
+    draw_states(job.k, repeated, dists, images, real, figures / f"states-{job.k}.png")
     save_judged(job.target, judged)
+
+
+def draw_states(
+    k: int,
+    states: list[np.ndarray],
+    dists: Distances,
+    images: np.ndarray,
+    real: np.ndarray,
+    path: Path,
+) -> None:
+    """The largest states; nothing to draw, or an old picture to remove, where there is none."""
+    shown = [state[:STATE_SAMPLES] for state in states[:STATES_SHOWN]]
+    if not shown:
+        remove_figure(path)
+        return
+    first = [state[0] for state in shown]
+    near = dists.arrays["data-indices"][first, :STATE_TRAINING]
+    figure = states_figure(
+        k,
+        [images[state] for state in shown],
+        list(real[near]),
+        [dists.arrays["synth-dists"][state, 0] for state in shown],
+        list(dists.arrays["data-dists"][first, :STATE_TRAINING]),
+        dists.metric_name,
+    )
+    save_figure(figure, path)

@@ -6,6 +6,7 @@ are >= 0, in the unit of their metric."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -137,11 +138,19 @@ class States(NamedTuple):
     largest: int
     repeated: float
 
+    @classmethod
+    def summed_up(cls, states: Sequence[np.ndarray], n: int) -> States:
+        """states: of `spurious_states`; n: the number of samples."""
+        sizes = [len(state) for state in states]
+        again = sum(size for size in sizes if size >= REPEATED)
+        return cls(len(sizes), max(sizes, default=0), again / n)
 
-def distinct_states(
+
+def spurious_states(
     labels: np.ndarray, neighbours: np.ndarray, dists: np.ndarray, reach: np.ndarray
-) -> States:
-    """The clusters of the spurious samples, by single linkage.
+) -> list[np.ndarray]:
+    """The clusters of the spurious samples, by single linkage: positions of their samples, the
+    largest cluster first, within each the samples nearest to another one first.
 
     labels [N]; neighbours, dists [N, k]: the nearest other samples of each and their distances;
     reach [N]: up to which distance the other sample is linked. Memorized samples are left out: a
@@ -150,9 +159,6 @@ def distinct_states(
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    spurious = labels == CLASSES.index(SPURIOUS)
-    if not spurious.any():
-        return States(0, 0, 0.0)
     free = labels != CLASSES.index(MEMORIZED)
     rows, columns = np.nonzero(dists <= np.asarray(reach)[:, None])
     others = neighbours[rows, columns]
@@ -160,10 +166,10 @@ def distinct_states(
     n = len(labels)
     edges = coo_matrix((np.ones(linked.sum()), (rows[linked], others[linked])), (n, n))
     _, state = connected_components(edges, directed=False)
-    sizes = np.bincount(state)
-    found = np.unique(state[spurious])
-    again = sizes[found] >= REPEATED
-    return States(len(found), int(sizes[found].max()), float(sizes[found][again].sum() / n))
+    order = np.argsort(nearest_column(dists), kind="stable")
+    found = np.unique(state[labels == CLASSES.index(SPURIOUS)])
+    states = [order[state[order] == one] for one in found]
+    return sorted(states, key=lambda members: (-len(members), members[0]))
 
 
 def reach(d_1: np.ndarray, delta_s: float | None, metric: str) -> np.ndarray:

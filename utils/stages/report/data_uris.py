@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.figures.images import to_rgb
+from utils.figures.save import DOTS_PER_INCH as SAVED_DOTS_PER_INCH
 from utils.figures.save import styled
 
 if TYPE_CHECKING:
@@ -41,6 +43,15 @@ def figure_uri(fig: Figure, lossless: bool = True) -> str:
     options = {"lossless": True} if lossless else {"quality": QUALITY}
     fig.savefig(buffer, format="webp", dpi=DOTS_PER_INCH, pil_kwargs=options)
     return _uri("webp", buffer)
+
+
+def file_uri(path: Path) -> str:
+    """A picture that a stage has drawn, a file .png; smaller here, and as WebP."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        size = [round(side * DOTS_PER_INCH / SAVED_DOTS_PER_INCH) for side in picture.size]
+        return _encoded(picture.convert("RGB").resize(size), "webp", quality=QUALITY)
 
 
 def _encoded(picture: object, kind: str, **options: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.cli.options.choices import CLASSES
+from utils.cli.options.choices import CLASSES, SPURIOUS
 from utils.figures.images import sample_sheet_figure
 from utils.figures.style import three_digits
 from utils.files.k_files import k_named
@@ -23,7 +23,7 @@ from utils.stages.classify.files import Identified, Judged, load_all, load_ident
 from utils.stages.classify.summary import other_criterion, other_text, repeats_table
 from utils.stages.classify.transition import in_words, transition
 from utils.stages.distances.files import Distances
-from utils.stages.report.data_uris import figure_uri, tile_uri
+from utils.stages.report.data_uris import figure_uri, file_uri, tile_uri
 from utils.stages.train.figures import loss_figure
 
 MARKUP = 160  # bytes of HTML around each tile
@@ -159,6 +159,23 @@ def repeats_picture(root: Path, judged: Sequence[Judged]) -> Picture | None:
     return Picture(
         figure_uri(repeats_figure(runs)), "Several trainings of each K", repeats_table(runs)
     )
+
+
+def states_picture(root: Path, rows: Sequence[Mapping[str, Any]]) -> Picture | None:
+    """The picture of spurious states that run_classify.py drew, of the K with the largest share of
+    spurious samples that has one."""
+    for row in sorted(rows, key=lambda row: -row[f"{SPURIOUS}_share"]):
+        path = root / "identified" / "figures" / f"states-{row['K']}.png"
+        if row["repeated"] and path.exists():
+            title = (
+                f"Spurious states of K = {row['K']}: each row has samples of one of them, and the "
+                "training images nearest to the first. Below: distances"
+            )
+            alt = (
+                f"{title}. {row['states']} states; the largest has {row['largest_state']} samples."
+            )
+            return Picture(file_uri(path), title, alt)
+    return None
 
 
 def classes_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -77,6 +77,7 @@ def contents(root: Path) -> dict[str, Any]:
         "headline": parts.headline(judged) if judged else [],
         "facts": facts(args_by_k, rows),
         "transition": parts.transition_picture(rows) if rows else None,
+        "spurious_states": parts.states_picture(root, rows),
         "repeats": parts.repeats_picture(root, judged),
         "classes": parts.classes_table(rows) if rows else None,
         "states": parts.states_table(rows) if rows else None,
