@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,9 +25,7 @@ POLL_SECONDS = 0.5
 START = "forkserver" if sys.platform == "linux" else "spawn"
 
 
-def run_side_by_side(
-    tasks: list[tuple[Callable, Any]], jobs: int, on_poll: Callable[[], object] = lambda: None
-) -> None:
+def run_side_by_side(tasks: list[tuple[Callable, Any]], jobs: int) -> None:
     """Call each function with its argument, `jobs` processes at a time, with their share of the
     processors. Raises what the first of them to fail raised; the others save and stop."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -37,7 +36,6 @@ def run_side_by_side(
             while waiting and len(running) < jobs:
                 running.append(Worker(*waiting.pop(0), threads))
             running = [worker for worker in running if not worker.has_ended()]
-            on_poll()
             time.sleep(POLL_SECONDS)
     finally:
         for worker in running:
@@ -55,19 +53,23 @@ class Worker:
         outbox.close()
 
     def has_ended(self) -> bool:
-        """Whether the work is done. Raises what the process raised, in this one."""
-        if self._process.is_alive():
+        """Whether the work is done. Prints the lines of the process, and raises what it raised."""
+        ended = not self._process.is_alive()
+        with suppress(EOFError):  # at the end
+            while self._inbox.poll():
+                message = self._inbox.recv()
+                if isinstance(message, Exception):
+                    self._process.join()
+                    raise message
+                print(message, flush=True)
+        if not ended:
             return False
         self._process.join()
-        try:
-            raise self._inbox.recv()
-        except EOFError:  # it sent no error
-            code = self._process.exitcode
-            if code:
-                problem = f"a worker that ended with code {code}"
-                remedy = "see above; if nothing is there, memory ran out: choose fewer --jobs"
-                raise UserError("--jobs", problem, remedy) from None
-            return True
+        if code := self._process.exitcode:
+            problem = f"a worker that ended with code {code}"
+            remedy = "see above; if nothing is there, memory ran out: choose fewer --jobs"
+            raise UserError("--jobs", problem, remedy)
+        return True
 
     def stop(self) -> None:
         """Let it save and stop."""
@@ -83,11 +85,29 @@ def work(function: Callable, argument: Any, threads: int, outbox: Connection) ->
     os.environ[QUIET] = "1"
     torch.set_num_threads(threads)
     try:
-        function(argument)
+        with redirect_stdout(Lines(outbox)):
+            function(argument)
     except (UserError, Interrupted) as error:
         outbox.send(error)
     finally:
         outbox.close()
+
+
+class Lines:
+    """A stdout that sends whole lines to the parent process, which prints them: there they do not
+    break the progress bar, nor the lines of others."""
+
+    def __init__(self, outbox: Connection) -> None:
+        self._outbox, self._line = outbox, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._outbox.send(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is kept but the beginning of a line."""
 
 
 def stop_when_orphaned() -> None:

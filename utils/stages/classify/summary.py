@@ -126,9 +126,12 @@ def table(judged: Sequence[Judged]) -> str:
     lines += ["", f"by --criterion {other} (real images); distinct states of the table above:"]
     head = ["K", *(f"{name} (real)" for name in CLASSES), "states", "largest", "in states of 3+"]
     layout = "{:>6} {:>18} {:>18} {:>18} {:>7} {:>8} {:>16}"
-    lines += [text_table(layout, head, _other_cells(rows, other)), ""]
-    lines.append(in_words(transition(judged)))
-    return "\n".join(lines)
+    return "\n".join([*lines, text_table(layout, head, _other_cells(rows, other))])
+
+
+def found_in_words(judged: Sequence[Judged]) -> str:
+    """What the sweep has found: the K of the transition, and the range of spurious states."""
+    return in_words(transition(judged))
 
 
 def other_criterion(row: Mapping[str, Any]) -> str:

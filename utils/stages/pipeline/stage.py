@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,17 @@ import torch
 
 from utils.cli.errors import UserError
 from utils.cli.launcher import refuse_several_ranks
-from utils.cli.options.checks import required
 from utils.cli.options.choices import CLASSES
 from utils.cli.options.sections import (
-    GenerateStage,
     PipelineStage,
     ReportOptions,
     ReportStage,
-    TrainStage,
 )
-from utils.cli.progress import progress
 from utils.data.datasets import to_float
 from utils.figures.images import sample_sheet_figure
 from utils.figures.save import figure_files, save_figure
 from utils.files.arrays import read_npz, save_npz
 from utils.files.atomic import check_writable, write_text
-from utils.files.k_files import k_files
 from utils.files.training_log import read_stats
 from utils.inputs.denoisers import sampling_steps, trained_model
 from utils.inputs.samples import load_synthetics
@@ -40,7 +34,13 @@ from utils.stages.classify import stage as classify
 from utils.stages.classify.figures import repeats_figure
 from utils.stages.classify.files import Judged
 from utils.stages.classify.held_out import unseen_images
-from utils.stages.classify.summary import repeats_csv, repeats_rows, repeats_table, table
+from utils.stages.classify.summary import (
+    found_in_words,
+    repeats_csv,
+    repeats_rows,
+    repeats_table,
+    table,
+)
 from utils.stages.classify.thresholds import check_held_out
 from utils.stages.critical_times import stage as critical_times
 from utils.stages.critical_times.overview import show_times
@@ -51,6 +51,7 @@ from utils.stages.energy import stage as energy
 from utils.stages.energy.overview import show_energies
 from utils.stages.generalization import stage as generalization
 from utils.stages.generate import stage as generate
+from utils.stages.pipeline.plans import Plan, plan_all, plan_second_models
 from utils.stages.pipeline.settings import (
     classify_stage,
     critical_times_stage,
@@ -58,44 +59,16 @@ from utils.stages.pipeline.settings import (
     distances_stage,
     energy_stage,
     generalization_stage,
-    generate_stage,
     models_folder,
     repeat,
-    train_stage,
     weights_folder,
 )
+from utils.stages.pipeline.whole import REFERENCES, Whole, announcement, parts_of
 from utils.stages.report import page as report
 from utils.stages.train import stage as train
 from utils.stages.train.figures import loss_figure
 
-REFERENCES = 4  # real images that energies are taken against
 Task = tuple[Callable, Any]  # a stage's run, and its options
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The stages that one K goes through alone; args: the resolved options of its model.
-
-    training is None where the model is there already (--models)."""
-
-    k: int
-    args: dict[str, Any]
-    training: TrainStage | None
-    sampling: GenerateStage
-
-    def is_finished(self) -> bool:
-        trained = self.training is None or train.is_finished_run(self.training)
-        return trained and generate.is_finished_run(self.sampling)
-
-    @property
-    def synthetic(self) -> Path:
-        """synthetics/K.npz."""
-        return Path(self.sampling.generate.synth_path) / f"{self.k}.npz"
-
-    @property
-    def steps(self) -> int:
-        """Training steps, or 1 where there is nothing to train."""
-        return self.training.train.iterations if self.training else 1
 
 
 def run(options: PipelineStage) -> None:
@@ -118,28 +91,44 @@ def run(options: PipelineStage) -> None:
         print(f"would draw {options.pipeline.samples} images of each, and judge them, in {root}")
         return
     check_writable(root)
-    train_and_generate_all([*second_plans, *other_plans, *plans], options.pipeline.jobs)
-    others = [judge(one) for one in repeats]
-    judged = judge(options)
-    identified = root / "identified"
-    words = show_repeats([judged, *others], identified) if others else ""
-    rows = [one.row for one in judged]
-    draw_overview(root, sizes)
-    names = [name for name in CLASSES if any(row[name] for row in rows)]
-    remove_empty_classes(root, rows)
-    if options.pipeline.basins or options.pipeline.curvature or options.pipeline.generalization:
-        check_models(options, sizes)
-    if options.pipeline.basins:
-        measure_classes(options, rows, names, plans[-1].args)
-    if options.pipeline.curvature:
-        measure_curvature(options, names)
-    if options.pipeline.generalization:
-        generalization.run(generalization_stage(options, bool(second_plans)), redo_changed=True)
+    every = [*second_plans, *other_plans, *plans]
+    whole = Whole(parts_of(options, every, sizes), options.pipeline.jobs)
+    print(announcement(options, every, sizes), flush=True)
+    with whole.shown():
+        whole.now("training and sampling")
+        train_and_generate_all(every, options.pipeline.jobs)
+        whole.now("distances and classes")
+        others = [judge(one) for one in repeats]
+        judged = judge(options)
+        words = show_repeats([judged, *others], root / "identified") if others else ""
+        draw_overview(root, sizes)
+        examine(options, judged, plans, bool(second_plans), whole)
+        whole.now("the report")
+        page = report.run(ReportStage(ReportOptions(root)))
     print(f"\n{table(judged)}\n{words}")
     figures = root / "identified" / "figures"
-    print(figures / "transition.png")
-    print(f"{figures}: also samples, losses, distances-K, CLASS-K for each K; .png and .pdf")
-    report.run(ReportStage(ReportOptions(root)))
+    print(f"{figures}: transition, samples, losses, and for each K distances, CLASS, states")
+    print(f"{page}: all of it on one page\n\n{found_in_words(judged)}")
+
+
+def examine(
+    options: PipelineStage, judged: list[Judged], plans: list[Plan], two_models: bool, whole: Whole
+) -> None:
+    """What is measured of the classes and models: --basins, --curvature, --generalization."""
+    rows, wanted = [one.row for one in judged], options.pipeline
+    names = [name for name in CLASSES if any(row[name] for row in rows)]
+    remove_empty_classes(Path(wanted.root), rows)
+    if wanted.basins or wanted.curvature or wanted.generalization:
+        check_models(options, [plan.k for plan in plans])
+    if wanted.basins:
+        whole.now("critical times and energies")
+        measure_classes(options, rows, names, plans[-1].args)
+    if wanted.curvature:
+        whole.now("curvature")
+        measure_curvature(options, names)
+    if wanted.generalization:
+        whole.now("tests of generalization")
+        generalization.run(generalization_stage(options, two_models), redo_changed=True)
 
 
 def judge(options: PipelineStage) -> list[Judged]:
@@ -154,43 +143,6 @@ def show_repeats(runs: list[list[Judged]], folder: Path) -> str:
     write_text(folder / "repeats.csv", repeats_csv(rows))
     save_figure(repeats_figure(runs), folder / "figures" / "repeats.png")
     return f"\n{repeats_table(runs)}\n"
-
-
-def plan_all(options: PipelineStage) -> list[Plan]:
-    """One plan for each K, by K: of --sizes, or of the models in --models, or of both.
-
-    Raises UserError where a model is not there or cannot be read."""
-    if options.pipeline.models is None:
-        sizes = sorted(required(options.pipeline, "sizes"))
-        stages = {k: train_stage(options, k) for k in sizes}
-        args = {k: train.training_args(stage) for k, stage in stages.items()}
-    else:
-        remedy = "give a folder of trained models"
-        files = k_files(options.pipeline.models, ".pt", "--models", remedy)
-        sizes = sorted(options.pipeline.sizes or files)
-        missing = [k for k in sizes if k not in files]
-        if missing:
-            problem, remedy = f"no {missing[0]}.pt", "leave its K out of --sizes"
-            raise UserError(f"--models {options.pipeline.models}", problem, remedy)
-        stages = {}
-        args = {k: trained_model(files[k], options.data.data_path).args for k in sizes}
-    return [Plan(k, args[k], stages.get(k), generate_stage(options, k)) for k in sizes]
-
-
-def plan_second_models(options: PipelineStage, plans: list[Plan]) -> list[Plan]:
-    """With --generalization: for each K, where there are images, a model of the other subset."""
-    if not options.pipeline.generalization:
-        return []
-    if options.pipeline.models is not None:
-        print("--models: no second models are trained, so the test of two models is left out")
-        return []
-    second_plans = []
-    for plan in plans:
-        stage = train_stage(options, plan.k, second=True)
-        if train.has_subset(stage):
-            sampling = generate_stage(options, plan.k, second=True)
-            second_plans.append(Plan(plan.k, train.training_args(stage), stage, sampling))
-    return second_plans
 
 
 def check(options: PipelineStage, plans: list[Plan]) -> None:
@@ -235,7 +187,6 @@ def measure_classes(
         for measure, stage in tasks:
             measure(stage, redo_changed=True)
     else:
-        print("critical times and energies of each class", flush=True)
         run_side_by_side([(measure_quietly, task) for task in tasks], options.pipeline.jobs)
         show_times(times[0].critical_times.result_path)
         show_energies(energies[0].energy.result_path)
@@ -248,7 +199,6 @@ def measure_curvature(options: PipelineStage, names: list[str]) -> None:
         for stage in stages:
             curvature.run(stage, redo_changed=True)
         return
-    print("curvature of the energy around each class", flush=True)
     tasks = [(measure_quietly, (curvature.run, stage)) for stage in stages]
     run_side_by_side(tasks, options.pipeline.jobs)
     show_curvature(stages[0].curvature.result_path)
@@ -293,30 +243,12 @@ def train_and_generate_all(plans: list[Plan], jobs: int) -> None:
     todo = [plan for plan in plans if not plan.is_finished()]
     if len(todo) < len(plans):
         print(f"{len(plans) - len(todo)} of {len(plans)} models and their sets are finished")
-    if not todo:
-        return
     if jobs == 1:
         for plan in todo:
             train_and_generate(plan)
         return
     # The largest K first: a sweep may give it more steps, and nothing should wait for it.
-    tasks = [(train_and_generate, plan) for plan in reversed(todo)]
-    total = sum(plan.steps for plan in todo)
-    with progress(total=total, unit="step", desc=f"{len(todo)} models") as bar:
-        run_side_by_side(tasks, jobs, lambda: bar.update(sum_of_steps(todo) - bar.n))
-
-
-def sum_of_steps(plans: list[Plan]) -> int:
-    """Training steps done so far; of a model that was there, 1 where its set is whole."""
-    return sum(
-        steps_done(plan.training) if plan.training else int(plan.synthetic.exists())
-        for plan in plans
-    )
-
-
-def steps_done(training: TrainStage) -> int:
-    rows = read_stats(Path(training.data.results_path))
-    return min(rows[-1]["step"], training.train.iterations) if rows else 0
+    run_side_by_side([(train_and_generate, plan) for plan in reversed(todo)], jobs)
 
 
 def draw_overview(root: Path, sizes: list[int]) -> None:

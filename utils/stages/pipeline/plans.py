@@ -1,0 +1,80 @@
+"""What a sweep trains and samples: a plan for each K, of its first and second models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.cli.errors import UserError
+from utils.cli.options.checks import required
+from utils.cli.options.sections import GenerateStage, PipelineStage, TrainStage
+from utils.files.k_files import k_files
+from utils.files.training_log import read_stats
+from utils.inputs.denoisers import trained_model
+from utils.stages.generate import stage as generate
+from utils.stages.pipeline.settings import generate_stage, train_stage
+from utils.stages.train import stage as train
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages that one K goes through alone; args: the resolved options of its model.
+
+    training is None where the model is there already (--models)."""
+
+    k: int
+    args: dict[str, Any]
+    training: TrainStage | None
+    sampling: GenerateStage
+
+    def is_finished(self) -> bool:
+        trained = self.training is None or train.is_finished_run(self.training)
+        return trained and generate.is_finished_run(self.sampling)
+
+    @property
+    def synthetic(self) -> Path:
+        """synthetics/K.npz."""
+        return Path(self.sampling.generate.synth_path) / f"{self.k}.npz"
+
+    @property
+    def stats(self) -> list[dict[str, Any]]:
+        """The rows of the training's log; none where there is nothing to train."""
+        return read_stats(Path(self.training.data.results_path)) if self.training else []
+
+
+def plan_all(options: PipelineStage) -> list[Plan]:
+    """One plan for each K, by K: of --sizes, or of the models in --models, or of both.
+
+    Raises UserError where a model is not there or cannot be read."""
+    if options.pipeline.models is None:
+        sizes = sorted(required(options.pipeline, "sizes"))
+        stages = {k: train_stage(options, k) for k in sizes}
+        args = {k: train.training_args(stage) for k, stage in stages.items()}
+    else:
+        remedy = "give a folder of trained models"
+        files = k_files(options.pipeline.models, ".pt", "--models", remedy)
+        sizes = sorted(options.pipeline.sizes or files)
+        missing = [k for k in sizes if k not in files]
+        if missing:
+            problem, remedy = f"no {missing[0]}.pt", "leave its K out of --sizes"
+            raise UserError(f"--models {options.pipeline.models}", problem, remedy)
+        stages = {}
+        args = {k: trained_model(files[k], options.data.data_path).args for k in sizes}
+    return [Plan(k, args[k], stages.get(k), generate_stage(options, k)) for k in sizes]
+
+
+def plan_second_models(options: PipelineStage, plans: list[Plan]) -> list[Plan]:
+    """With --generalization: for each K, where there are images, a model of the other subset."""
+    if not options.pipeline.generalization:
+        return []
+    if options.pipeline.models is not None:
+        print("--models: no second models are trained, so the test of two models is left out")
+        return []
+    second_plans = []
+    for plan in plans:
+        stage = train_stage(options, plan.k, second=True)
+        if train.has_subset(stage):
+            sampling = generate_stage(options, plan.k, second=True)
+            second_plans.append(Plan(plan.k, train.training_args(stage), stage, sampling))
+    return second_plans
