@@ -26,6 +26,7 @@ from utils.data.image_files import (
     to_tensor,
 )
 from utils.data.lsun import open_lsun_church
+from utils.data.photos import photo_tiles
 from utils.data.torchvision_sets import from_torchvision
 
 
@@ -162,11 +163,17 @@ def open_cifar10(root: Path, form: Form, split: str) -> MemorySet:
     return MemorySet("cifar10", images.permute(0, 3, 1, 2).contiguous(), form)
 
 
+def open_photos(root: Path, form: Form, split: str) -> MemorySet:
+    """Tiles of --image-size, cut from photographs that scikit-learn and scikit-image ship."""
+    return MemorySet("photos", photo_tiles(form.size, split), form)
+
+
 OPENERS: dict[str, Callable[[Path, Form, str], ImageSet]] = {
     "digits": open_digits,
     "mnist": open_mnist,
     "fashionmnist": open_fashionmnist,
     "cifar10": open_cifar10,
+    "photos": open_photos,
     "celeba": open_celeba,
     "celebahq": open_celebahq,
     "lsun-church": open_lsun_church,

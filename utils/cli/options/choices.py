@@ -21,6 +21,7 @@ DATA_NAMES = {  # channels of the images; None: 1 or 3, as --in-channels says
     "mnist": 1,
     "fashionmnist": 1,
     "cifar10": 3,
+    "photos": 3,
     "celeba": 3,
     "celebahq": 3,
     "lsun-church": 3,
