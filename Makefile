@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
+.DEFAULT_GOAL := help
 .PHONY: setup setup-dev demo toy test quick faults lint bench clean help
 
-help:  ## list the targets
+help:  ## list the targets; `make` alone does it too
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 setup: $(VENV)/.ready  ## virtual environment with the requirements of the stages
@@ -26,8 +27,9 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 	$(RUN) -m tests.browser
 	touch $@
 
-demo: setup  ## the full transition on real digits, about 10 minutes on 2 cores
+demo: setup  ## the full transition on real digits, 4 minutes on 2 cores; OPEN=1 opens its page
 	$(RUN) run_pipeline.py --config_path configs/digits.yaml
+	@test -z '$(OPEN)' || $(PYTHON) -m webbrowser -t 'file://$(CURDIR)/results/digits/report.html'
 
 toy: setup  ## the circle in the plane: memorized patterns, spurious states, a ring
 	$(RUN) toy_example.py all
@@ -52,7 +54,7 @@ bench: setup-dev  ## time ratios against a baseline in the same run
 	M2G_QUIET=1 $(RUN) -m benchmarks.peak_memory
 	$(RUN) -m benchmarks.training
 	$(RUN) -m benchmarks.sampling
-	test -e results/digits/models/64.pt || $(MAKE) demo
+	test -e results/digits/models/16.pt || $(MAKE) demo
 	$(RUN) -m benchmarks.critical_times
 
 clean:  ## remove the virtual environment and results

@@ -1,4 +1,4 @@
-"""Critical times: our searches against the published scan, on the demo's model of K = 64.
+"""Critical times: our searches against the published scan, on the demo's model of K = 16.
 
     make demo && python -m benchmarks.critical_times
 
@@ -29,7 +29,7 @@ from utils.stages.critical_times.follow import Judge, follow, noised_copy
 from utils.stages.critical_times.pool import RecoveryPool
 from utils.stages.critical_times.search import Answer, Rule, bisect, scan, scan_image
 
-ROOT, K, MEMORIZED = Path("results/digits"), 64, 32
+ROOT, K, MEMORIZED = Path("results/digits"), 16, 32
 SEARCHES = {"scan": scan, "scan, no trial times": scan_image, "bisect": bisect}
 DELTA, SEED, STEPS, BATCH = 1.0, 3407, 20, 64
 RULE = Rule(tuple(range(1, 1000, 25)), 10, 0.9)

@@ -31,8 +31,9 @@ def test_help_imports_nothing_heavy(script):
 
 
 def commands() -> list[str]:
-    """Every `python SCRIPT.py ...` of the README and of the scripts' docstrings, on one line."""
-    texts = [ROOT / "README.md", *(ROOT / script for script in SCRIPTS)]
+    """Every `python SCRIPT.py ...` of the pages and of the scripts' docstrings, on one line."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    texts = [*pages, *(ROOT / script for script in SCRIPTS)]
     joined = "\n".join(path.read_text().replace("\\\\\n", " ") for path in texts)
     joined = joined.replace("\\\n", " ")
     result = re.findall(r"^\s*(?:\$ )?python (\w+\.py .*)$", joined, flags=re.MULTILINE)

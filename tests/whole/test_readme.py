@@ -1,4 +1,5 @@
-"""Every command of README.md, in its order, in one folder, on tiny settings; its table, its links.
+"""Every command of README.md and of the pages for users, in their order, in one folder, on tiny
+settings; the table of stages; links.
 
 Commands run in this process: a new one takes three seconds for its imports alone. What would start
 others is asked for the command that it would start, and that runs here once: torchrun's own parser,
@@ -37,12 +38,15 @@ from tests.helpers.formats import PARSE_UTILS
 from tests.helpers.images import offline, small_cifar, write_mnist
 from tests.helpers.runs import ROOT
 from utils.cli import signals as interrupts
+from utils.data import photos
 from utils.data.datasets import load_image_set
 from utils.inputs.checkpoints import build_network
 from utils.stages.toy import analysis as toy_analysis
 from utils.stages.toy import stage as toy
 
-README = (ROOT / "README.md").read_text()
+# Those with commands to type; a page may need what the pages before it have written.
+COMMANDS_OF = ("README.md", "docs/sweeps.md", "docs/stages.md", "docs/toy.md")
+README, STAGES = (ROOT / "README.md").read_text(), (ROOT / "docs" / "stages.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -76,6 +80,7 @@ FLAGS = {  # flags whose numbers are replaced, and why
     "--num-samples": ("24", "as --samples"),
     "--sizes": ("8", "a training for each, and the data sets are small; TINY has two"),
     "--jobs": ("1", "several are new processes"),
+    "--repeats": ("2", "a training of each K for each"),
     "--n-iter": ("40", "steps of a training of the circle"),
     "--sampling-freq": ("10", "some checkpoints in so few steps"),
 }
@@ -89,14 +94,15 @@ NOT_RUN = {  # modules behind commands that are not run, and why
 
 
 class Step(NamedTuple):
-    """A command as words, or a snippet of Python as code; and its line in the README."""
+    """A command as words, or a snippet of Python as code; its page, and its line there."""
 
     line: int
     words: tuple[str, ...]
     code: str = ""
+    page: str = "README.md"
 
     def __str__(self) -> str:
-        return f"README.md, line {self.line}: {shlex.join(self.words) or self.code}"
+        return f"{self.page}, line {self.line}: {shlex.join(self.words) or self.code}"
 
 
 LAUNCHERS = ("python", "torchrun", "sbatch", "make", "hf")
@@ -143,9 +149,9 @@ def commands_of(body: str, first: int) -> list[Step]:
 
 
 def inline_commands(prose: str) -> list[Step]:
-    """Commands in the running text: `python A B`, `make A`, but none that has an ellipsis."""
+    """Commands in the running text, as `python A B`, `make A`, but none that has an ellipsis."""
     steps = []
-    for span in re.finditer(r"(?<!`)`((?:python|make)\s[^`]+)`", prose):
+    for span in re.finditer(r"(?<!`)`((?:python|make|torchrun|sbatch|hf)\s[^`]+)`", prose):
         words = tuple(span[1].split())
         if "..." not in words:
             steps.append(checked(Step(prose[: span.start()].count("\n") + 1, words)))
@@ -157,7 +163,7 @@ def checked(step: Step) -> Step:
     first, second = (*step.words, "")[:2]
     known = {
         "python": second.endswith(".py") or (second == "-m" and len(step.words) > 2),
-        "make": len(step.words) == 2,
+        "make": len(step.words) > 1 and all("=" in word for word in step.words[2:]),
         "hf": second == "download" and step.words[3:4] == ("--local-dir",) and len(step.words) == 5,
     }.get(first, first in LAUNCHERS)
     operators = {"|", "||", "&", "&&", ";", ">", "<"} & set(step.words)
@@ -340,7 +346,7 @@ class Checkout:
 def checkout(tmp_path, monkeypatch) -> Checkout:
     folder = tmp_path / "checkout"
     folder.mkdir()
-    # Real digits, in the sizes and formats of the data sets that the README names: as many as its
+    # Real digits, in the sizes and formats of the data sets that the pages name: as many as its
     # trainings need, and few, since all pass through LPIPS.
     digits = load_image_set("digits", "", 8, 1).read(range(540))[:, 0].numpy()
     threefold = np.pad(digits.repeat(3, axis=1).repeat(3, axis=2), [(0, 0), (2, 2), (2, 2)])
@@ -348,8 +354,10 @@ def checkout(tmp_path, monkeypatch) -> Checkout:
     # Each in another colour: three digits, one for each channel.
     fourfold = digits.repeat(4, axis=1).repeat(4, axis=2).reshape(-1, 3, 32, 32)
     small_cifar(folder / "data", monkeypatch, fourfold)
-    # Brought by the user, as the table of stages says: a .npz with `samples`.
-    np.savez(folder / "reference.npz", samples=digits[:1, None].astype(np.float32) / 127.5 - 1)
+    # Few tiles of one photograph: at 8 x 8 there are a hundred thousand.
+    monkeypatch.setattr(photos, "PHOTOGRAPHS", {"skimage": ("data", ("chelsea.png",))})
+    cut = photos.cut
+    monkeypatch.setattr(photos, "cut", lambda *of: cut(*of)[::15])
 
     for module in ("mnist", "cifar"):  # what is not there must not be downloaded
         monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", offline)
@@ -372,28 +380,30 @@ def checkout(tmp_path, monkeypatch) -> Checkout:
 
     monkeypatch.setattr(Figure, "savefig", savefig)
     monkeypatch.setattr(Figure, "draw_without_rendering", lambda _: None)
-    return Checkout(folder, monkeypatch)
+    found = Checkout(folder, monkeypatch)
+    found.download("lemoncmd/dm-am-mnist-unet128", "my-models")  # brought by the user
+    return found
 
 
 # What the table of stages promises
 
 
 def promises(text: str) -> dict[str, list[str]]:
-    """Of each stage in the table of the README, the patterns of the files that it writes."""
+    """Of each stage in the table of stages, the patterns of the files that it writes."""
     table = re.search(r"^\| stage \| reads \| writes \|\n\|[- |]+\|\n((?:\|.*\n)+)", text, re.M)
-    assert table, "README.md: no table of | stage | reads | writes |"
+    assert table, "no table of | stage | reads | writes |"
     found: dict[str, list[str]] = {}
     for row in table[1].splitlines():
         stage, _, writes = (cell.strip() for cell in row.strip("|").split("|"))
         name = re.search(r"\w+\.py|utils\.\w+", stage)
-        assert name, f"README.md: the stage {stage}"
+        assert name, f"the stage {stage}"
         names = [name for name in re.findall(r"`([^`]+)`", writes) if not name.startswith("-")]
         patterns = [re.sub(r"\bK\b|\bCLASS\b", "*", name).rstrip("/") for name in names]
         if "figure" in writes:
             patterns.append("figures/*.png")
         if "all of it" in writes:
             patterns += [pattern for others in found.values() for pattern in others]
-        assert patterns, f"README.md: {name[0]} writes nothing"
+        assert patterns, f"{name[0]} writes nothing"
         found[name[0]] = patterns
     return found
 
@@ -401,7 +411,7 @@ def promises(text: str) -> dict[str, list[str]]:
 def assert_kept(promised: dict[str, list[str]], wrote: dict[str, set[Path]]) -> None:
     """A pattern may be the name of a folder: then there is a file somewhere below it."""
     for stage, patterns in promised.items():
-        assert stage in wrote, f"{stage}: in the table, but no command of the README runs it"
+        assert stage in wrote, f"{stage}: in the table, but no command of the pages runs it"
         places = {place for path in wrote[stage] for place in (path, *path.parents)}
         for pattern in patterns:
             found = any(place.match(pattern) for place in places)
@@ -410,9 +420,10 @@ def assert_kept(promised: dict[str, list[str]], wrote: dict[str, set[Path]]) -> 
 
 @pytest.mark.slow
 def test_every_command_runs_and_writes_what_the_table_says(checkout):
-    promised = promises(README)
-    for step in steps_of(README):
-        checkout.run(step)
+    promised = promises(STAGES)
+    for page in COMMANDS_OF:
+        for step in steps_of((ROOT / page).read_text()):
+            checkout.run(step._replace(page=page))
     assert_kept(promised, checkout.wrote)
 
 
@@ -420,7 +431,7 @@ def test_every_command_runs_and_writes_what_the_table_says(checkout):
 
 
 def test_it_is_short():
-    assert len(README.splitlines()) < 250
+    assert len(README.splitlines()) <= 160
 
 
 def links(text: str) -> list[str]:

@@ -168,8 +168,9 @@ def states_picture(root: Path, rows: Sequence[Mapping[str, Any]]) -> Picture | N
         path = root / "identified" / "figures" / f"states-{row['K']}.png"
         if row["repeated"] and path.exists():
             title = (
-                f"Spurious states of K = {row['K']}: each row has samples of one of them, and the "
-                "training images nearest to the first. Below: distances"
+                f"Spurious states of K = {row['K']}, a row each: samples of one state, with their "
+                "distances to the nearest other sample; and the training images nearest to the "
+                "first, with their distances to it"
             )
             alt = (
                 f"{title}. {row['states']} states; the largest has {row['largest_state']} samples."
