@@ -48,7 +48,8 @@ class Worker:
     def __init__(self, function: Callable, argument: Any, threads: int) -> None:
         context = multiprocessing.get_context(START)
         self._inbox, outbox = context.Pipe(duplex=False)
-        self._process = context.Process(target=work, args=(function, argument, threads, outbox))
+        given = function, argument, threads, outbox, dict(os.environ)
+        self._process = context.Process(target=work, args=given)
         self._process.start()
         outbox.close()
 
@@ -58,7 +59,7 @@ class Worker:
         with suppress(EOFError):  # at the end
             while self._inbox.poll():
                 message = self._inbox.recv()
-                if isinstance(message, Exception):
+                if isinstance(message, BaseException):
                     self._process.join()
                     raise message
                 print(message, flush=True)
@@ -78,11 +79,16 @@ class Worker:
         self._process.join()
 
 
-def work(function: Callable, argument: Any, threads: int, outbox: Connection) -> None:
-    """What a worker does; the user's errors and interrupts go to the parent process."""
+def work(
+    function: Callable, argument: Any, threads: int, outbox: Connection, environment: dict[str, str]
+) -> None:
+    """What a worker does; lines, the user's errors and interrupts go to the parent process.
+
+    environment: of the parent now; that of the server is as old as the server."""
     stop_at_once()
     threading.Thread(target=stop_when_orphaned, daemon=True).start()
-    os.environ[QUIET] = "1"
+    os.environ.clear()
+    os.environ.update(environment | {QUIET: "1"})
     torch.set_num_threads(threads)
     try:
         with redirect_stdout(Lines(outbox)):

@@ -48,27 +48,26 @@ def parts_of(options: PipelineStage, plans: Sequence[Plan], sizes: Sequence[int]
     parts = [part for plan in plans for part in parts_of_plan(options, plan)]
     judged = [root / "identified" / "summary" / f"{k}.json" for k in sizes]
     parts += [Part(FIGURES, lambda path=path: float(path.exists())) for path in judged]
-    count = CLASSES_FILLED * len(sizes)
 
-    def files(folder: str, amount: float) -> Part:
-        """Work that leaves a file for each class and K, or for each K."""
+    def files(folder: str, amount: float, count: int = CLASSES_FILLED * len(sizes)) -> Part:
+        """Work that leaves `count` files, one for each class and K."""
         return Part(count * amount, lambda: len(list((root / folder).glob("**/*.npz"))) / count)
 
     if wanted.basins:
         one = options.critical_times
         scanned = plans[-1].args["train"]["timesteps"] / one.stride
         searched = math.log2(scanned) + 1 if one.search == "bisect" else scanned / 4
-        parts.append(
-            files("times", images(one) * one.p_trials * one.ddim_steps * searched + PICTURE)
-        )
-        path = REFERENCES * options.energy.path_points
-        parts.append(files("energies", images(options.energy) * 1.5 * path))
+        amount = images(one) * one.p_trials * one.ddim_steps * searched
+        parts.append(files("times", amount + PICTURE))
+        path = 1.5 * REFERENCES * options.energy.path_points  # and once with half as many points
+        parts.append(files("energies", images(options.energy) * path))
     if wanted.curvature:
         one, side = options.curvature, plans[-1].args["model"]["image_size"]
         parts.append(files("curvature", images(one) * len(one.t) * 6 * side**2))
     if wanted.generalization:
         one = options.generalization
-        parts.append(files("generalization", 4 * one.probe_size * one.noises * len(one.t)))
+        amount = 4 * one.probe_size * one.noises * len(one.t)
+        parts.append(files("generalization", amount, count=len(sizes)))
     return parts
 
 
