@@ -150,6 +150,16 @@ def test_indices_beyond_the_subset(own):
     refused(own, "classify", "8.npz", "data-indices")
 
 
+def test_distances_in_two_metrics(own):
+    """The control is measured in one metric, so it would be that of other distances."""
+    args = json.loads(str(np.load(own / "d" / "8.npz")["args"]))
+    args["train"]["train_size"] = 16
+    shutil.copy(own / "s" / "8.npz", own / "s" / "16.npz")
+    shutil.copy(own / "d" / "8.npz", own / "d" / "16.npz")
+    change(own / "d" / "16.npz", args=json.dumps(args), metric="lpips", network="alex")
+    refused(own, "classify", "d/16.npz", "distances by alex", "a folder of its own")
+
+
 def test_a_model_under_the_name_of_another_k(own):
     (own / "models" / "8.pt").rename(own / "models" / "9.pt")
     with pytest.raises(UserError, match=r"9\.pt: found a model of K = 8; name it 8\.pt"):

@@ -83,11 +83,14 @@ def arrays(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in result}
 
 
+FIGURES = ("save_figure", "neighbour_panel", "histogram_figure", "transition_figure", "states_figure")
+
+
 @contextmanager
 def without_pictures():
     """No figures of the image stages: they take most of the time, and only show what is stored."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("save_figure", "neighbour_panel", "histogram_figure", "transition_figure"):
+        for name in FIGURES:
             patch.setattr(f"utils.stages.classify.stage.{name}", lambda *_, **__: None)
         patch.setattr("utils.stages.critical_times.stage.Basins._draw", lambda *_: None)
         patch.setattr("utils.stages.critical_times.stage.show_times", lambda *_: None)
