@@ -83,7 +83,13 @@ def arrays(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in result}
 
 
-FIGURES = ("save_figure", "neighbour_panel", "histogram_figure", "transition_figure", "states_figure")
+FIGURES = (
+    "save_figure",
+    "neighbour_panel",
+    "histogram_figure",
+    "transition_figure",
+    "states_figure",
+)
 
 
 @contextmanager
