@@ -153,15 +153,72 @@ def test_a_damaged_image_is_named(tmp_path, count):
         images.read(range(count))
 
 
-def test_sixteen_bits_are_refused_and_palettes_are_read(tmp_path):
-    Image.fromarray(noise(8, 8).astype(np.uint16) * 256).save(tmp_path / "deep.png")
-    palette = Image.fromarray(noise(8, 8)).convert("P")
-    palette.info["transparency"] = bytes(range(256))
-    palette.save(tmp_path / "palette.png")
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_sixteen_bits_are_scaled_by_their_whole_range(tmp_path, ending):
+    values = np.random.default_rng(0).integers(0, 65_536, (8, 8)).astype(np.uint16)
+    values.flat[:4] = 0, 65_535, 257, 128
+    Image.fromarray(values).save(tmp_path / f"deep.{ending}")
+    read = load_image_set("folder", tmp_path, 8, 1).read([0])[0, 0].numpy()
+    assert read.flat[:4].tolist() == [0, 255, 1, 0]
+    assert np.abs(read - values / 257).max() <= 0.5
+
+
+def test_real_numbers_and_32_bits_are_refused(tmp_path):
+    Image.fromarray(noise(8, 8).astype(np.float32) / 255).save(tmp_path / "real.tif")
+    Image.fromarray(noise(8, 8).astype(np.int32) * 70_000).save(tmp_path / "whole.tif")
     images = load_image_set("folder", tmp_path, 8, 1)
-    with complaint("deep.png", "over 8 bits", "convert it"):
-        images.read([0])
-    np.testing.assert_array_equal(images.read([1])[0, 0], noise(8, 8))
+    for i, name in enumerate(("real.tif", "whole.tif")):
+        with complaint(name, "over 16 bits", "convert it"):
+            images.read([i])
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    pixels = noise(8, 8, 4)
+    pixels[..., 3] = 255
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "0-opaque.png")
+    pixels[:4, :, 3], pixels[4, :, 3] = 0, 128
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "1-half.png")
+    palette = Image.fromarray(noise(8, 8)).convert("P")
+    palette.info["transparency"] = 7  # one colour of the palette
+    palette.save(tmp_path / "2-palette.png")
+    Image.fromarray(noise(8, 8)).save(tmp_path / "3-grey.gif", transparency=int(noise(8, 8)[0, 0]))
+    opaque, half = load_image_set("folder", tmp_path, 8, 3).read([0, 1])
+    assert torch.equal(opaque, planes(pixels[..., :3]))
+    assert torch.equal(half[:, 5:], planes(pixels[..., :3])[:, 5:])
+    assert (half[:, :4] == 255).all()
+    mixed = 255 + (pixels[4, :, :3] - 255.0) * 128 / 255
+    assert np.abs(half[:, 4].T.numpy() - mixed).max() <= 1
+    grey = load_image_set("folder", tmp_path, 8, 1).read([2, 3])[:, 0].numpy()
+    expected = noise(8, 8).copy()
+    expected[noise(8, 8) == 7] = 255
+    np.testing.assert_array_equal(grey[0], expected)
+    assert grey[1][0, 0] == 255 and (grey[1] == noise(8, 8)).mean() > 0.9
+
+
+def test_damaged_metadata_are_ignored_with_a_line(tmp_path, capsys):
+    pixels = noise(8, 8)
+    Image.fromarray(pixels).save(tmp_path / "0.png", exif=b"Exif\0\0no such header")
+    read = load_image_set("folder", tmp_path, 8, 1).read([0])
+    np.testing.assert_array_equal(read[0, 0], pixels)
+    assert "0.png: damaged EXIF data are ignored" in capsys.readouterr().out
+
+
+def test_a_huge_image_is_to_be_shrunk(tmp_path, monkeypatch):
+    save_image(tmp_path / "huge.png", noise(64, 64, 3))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with complaint("huge.png", "more than 2000 pixels", "shrink it"):
+        load_image_set("folder", tmp_path, 8, 3, centercrop=True).read([0])
+
+
+def test_it_says_how_many_there_are_and_what_is_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("M2G_QUIET", raising=False)
+    for name in ("a.png", "b.jfif", "c.TIFF", "notes.txt", "more/d.txt", "README", ".hidden.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(noise(8, 8, 3)).save(tmp_path / name, "PNG")
+    for _ in range(2):
+        assert len(load_image_set("folder", tmp_path, 8, 3)) == 3
+    told = capsys.readouterr().out
+    assert told == f"{tmp_path}: 3 images; 3 files left out: 2 .txt, 1 without an ending\n"
 
 
 def test_an_image_is_turned_upright(tmp_path):

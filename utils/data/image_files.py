@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +21,14 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
+from utils.cli.progress import QUIET
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+BACKGROUND = "white"  # behind transparent pixels, as on a page
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # Pillow's modes of 16 bits
 THREADS = 8  # decoders release the global interpreter lock
 FEW = 32  # for fewer images a thread pool takes longer than it saves
 
@@ -123,27 +128,63 @@ def to_tensor(image: Image, where: object, form: Form) -> Tensor:
 
 
 def decode(file: Path | io.BytesIO, where: object, form: Form) -> Tensor:
-    """One encoded image: uint8 [C, H, W]; upright as EXIF says, first frame, transparency dropped.
+    """One encoded image: uint8 [C, H, W]; upright as EXIF says, its first frame; transparent pixels
+    on BACKGROUND; 16 bits v as round(v / 257), so that their whole range becomes 0 .. 255.
 
-    Raises UserError that names it: no image, cut short, over 8 bits, or the wrong size."""
-    from PIL import Image, ImageOps
+    Raises UserError that names it: no image, cut short, huge, real numbers, or the wrong size."""
+    from PIL import Image
 
     try:
         with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")  # Pillow warns of a direct conversion to L or RGB
-            deep = image.mode[0] in "IF"
-            if not deep:
+            image = flattened(shallow(upright(opened, where)))
+            if image.mode[0] not in "IF":
                 image = image.convert("L" if form.channels == 1 else "RGB")
+    except Image.DecompressionBombError as error:
+        problem = f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
+        raise UserError(where, problem, "shrink it, or remove it") from error
     except Exception as error:  # a damaged file can make a decoder raise anything
         problem = f"no readable image ({error})"
         raise UserError(where, problem, "remove it, or copy it again") from error
-    if deep:
-        # Pillow would clip 16 bits to 8: all but the darkest pixels would be white.
-        problem = f"pixels of mode {image.mode}, over 8 bits"
-        raise UserError(where, problem, "convert it to 8 bits a channel")
+    if image.mode[0] in "IF":  # their range is not known
+        problem = f"pixels of mode {image.mode}, over 16 bits"
+        raise UserError(where, problem, "convert it to 8 or 16 bits a channel")
     return to_tensor(image, where, form)
+
+
+def upright(image: Image, where: object) -> Image:
+    """As its EXIF data say; damaged EXIF data are ignored, as viewers do, and a line says so."""
+    from PIL import ImageOps
+
+    image.load()  # so that damaged pixels are not taken for damaged metadata
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # as a decoder does, it may raise anything
+        print(f"{where}: damaged EXIF data are ignored ({error})", flush=True)
+        return image
+
+
+def shallow(image: Image) -> Image:
+    """16 bits as 8. Pillow itself would clip them: all but the darkest pixels would be white."""
+    from PIL import Image as images
+
+    if image.mode not in DEEP:
+        return image
+    values = np.asarray(image)
+    if values.min(initial=0) < 0 or values.max(initial=0) > 65_535:
+        return image  # 32 bits
+    return images.fromarray(np.rint(values / 257).astype(np.uint8))
+
+
+def flattened(image: Image) -> Image:
+    """Transparent pixels on BACKGROUND; an image without any keeps its mode and values."""
+    from PIL import Image as images
+
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    if image.getchannel("A").getextrema()[0] == 255:
+        return image
+    return images.alpha_composite(images.new("RGBA", image.size, BACKGROUND), image)
 
 
 # A folder of images
@@ -155,7 +196,8 @@ def open_folder(root: Path, form: Form, split: str) -> FileSet:
         root = root / split
     elif split == "test":
         raise no_test_split("folder")
-    paths = find_images(root)
+    paths, left_out = find_images(root)
+    tell(root, len(paths), left_out)
     if not paths:
         remedy = "give a folder that holds " + ", ".join(ending[1:] for ending in ENDINGS)
         problem = "no images in it" if root.is_dir() else "no such folder"
@@ -163,14 +205,36 @@ def open_folder(root: Path, form: Form, split: str) -> FileSet:
     return file_set("folder", form, paths, lambda path: decode(path, path, form))
 
 
-def find_images(root: Path) -> list[Path]:
-    """Image files below root, without hidden ones, sorted by path: in the same order everywhere.
+@cache
+def endings() -> tuple[str, ...]:
+    """Those of files that are read as images: with .avif where this Pillow reads it."""
+    from PIL import features
+
+    return (*ENDINGS, ".avif") if "avif" in features.modules and features.check("avif") else ENDINGS
+
+
+@cache
+def tell(root: Path, count: int, left_out: tuple[str, ...]) -> None:
+    """Say how many images and other files a folder holds, once; where bars are off, others do."""
+    if not os.environ.get(QUIET):
+        others = f"; {len(left_out)} files left out: " if left_out else ""
+        kinds = ", ".join(f"{n} {ending}" for ending, n in Counter(left_out).most_common(5))
+        print(f"{root}: {count} images{others}{kinds}", flush=True)
+
+
+def find_images(root: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """Image files below root, sorted by path: in the same order everywhere; and the endings of the
+    files that are left out. Hidden files are passed over.
 
     Links to folders are followed, except to a folder above: that would not end."""
-    images = []
+    images, left_out = [], []
     for folder, folders, names in os.walk(root, followlinks=True):
         here = Path(os.path.realpath(folder))
         above = [f for f in folders if here.is_relative_to(os.path.realpath(f"{folder}/{f}"))]
         folders[:] = [f for f in folders if not f.startswith(".") and f not in above]
-        images += [Path(folder, n) for n in names if n.lower().endswith(ENDINGS) and n[0] != "."]
-    return sorted(images, key=lambda path: path.relative_to(root).as_posix())
+        seen = [name for name in names if name[0] != "."]
+        images += [Path(folder, name) for name in seen if name.lower().endswith(endings())]
+        others = (name for name in seen if not name.lower().endswith(endings()))
+        left_out += [Path(name).suffix.lower() or "without an ending" for name in others]
+    images.sort(key=lambda path: path.relative_to(root).as_posix())
+    return images, tuple(sorted(left_out))
