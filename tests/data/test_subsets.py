@@ -7,9 +7,10 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from tests.helpers.images import digits_args, noise
-from tests.helpers.runs import complaint
+from tests.helpers.images import digits_args, noise, save_image
+from tests.helpers.runs import FAST, QUICK, assert_one_line, complaint, run_here
 from utils.cli.errors import UserError
 from utils.data.datasets import load_image_set
 from utils.data.subsets import (
@@ -136,3 +137,83 @@ def test_held_out_images_are_those_that_neither_model_has_learnt():
     for k, both in ((1797, False), (2000, False), (899, True)):
         with pytest.raises(UserError, match="held-out images: K: found .*choose a smaller K"):
             held_out(k, 2, both)
+
+
+# Other images under the same name
+
+
+def folder_args(folder, k=4):
+    args = digits_args(k=k)
+    args["data"] = {"data_name": "folder", "data_path": str(folder)}
+    return args
+
+
+def test_other_training_images_are_refused(tmp_path):
+    for i in range(12):
+        save_image(tmp_path / f"{i:02}.png", noise(12, 8, 8)[i])
+    args = folder_args(tmp_path)
+    subset = training_subset(args)
+    assert subset.origin["count"] == 12
+    known = {**args, "images": subset.origin}
+    assert torch.equal(training_subset(known).images, subset.images)
+    save_image(tmp_path / "new.png", noise(8, 8))
+    with complaint("--data-path", "12 images then, 13 now", "put the images of that time there"):
+        training_subset(known)
+    (tmp_path / "new.png").unlink()
+    training_subset(known)
+    save_image(tmp_path / f"{subset.indices[0]:02}.png", noise(8, 8))
+    with complaint("--data-path", "12 images, some of them altered"):
+        training_subset(known)
+    assert len(training_subset(args).images) == 4  # nothing is known: nothing is refused
+
+
+def test_an_image_that_is_not_trained_on_may_change(tmp_path):
+    for i in range(12):
+        save_image(tmp_path / f"{i:02}.png", noise(12, 8, 8)[i])
+    subset = training_subset(folder_args(tmp_path))
+    other = min({*range(12)} - {*subset.indices.tolist()})
+    save_image(tmp_path / f"{other:02}.png", noise(8, 8))
+    training_subset({**folder_args(tmp_path), "images": subset.origin})
+
+
+def test_what_is_recorded_is_of_the_bytes_of_files(tmp_path):
+    """Another version of a decoder may give other pixels for the same file."""
+    for i in range(6):
+        save_image(tmp_path / f"{i}.png", noise(6, 8, 8)[i])
+    before = training_subset(folder_args(tmp_path)).origin
+    for i in range(6):
+        Image.fromarray(noise(6, 8, 8)[i]).save(tmp_path / f"{i}.png", compress_level=0)
+    after = training_subset(folder_args(tmp_path)).origin
+    assert before["count"] == after["count"] and before["sha256"] != after["sha256"]
+
+
+@pytest.mark.parametrize("images", [None, {}, {"count": 1797}, "text", {"sha256": "0"}])
+def test_files_that_record_nothing_are_taken_as_before(images):
+    subset = training_subset({**digits_args(), "images": images})
+    assert torch.equal(subset.images, training_subset(digits_args()).images)
+    assert training_subset(digits_args(k=17)).origin != subset.origin
+
+
+def test_every_stage_refuses_other_images(tmp_path):
+    """One more file in the folder chooses other images, at every K."""
+    pictures = tmp_path / "pictures"
+    for i, image in enumerate(noise(40, 8, 8)):
+        save_image(pictures / f"{i:02}.png", image)
+    data = ["--data-name", "folder", "--data-path", pictures]
+    quick = [*FAST, *data, "--train-size", "4"]
+    flags = [*quick, "--results-path", tmp_path / "r", "--model-path", tmp_path / "models"]
+    assert run_here("train_unet.py", *flags).returncode == 0
+    sets = ["--result-path", tmp_path / "g", "--synth-path", tmp_path / "s", "--num-samples", "4"]
+    own = tmp_path / "own.yaml"
+    own.write_text(f"data: {{data_name: folder, data_path: {pictures}}}\n")
+    exact = ["--exact", *QUICK, own, "--train-size", "4", "--sampler", "ddim", "--steps", "2"]
+    drawn = run_here("run_generate.py", *exact, *sets)
+    assert drawn.returncode == 0, drawn.stderr
+    save_image(pictures / "0-new.png", noise(8, 8))
+    words = ("--data-path", "40 images then, 41 now")
+    assert_one_line(run_here("train_unet.py", *flags, "--iterations", "40"), *words)
+    near = ["--synth-path", tmp_path / "s", "--result-path", tmp_path / "d", "--device", "cpu"]
+    assert_one_line(run_here("run_distances.py", *near), *words)
+    times = ["--ckpt-path", tmp_path / "models", "--result-path", tmp_path / "t", "--device", "cpu"]
+    assert_one_line(run_here("run_critical_times.py", *times), *words)
+    assert not [*tmp_path.glob("d/*.npz"), *tmp_path.glob("t/*.npz")]

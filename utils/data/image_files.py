@@ -48,12 +48,15 @@ class Form:
 
 @dataclass(frozen=True)
 class FileSet:
-    """Images in files, one for each key. `session()` yields decode: key -> uint8 [C, H, W]."""
+    """Images in files, one for each key. `session()` yields decode: key -> uint8 [C, H, W].
+
+    raw: key -> encoded bytes, where each image has a file of its own."""
 
     name: str
     shape: tuple[int, int, int]
     keys: Sequence[Hashable]
     session: Callable[[], Any]  # a context manager: the threads of one read share what it opens
+    raw: Callable[[Any], bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -85,7 +88,7 @@ def file_set(
     name: str, form: Form, paths: Sequence[Path], decode: Callable[[Path], Tensor]
 ) -> FileSet:
     """Images of one file each, which need nothing opened before."""
-    return FileSet(name, form.shape, paths, lambda: nullcontext(decode))
+    return FileSet(name, form.shape, paths, lambda: nullcontext(decode), Path.read_bytes)
 
 
 def no_test_split(name: str) -> UserError:

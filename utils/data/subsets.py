@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
-from utils.data.datasets import ImageSet, open_images, setting
+from utils.data.datasets import ImageSet, MemorySet, open_images, setting
 
 
 def permutation(size: int, seed: int) -> Tensor:
@@ -47,13 +48,15 @@ class Subset:
     images: Tensor  # uint8 [K, C, H, W]
     indices: Tensor  # int64 [K], positions in the data set
     fingerprint: str
+    origin: dict[str, Any]  # what `args` record of them, see `origin_of`
 
 
 def training_subset(args: Mapping) -> Subset:
     """The training images of a model with these resolved options (`data`, `train`, `model`).
 
     A published checkpoint may have a larger K than there are images: then all are used, and a
-    line says so. Raises UserError where the data set is absent or of another size."""
+    line says so. Raises UserError where the data set is absent or of another size, or where args
+    record that the model was trained on other images."""
     image_set = open_images(args)
     indices, _ = _split(args, len(image_set))
     k, seed, subset = _settings(args, "train_size", "global_seed", "subset")
@@ -61,7 +64,46 @@ def training_subset(args: Mapping) -> Subset:
         count = len(image_set)
         print(f"{image_set.name}: K = {k}, but there are {count} images: all of them are used")
     images = image_set.read(indices)
-    return Subset(images, indices, fingerprint(image_set.name, seed, len(indices), images, subset))
+    origin = origin_of(image_set, indices, images)
+    check_origin(args, origin)
+    named = fingerprint(image_set.name, seed, len(indices), images, subset)
+    return Subset(images, indices, named, origin)
+
+
+def origin_of(image_set: ImageSet, indices: Tensor, images: Tensor) -> dict[str, Any]:
+    """What tells the training images from others: the number of images in the data set, and a hash
+    of the K images in their order.
+
+    Of files the bytes are hashed, since other versions of a decoder may give other pixels. Images
+    in a database have no hash: it is large, and nobody adds an image to it."""
+    sha, record = hashlib.sha256(), {"count": len(image_set)}
+    if isinstance(image_set, MemorySet):
+        sha.update(images.contiguous().numpy().data)
+    elif image_set.raw is None:
+        return record
+    else:
+        for i in indices.tolist():
+            sha.update(hashlib.sha256(image_set.raw(image_set.keys[i])).digest())
+    return {**record, "sha256": sha.hexdigest()[:16]}
+
+
+def check_origin(args: Mapping, now: Mapping[str, Any]) -> None:
+    """Raises UserError where args record other training images than those of now: the samples of
+    one set of images would be compared with another one.
+
+    Files of the original toolkit, and of our first versions, record none."""
+    before = args.get("images")
+    if not isinstance(before, Mapping) or not {"count", "sha256"} <= before.keys() & now.keys():
+        return
+    if before["sha256"] == now["sha256"]:
+        return
+    old, new = before["count"], now["count"]
+    changed = (
+        f"{old} images then, {new} now" if old != new else f"{new} images, some of them altered"
+    )
+    problem = f"other training images than the model's ({changed})"
+    remedy = "put the images of that time there, or train and sample again"
+    raise UserError(f"--data-path {setting(args, 'data', 'data_path')}", problem, remedy)
 
 
 def validation_subset(args: Mapping) -> Tensor:

@@ -91,8 +91,9 @@ def exact_model(
     """The exact model of the training images that args describe; train_size and data_path replace
     K and the folder of the data sets."""
     args = with_data_path(args, data_path)
-    if train_size:
+    if train_size and train_size != args["train"]["train_size"]:
         args["train"] = {**args["train"], "train_size": train_size}
+        args.pop("images", None)  # those of another K
     return Model(args, EXACT)
 
 

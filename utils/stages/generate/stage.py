@@ -18,6 +18,7 @@ from utils.cli.errors import UserError
 from utils.cli.options.checks import required
 from utils.cli.options.sections import GenerateStage
 from utils.cli.progress import progress
+from utils.data.subsets import training_subset
 from utils.figures.images import image_grid
 from utils.files.atomic import check_writable, save_png
 from utils.files.provenance import check_same, is_finished, to_plain
@@ -107,6 +108,7 @@ def plan_shards(options: GenerateStage) -> Plan:
     if settings.exact:
         args = {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
         model = exact_model(args, settings.train_size, settings.data_path)
+        model.args["images"] = training_subset(model.args).origin
     else:
         model = trained_model(Path(required(settings, "ckpt_path")))
     steps = sampling_steps(settings, model.args["train"]["timesteps"])

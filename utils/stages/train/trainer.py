@@ -23,7 +23,7 @@ from utils.cli.options.sections import TrainStage
 from utils.cli.progress import progress
 from utils.cli.signals import GO_ON, stop_request
 from utils.data.datasets import to_float
-from utils.data.subsets import training_subset, validation_subset
+from utils.data.subsets import check_origin, training_subset, validation_subset
 from utils.figures.images import image_grid
 from utils.files.atomic import copy_file, save_png
 from utils.files.training_log import TrainingLog
@@ -78,7 +78,9 @@ class Trainer:
         self.plan, self.train_options = plan, plan.options.train
         own, split = self.train_options.run_seed, self.train_options.global_seed
         self.seed, self.device, self.ranks = split if own is None else own, plan.device, plan.ranks
-        self.images = training_subset(plan.args).images.to(plan.device)  # uint8 [K, C, H, W]
+        subset = training_subset(plan.args)
+        self.images = subset.images.to(plan.device)  # uint8 [K, C, H, W]
+        self.args = {**plan.args, "images": subset.origin}  # of every file made from this training
         self.held_out = validation_subset(plan.args)[:VALID_IMAGES].to(plan.device)
         self.schedule = Schedule(self.train_options.timesteps)
         # On the device, so that a step need not wait for it: of each t, float32 [2, T].
@@ -99,6 +101,7 @@ class Trainer:
         self.forward = compiled(self.network, self.train_options.compile, plan.device)
 
     def _resume(self, start: Checkpoint) -> None:
+        check_origin({**self.args, "images": start.args.get("images")}, self.args["images"])
         try:
             self.network.load_state_dict(start.model)
             self.average.load_state_dict(start.ema)
@@ -290,7 +293,7 @@ class Trainer:
             model=self.network.state_dict(),
             ema=self.average.state_dict(),
             opt=self.optimizer.state_dict(),
-            args=self.plan.args,
+            args=self.args,
             iterations=self.step,
             rng=self._rng(),
         )
