@@ -4,7 +4,7 @@ Whatever happens: one line that names the file, nothing written that was made fr
 and the same command ends with the same files once the input is back."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import replace as with_values
 from functools import partial
 
 import pytest
@@ -105,7 +105,7 @@ def test_training_images_that_change_under_the_exact_model_are_refused(
 
     def other_images():
         real = training_subset
-        other = lambda args: replace(s := real(args), images=255 - s.images)  # noqa: E731
+        other = lambda args: with_values(s := real(args), images=255 - s.images)  # noqa: E731
         monkeypatch.setattr("utils.inputs.denoisers.training_subset", other)
 
     with tally.attempt(stage, "input replaced", "data set"):
