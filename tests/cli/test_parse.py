@@ -76,6 +76,43 @@ MISTAKES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("train: {compile: on}", "on"),
+        ("train: {compile: off}", "off"),
+        ("train: {compile: no}", "off"),
+        ("data: {results_path: 2026-11-26}", Path("2026-11-26")),
+        ("data: {results_path: ~/runs}", Path.home() / "runs"),
+        ("data: {results_path: $M2G_HERE/runs}", Path("/here/runs")),
+        ("model: {dim_mults: 1 2}", (1, 2)),
+        ('model: {dim_mults: "1,2"}', (1, 2)),
+        ("model: {dim_mults: [1, 2]}", (1, 2)),
+        ('model: {dim_mults: "[1, 2]"}', (1, 2)),
+        ("model: {dim_mults: 1}", (1,)),
+    ],
+)
+def test_the_usual_ways_to_write_a_value(tmp_path, monkeypatch, line, value):
+    monkeypatch.setenv("M2G_HERE", "/here")
+    options = parse(TrainStage, config(tmp_path, f"{line}\n"))
+    section, _, rest = line.partition(": {")
+    assert getattr(getattr(options, section), rest.partition(":")[0]) == value
+
+
+@pytest.mark.parametrize("text", ["1 2", "1,2", "1, 2", "[1, 2]", "[1,2]"])
+def test_the_usual_ways_to_write_numbers_on_the_command_line(text):
+    assert parse(TrainStage, ["--dim-mults", text], "").model.dim_mults == (1, 2)
+
+
+def test_a_file_that_is_not_utf_8_is_to_be_saved_so(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_bytes("data: {results_path: München}\n".encode("latin-1"))
+    with pytest.raises(
+        UserError, match=r"old\.yaml: found characters that are no UTF-8; save it as"
+    ):
+        parse(TrainStage, ["--config_path", str(path)], "")
+
+
 @pytest.mark.parametrize("text", MISTAKES)
 def test_mistakes_in_a_yaml_file(tmp_path, text):
     with pytest.raises(UserError, match=MISTAKES[text]):

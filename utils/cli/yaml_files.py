@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -79,6 +80,8 @@ def _read_yaml(path: Path) -> Any:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise UserError(f"{CONFIG_FLAG} {path}", reason, "check the path") from error
+    except yaml.reader.ReaderError as error:
+        raise UserError(path, "characters that are no UTF-8", "save it as UTF-8") from error
     except Exception as error:  # values such as a day 99 raise anything
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
@@ -131,9 +134,13 @@ def _converted(section: str, key: str, value: Any, where: str) -> Any:
             return float(value)  # YAML reads 2e-4, which has no point, as a word
         if kind is str and isinstance(value, (str, int)) and not isinstance(value, bool):
             return str(value)
+        if kind is str and isinstance(value, bool):
+            return "on" if value else "off"  # YAML's on and off are true and false
+        if kind is Path and type(value) is date:
+            return Path(str(value))  # a folder named by its day
         if kind is Path and isinstance(value, str) and "\0" not in value:
             os.fsencode(value)  # raises where no file can have this name
-            return Path(value)
+            return Path(os.path.expandvars(value)).expanduser()  # no shell has done it
     except (ValueError, TypeError, OverflowError, ArgumentTypeError):
         pass
     if type(value) is int and abs(value) > 10**100:

@@ -42,9 +42,13 @@ def all_within(options: object, name: str, low: int, high: int = MOST) -> None:
 
 
 def parse_ints(text: str) -> tuple[int, ...]:
-    """`parse_ints("1,2,2") == (1, 2, 2)`; the empty string is the empty tuple."""
+    """`parse_ints("1,2,2") == (1, 2, 2)`, also as `1 2 2` or `[1, 2, 2]`; the empty string is the
+    empty tuple."""
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1]
     try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
+        return tuple(int(part) for part in inner.replace(",", " ").split())
     except ValueError as error:
         raise ArgumentTypeError(f"{text!r}; give whole numbers, as in 1,2,2") from error
 
