@@ -109,7 +109,7 @@ def announcement(options: PipelineStage, plans: Sequence[Plan], sizes: Sequence[
     together = f", {wanted.jobs} at a time" if wanted.jobs > 1 else ""
     return (
         f"\nK = {', '.join(map(str, sizes))}: {models}{together}, and draw {wanted.samples} images "
-        f"each;\nthen {', '.join(measured)}, and a report in {wanted.root}. "
+        f"each;\nthen {', '.join(measured)}, and a report in {wanted.root}.\n"
         "Ctrl-C saves; the same command goes on."
     )
 
