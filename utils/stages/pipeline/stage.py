@@ -82,16 +82,15 @@ def run(options: PipelineStage) -> None:
     numbers = range(2, options.pipeline.repeats + 1)
     repeats = [repeat(options, number) for number in numbers]
     other_plans = [plan for one in repeats for plan in plan_all(one)]
+    every = [*second_plans, *other_plans, *plans]
     sizes = [plan.k for plan in plans]
     check(options, plans)
     if options.run.dry_run:
-        every = (*plans, *second_plans, *other_plans)
         for training in (plan.training for plan in every if plan.training):
             train.run(training)
         print(f"would draw {options.pipeline.samples} images of each, and judge them, in {root}")
         return
     check_writable(root)
-    every = [*second_plans, *other_plans, *plans]
     whole = Whole(parts_of(options, every, sizes), options.pipeline.jobs)
     print(announcement(options, every, sizes), flush=True)
     with whole.shown():
