@@ -106,7 +106,9 @@ def run(options: PipelineStage) -> None:
         page = report.run(ReportStage(ReportOptions(root)))
     print(f"\n{table(judged)}\n{words}")
     figures = root / "identified" / "figures"
-    print(f"{figures}: transition, samples, losses, and for each K distances, CLASS, states")
+    print(
+        f"{figures / 'transition.png'}; also samples, losses, and distances, CLASS, states of each K"
+    )
     print(f"{page}: all of it on one page\n\n{found_in_words(judged)}")
 
 
