@@ -105,7 +105,8 @@ def test_the_pipeline_measures_every_class_that_is_not_empty(sweep):
     judged |= {f"{path.parent}-{path.stem}" for path in result}
     assert figures_in(root / "times") == times
     assert figures_in(root / "energies") == {"energies"}
-    assert figures_in(root / "identified") == judged
+    states = {"states-2", "states-8"}  # only where some samples are of one state
+    assert figures_in(root / "identified") - states == judged
     delta = load_times(root / "times" / next(iter(result))).delta
     rows = rows_of(root / "identified" / "summary.csv")
     assert delta == pytest.approx(min(float(row["delta_m"]) for row in rows))

@@ -106,9 +106,7 @@ def run(options: PipelineStage) -> None:
         page = report.run(ReportStage(ReportOptions(root)))
     print(f"\n{table(judged)}\n{words}")
     figures = root / "identified" / "figures"
-    print(
-        f"{figures / 'transition.png'}; also samples, losses, and distances, CLASS, states of each K"
-    )
+    print(f"{figures / 'transition.png'}; also samples, losses, distances-K, CLASS-K, states-K")
     print(f"{page}: all of it on one page\n\n{found_in_words(judged)}")
 
 
