@@ -16,10 +16,10 @@ from utils.cli.options.sections import ClassifyStage
 
 def main(options: ClassifyStage) -> None:
     from utils.stages.classify.stage import run
-    from utils.stages.classify.summary import found_in_words, table
+    from utils.stages.classify.summary import table, transition_in_words
 
     if rows := run(options):
-        print(f"{table(rows)}\n\n{found_in_words(rows)}")
+        print(f"{table(rows)}\n\n{transition_in_words(rows)}")
 
 
 if __name__ == "__main__":

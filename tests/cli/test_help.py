@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from tests.helpers.runs import HELPED, ROOT, SCRIPTS, STAGE_OF, help_file, run_script
+from tests.helpers.runs import COMMAND_PAGES, HELPED, ROOT, SCRIPTS, STAGE_OF, help_file, run_script
 from utils.cli.parse import parse
 
 
@@ -30,13 +30,9 @@ def test_help_imports_nothing_heavy(script):
     assert done.stdout.splitlines()[-1] == "HEAVY set()", done.stderr
 
 
-PAGES = ("sweeps", "stages", "toy")
-
-
 def commands() -> list[str]:
     """Every `python SCRIPT.py ...` of the pages and of the scripts' docstrings, on one line."""
-    pages = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in PAGES)]
-    texts = [*pages, *(ROOT / script for script in SCRIPTS)]
+    texts = [ROOT / name for name in (*COMMAND_PAGES, *SCRIPTS)]
     joined = "\n".join(path.read_text().replace("\\\\\n", " ") for path in texts)
     joined = joined.replace("\\\n", " ")
     result = re.findall(r"^\s*(?:\$ )?python (\w+\.py .*)$", joined, flags=re.MULTILINE)

@@ -85,6 +85,7 @@ MISTAKES = {
         ("data: {results_path: 2026-11-26}", Path("2026-11-26")),
         ("data: {results_path: ~/runs}", Path.home() / "runs"),
         ("data: {results_path: $M2G_HERE/runs}", Path("/here/runs")),
+        ("data: {results_path: ~no-such-user/runs}", Path("~no-such-user/runs")),
         ("model: {dim_mults: 1 2}", (1, 2)),
         ('model: {dim_mults: "1,2"}', (1, 2)),
         ("model: {dim_mults: [1, 2]}", (1, 2)),

@@ -50,11 +50,17 @@ def test_digits_are_scikit_learns():
         ("folder", 8, 2, ("--in-channels", "2", "choose 1 (grey) or 3 (colour)")),
         ("digits", 28, 1, ("--image-size", "28", "choose 8", "--centercrop")),
         ("folder", 8, 3, ("--data-path", "no such folder", "png, jpg")),
+        ("photos", 32, 1, ("--in-channels", "1", "choose 3: photos is in colour")),
     ],
 )
 def test_flags_that_do_not_fit(tmp_path, name, size, channels, words):
     with complaint(*words):
         load_image_set(name, tmp_path / "absent", size, channels)
+
+
+def test_the_home_of_a_user_who_does_not_exist():
+    with complaint("--data-path ~no-such-user/images", "no such folder"):
+        load_image_set("folder", "~no-such-user/images", 8, 3)
 
 
 def test_an_empty_folder_and_a_missing_test_split(tmp_path):

@@ -217,8 +217,10 @@ def test_it_says_how_many_there_are_and_what_is_left_out(tmp_path, capsys, monke
         Image.fromarray(noise(8, 8, 3)).save(tmp_path / name, "PNG")
     for _ in range(2):
         assert len(load_image_set("folder", tmp_path, 8, 3)) == 3
-    told = capsys.readouterr().out
-    assert told == f"{tmp_path}: 3 images; 3 files left out: 2 .txt, 1 without an ending\n"
+    assert (
+        capsys.readouterr().out
+        == f"{tmp_path}: 3 images; 3 files left out: 2 .txt, 1 without an ending\n"
+    )
 
 
 def test_an_image_is_turned_upright(tmp_path):

@@ -36,7 +36,7 @@ from torch.distributed.run import get_args_parser
 
 from tests.helpers.formats import PARSE_UTILS
 from tests.helpers.images import offline, small_cifar, write_mnist
-from tests.helpers.runs import ROOT
+from tests.helpers.runs import COMMAND_PAGES, ROOT
 from utils.cli import signals as interrupts
 from utils.data import photos
 from utils.data.datasets import load_image_set
@@ -44,8 +44,6 @@ from utils.inputs.checkpoints import build_network
 from utils.stages.toy import analysis as toy_analysis
 from utils.stages.toy import stage as toy
 
-# Those with commands to type; a page may need what the pages before it have written.
-COMMANDS_OF = ("README.md", "docs/sweeps.md", "docs/stages.md", "docs/toy.md")
 README, STAGES = (ROOT / "README.md").read_text(), (ROOT / "docs" / "stages.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -380,9 +378,9 @@ def checkout(tmp_path, monkeypatch) -> Checkout:
 
     monkeypatch.setattr(Figure, "savefig", savefig)
     monkeypatch.setattr(Figure, "draw_without_rendering", lambda _: None)
-    found = Checkout(folder, monkeypatch)
-    found.download("lemoncmd/dm-am-mnist-unet128", "my-models")  # brought by the user
-    return found
+    result = Checkout(folder, monkeypatch)
+    result.download("lemoncmd/dm-am-mnist-unet128", "my-models")  # brought by the user
+    return result
 
 
 # What the table of stages promises
@@ -421,7 +419,7 @@ def assert_kept(promised: dict[str, list[str]], wrote: dict[str, set[Path]]) -> 
 @pytest.mark.slow
 def test_every_command_runs_and_writes_what_the_table_says(checkout):
     promised = promises(STAGES)
-    for page in COMMANDS_OF:
+    for page in COMMAND_PAGES:
         for step in steps_of((ROOT / page).read_text()):
             checkout.run(step._replace(page=page))
     assert_kept(promised, checkout.wrote)

@@ -132,15 +132,15 @@ def _converted(section: str, key: str, value: Any, where: str) -> Any:
             return int(value)
         if kind is float and not isinstance(value, bool):
             return float(value)  # YAML reads 2e-4, which has no point, as a word
-        if kind is str and isinstance(value, (str, int)) and not isinstance(value, bool):
-            return str(value)
         if kind is str and isinstance(value, bool):
             return "on" if value else "off"  # YAML's on and off are true and false
+        if kind is str and isinstance(value, (str, int)):
+            return str(value)
         if kind is Path and type(value) is date:
             return Path(str(value))  # a folder named by its day
         if kind is Path and isinstance(value, str) and "\0" not in value:
             os.fsencode(value)  # raises where no file can have this name
-            return Path(os.path.expandvars(value)).expanduser()  # no shell has done it
+            return Path(os.path.expanduser(os.path.expandvars(value)))  # no shell has done it
     except (ValueError, TypeError, OverflowError, ArgumentTypeError):
         pass
     if type(value) is int and abs(value) > 10**100:

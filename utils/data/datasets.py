@@ -4,6 +4,7 @@ Small sets lie in memory; those in files are decoded when read (`utils/data/imag
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,7 +98,8 @@ def load_image_set(
         remedy = f"choose {channels}: {data_name} is {'grey' if channels == 1 else 'in colour'}"
         raise UserError("--in-channels", in_channels, remedy)
     form = Form(image_size, in_channels, centercrop)
-    return OPENERS[data_name](Path(data_path).expanduser(), form, split)
+    # os.path: of a user who does not exist pathlib's raises RuntimeError
+    return OPENERS[data_name](Path(os.path.expanduser(data_path)), form, split)
 
 
 class MemorySet:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 BACKGROUND = "white"  # behind transparent pixels, as on a page
-DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # Pillow's modes of 16 bits
+SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # Pillow's
 THREADS = 8  # decoders release the global interpreter lock
 FEW = 32  # for fewer images a thread pool takes longer than it saves
 
@@ -88,7 +88,16 @@ def file_set(
     name: str, form: Form, paths: Sequence[Path], decode: Callable[[Path], Tensor]
 ) -> FileSet:
     """Images of one file each, which need nothing opened before."""
-    return FileSet(name, form.shape, paths, lambda: nullcontext(decode), Path.read_bytes)
+    return FileSet(name, form.shape, paths, lambda: nullcontext(decode), read_bytes)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of an image file. Raises UserError where it cannot be read any more."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        problem = f"no readable image ({error})"
+        raise UserError(path, problem, "remove it, or copy it again") from error
 
 
 def no_test_split(name: str) -> UserError:
@@ -139,7 +148,7 @@ def decode(file: Path | io.BytesIO, where: object, form: Form) -> Tensor:
 
     try:
         with Image.open(file) as opened:
-            image = flattened(shallow(upright(opened, where)))
+            image = without_transparency(to_8_bits(apply_orientation(opened, where)))
             if image.mode[0] not in "IF":
                 image = image.convert("L" if form.channels == 1 else "RGB")
     except Image.DecompressionBombError as error:
@@ -154,8 +163,8 @@ def decode(file: Path | io.BytesIO, where: object, form: Form) -> Tensor:
     return to_tensor(image, where, form)
 
 
-def upright(image: Image, where: object) -> Image:
-    """As its EXIF data say; damaged EXIF data are ignored, as viewers do, and a line says so."""
+def apply_orientation(image: Image, where: object) -> Image:
+    """Turned upright as its EXIF data say. Damaged ones are ignored, as viewers do, with a line."""
     from PIL import ImageOps
 
     image.load()  # so that damaged pixels are not taken for damaged metadata
@@ -166,11 +175,11 @@ def upright(image: Image, where: object) -> Image:
         return image
 
 
-def shallow(image: Image) -> Image:
+def to_8_bits(image: Image) -> Image:
     """16 bits as 8. Pillow itself would clip them: all but the darkest pixels would be white."""
     from PIL import Image as images
 
-    if image.mode not in DEEP:
+    if image.mode not in SIXTEEN_BIT_MODES:
         return image
     values = np.asarray(image)
     if values.min(initial=0) < 0 or values.max(initial=0) > 65_535:
@@ -178,7 +187,7 @@ def shallow(image: Image) -> Image:
     return images.fromarray(np.rint(values / 257).astype(np.uint8))
 
 
-def flattened(image: Image) -> Image:
+def without_transparency(image: Image) -> Image:
     """Transparent pixels on BACKGROUND; an image without any keeps its mode and values."""
     from PIL import Image as images
 
@@ -200,7 +209,7 @@ def open_folder(root: Path, form: Form, split: str) -> FileSet:
     elif split == "test":
         raise no_test_split("folder")
     paths, left_out = find_images(root)
-    tell(root, len(paths), left_out)
+    print_counts(root, len(paths), left_out)
     if not paths:
         remedy = "give a folder that holds " + ", ".join(ending[1:] for ending in ENDINGS)
         problem = "no images in it" if root.is_dir() else "no such folder"
@@ -217,8 +226,9 @@ def endings() -> tuple[str, ...]:
 
 
 @cache
-def tell(root: Path, count: int, left_out: tuple[str, ...]) -> None:
-    """Say how many images and other files a folder holds, once; where bars are off, others do."""
+def print_counts(root: Path, count: int, left_out: tuple[str, ...]) -> None:
+    """Print how many images and other files a folder holds, once in a process; not in workers, nor
+    on other ranks, where QUIET is set."""
     if not os.environ.get(QUIET):
         others = f"; {len(left_out)} files left out: " if left_out else ""
         kinds = ", ".join(f"{n} {ending}" for ending, n in Counter(left_out).most_common(5))

@@ -10,6 +10,7 @@ from typing import Any
 from utils.cli.errors import UserError
 from utils.files.atomic import reason, write_text
 
+LAST_BYTES = 4096  # of the log, which hold several rows
 MOST = 1e300  # of a number in a row: the axis of a figure must hold it
 SHOWN = {
     "step": "step {:>7}",
@@ -47,15 +48,28 @@ def read_stats(folder: Path) -> list[dict[str, Any]]:
 
     Each has a `step` and a `loss`; other values are numbers, None, or a list (`score_errors`).
     Raises UserError where the file cannot be read."""
-    path = Path(folder) / "logs" / "stats.jsonl"
+    return _rows(Path(folder))
+
+
+def last_row(folder: Path) -> dict[str, Any] | None:
+    """The last row of logs/stats.jsonl; None without one. The end of the file is read alone: a long
+    training is asked every second. Raises UserError where the file cannot be read."""
+    rows = _rows(Path(folder), LAST_BYTES)
+    return rows[-1] if rows else None
+
+
+def _rows(folder: Path, last_bytes: int | None = None) -> list[dict[str, Any]]:
+    path = folder / "logs" / "stats.jsonl"
     if not path.exists():
         return []
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - last_bytes) if last_bytes else 0)
+            lines = file.read().decode(errors="replace").splitlines()
     except OSError as error:
         raise UserError(path, reason(error), "check the path") from error
     rows = []
-    for line in lines:
+    for line in lines:  # the first one may begin in its middle
         with suppress(ValueError, RecursionError):
             row = json.loads(line)
             if _is_row(row):

@@ -129,7 +129,7 @@ def table(judged: Sequence[Judged]) -> str:
     return "\n".join([*lines, text_table(layout, head, _other_cells(rows, other))])
 
 
-def found_in_words(judged: Sequence[Judged]) -> str:
+def transition_in_words(judged: Sequence[Judged]) -> str:
     """What the sweep has found: the K of the transition, and the range of spurious states."""
     return in_words(transition(judged))
 

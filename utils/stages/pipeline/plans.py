@@ -10,7 +10,7 @@ from utils.cli.errors import UserError
 from utils.cli.options.checks import required
 from utils.cli.options.sections import GenerateStage, PipelineStage, TrainStage
 from utils.files.k_files import k_files
-from utils.files.training_log import read_stats
+from utils.files.training_log import last_row
 from utils.inputs.denoisers import trained_model
 from utils.stages.generate import stage as generate
 from utils.stages.pipeline.settings import generate_stage, train_stage
@@ -38,9 +38,9 @@ class Plan:
         return Path(self.sampling.generate.synth_path) / f"{self.k}.npz"
 
     @property
-    def stats(self) -> list[dict[str, Any]]:
-        """The rows of the training's log; none where there is nothing to train."""
-        return read_stats(Path(self.training.data.results_path)) if self.training else []
+    def last_log_row(self) -> dict[str, Any] | None:
+        """The last row of the training's log; None where there is none yet."""
+        return last_row(Path(self.training.data.results_path)) if self.training else None
 
 
 def plan_all(options: PipelineStage) -> list[Plan]:

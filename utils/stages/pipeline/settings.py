@@ -23,6 +23,7 @@ from utils.cli.options.sections import (
     flag_sections,
 )
 
+REFERENCES = 4  # real images that energies are taken against
 Stage = TypeVar("Stage")
 
 

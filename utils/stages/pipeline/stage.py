@@ -35,11 +35,11 @@ from utils.stages.classify.figures import repeats_figure
 from utils.stages.classify.files import Judged
 from utils.stages.classify.held_out import unseen_images
 from utils.stages.classify.summary import (
-    found_in_words,
     repeats_csv,
     repeats_rows,
     repeats_table,
     table,
+    transition_in_words,
 )
 from utils.stages.classify.thresholds import check_held_out
 from utils.stages.critical_times import stage as critical_times
@@ -52,7 +52,9 @@ from utils.stages.energy.overview import show_energies
 from utils.stages.generalization import stage as generalization
 from utils.stages.generate import stage as generate
 from utils.stages.pipeline.plans import Plan, plan_all, plan_second_models
+from utils.stages.pipeline.progress import SweepProgress, announcement, work_of_sweep
 from utils.stages.pipeline.settings import (
+    REFERENCES,
     classify_stage,
     critical_times_stage,
     curvature_stage,
@@ -63,7 +65,6 @@ from utils.stages.pipeline.settings import (
     repeat,
     weights_folder,
 )
-from utils.stages.pipeline.whole import REFERENCES, Whole, announcement, parts_of
 from utils.stages.report import page as report
 from utils.stages.train import stage as train
 from utils.stages.train.figures import loss_figure
@@ -91,27 +92,31 @@ def run(options: PipelineStage) -> None:
         print(f"would draw {options.pipeline.samples} images of each, and judge them, in {root}")
         return
     check_writable(root)
-    whole = Whole(parts_of(options, every, sizes), options.pipeline.jobs)
+    progress = SweepProgress(work_of_sweep(options, every, sizes), options.pipeline.jobs)
     print(announcement(options, every, sizes), flush=True)
-    with whole.shown():
-        whole.now("training and sampling")
+    with progress.running():
+        progress.set_phase("training and sampling")
         train_and_generate_all(every, options.pipeline.jobs)
-        whole.now("distances and classes")
+        progress.set_phase("distances and classes")
         others = [judge(one) for one in repeats]
         judged = judge(options)
         words = show_repeats([judged, *others], root / "identified") if others else ""
         draw_overview(root, sizes)
-        examine(options, judged, plans, bool(second_plans), whole)
-        whole.now("the report")
+        examine(options, judged, plans, bool(second_plans), progress)
+        progress.set_phase("the report")
         page = report.run(ReportStage(ReportOptions(root)))
     print(f"\n{table(judged)}\n{words}")
     figures = root / "identified" / "figures"
     print(f"{figures / 'transition.png'}; also samples, losses, distances-K, CLASS-K, states-K")
-    print(f"{page}: all of it on one page\n\n{found_in_words(judged)}")
+    print(f"{page}: all of it on one page\n\n{transition_in_words(judged)}")
 
 
 def examine(
-    options: PipelineStage, judged: list[Judged], plans: list[Plan], two_models: bool, whole: Whole
+    options: PipelineStage,
+    judged: list[Judged],
+    plans: list[Plan],
+    two_models: bool,
+    progress: SweepProgress,
 ) -> None:
     """What is measured of the classes and models: --basins, --curvature, --generalization."""
     rows, wanted = [one.row for one in judged], options.pipeline
@@ -120,13 +125,13 @@ def examine(
     if wanted.basins or wanted.curvature or wanted.generalization:
         check_models(options, [plan.k for plan in plans])
     if wanted.basins:
-        whole.now("critical times and energies")
+        progress.set_phase("critical times and energies")
         measure_classes(options, rows, names, plans[-1].args)
     if wanted.curvature:
-        whole.now("curvature")
+        progress.set_phase("curvature")
         measure_curvature(options, names)
     if wanted.generalization:
-        whole.now("tests of generalization")
+        progress.set_phase("tests of generalization")
         generalization.run(generalization_stage(options, two_models), redo_changed=True)
 
 

@@ -21,9 +21,9 @@ from utils.cli.options.sections import PipelineStage
 from utils.cli.progress import QUIET, progress
 from utils.inputs.denoisers import sampling_steps
 from utils.stages.pipeline.plans import Plan
+from utils.stages.pipeline.settings import REFERENCES
 
 POLL_SECONDS = 1.0
-REFERENCES = 4  # real images that energies are taken against
 STEP = 3  # evaluations that a training step takes for an image: forwards, and twice as much back
 # Evaluations of the demo's network that take as long, measured on 2 cores.
 FIGURES = 8_000  # the figures of one K
@@ -33,7 +33,7 @@ FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left"
 
 
 @dataclass(frozen=True)
-class Part:
+class WorkItem:
     """Some work of a sweep. amount: in evaluations; share: of it that is done, 0 to 1, from the
     files that are there; rate: evaluations a second of its process, where they are measured."""
 
@@ -42,57 +42,58 @@ class Part:
     rate: Callable[[], float | None] = lambda: None
 
 
-def parts_of(options: PipelineStage, plans: Sequence[Plan], sizes: Sequence[int]) -> list[Part]:
+def work_of_sweep(
+    options: PipelineStage, plans: Sequence[Plan], sizes: Sequence[int]
+) -> list[WorkItem]:
     """The work of a sweep; its measurements of classes are estimated."""
     root, wanted = Path(options.pipeline.root), options.pipeline
-    parts = [part for plan in plans for part in parts_of_plan(options, plan)]
+    items = [item for plan in plans for item in work_of_plan(options, plan)]
     judged = [root / "identified" / "summary" / f"{k}.json" for k in sizes]
-    parts += [Part(FIGURES, lambda path=path: float(path.exists())) for path in judged]
+    items += [WorkItem(FIGURES, lambda path=path: float(path.exists())) for path in judged]
 
-    def files(folder: str, amount: float, count: int = CLASSES_FILLED * len(sizes)) -> Part:
+    def files(folder: str, amount: float, count: int = CLASSES_FILLED * len(sizes)) -> WorkItem:
         """Work that leaves `count` files, one for each class and K."""
-        return Part(count * amount, lambda: len(list((root / folder).glob("**/*.npz"))) / count)
+        return WorkItem(count * amount, lambda: len(list((root / folder).glob("**/*.npz"))) / count)
 
     if wanted.basins:
         one = options.critical_times
         scanned = plans[-1].args["train"]["timesteps"] / one.stride
         searched = math.log2(scanned) + 1 if one.search == "bisect" else scanned / 4
-        amount = images(one) * one.p_trials * one.ddim_steps * searched
-        parts.append(files("times", amount + PICTURE))
+        amount = sample_count(one) * one.p_trials * one.ddim_steps * searched
+        items.append(files("times", amount + PICTURE))
         path = 1.5 * REFERENCES * options.energy.path_points  # and once with half as many points
-        parts.append(files("energies", images(options.energy) * path))
+        items.append(files("energies", sample_count(options.energy) * path))
     if wanted.curvature:
         one, side = options.curvature, plans[-1].args["model"]["image_size"]
-        parts.append(files("curvature", images(one) * len(one.t) * 6 * side**2))
+        items.append(files("curvature", sample_count(one) * len(one.t) * 6 * side**2))
     if wanted.generalization:
         one = options.generalization
         amount = 4 * one.probe_size * one.noises * len(one.t)
-        parts.append(files("generalization", amount, count=len(sizes)))
-    return parts
+        items.append(files("generalization", amount, count=len(sizes)))
+    return items
 
 
-def images(options: Any) -> int:
+def sample_count(options: Any) -> int:
     """How many images of a class are measured, at most."""
     return options.sample_size if options.sample_size > 0 else 2048
 
 
-def parts_of_plan(options: PipelineStage, plan: Plan) -> Iterator[Part]:
+def work_of_plan(options: PipelineStage, plan: Plan) -> Iterator[WorkItem]:
     """The training and the sampling of one model."""
     if plan.training:
         train = plan.training.train
 
         def trained() -> float:
-            rows = plan.stats
-            return rows[-1]["step"] / train.iterations if rows else 0.0
+            row = plan.last_log_row
+            return row["step"] / train.iterations if row else 0.0
 
         def rate() -> float | None:
-            rows = plan.stats
-            speed = rows[-1].get("images_per_second") if rows else None
+            speed = (plan.last_log_row or {}).get("images_per_second")
             return STEP * speed if speed else None
 
-        yield Part(STEP * train.iterations * train.global_batch_size, trained, rate)
+        yield WorkItem(STEP * train.iterations * train.global_batch_size, trained, rate)
     calls = sampling_steps(options.generate, plan.args["train"]["timesteps"])
-    yield Part(options.pipeline.samples * calls, lambda: float(plan.synthetic.exists()))
+    yield WorkItem(options.pipeline.samples * calls, lambda: float(plan.synthetic.exists()))
 
 
 def announcement(options: PipelineStage, plans: Sequence[Plan], sizes: Sequence[int]) -> str:
@@ -114,27 +115,27 @@ def announcement(options: PipelineStage, plans: Sequence[Plan], sizes: Sequence[
     )
 
 
-class Whole:
+class SweepProgress:
     """The bar. jobs: processes side by side."""
 
-    def __init__(self, parts: Sequence[Part], jobs: int) -> None:
-        self.parts, self.jobs = parts, jobs
-        self.total = sum(part.amount for part in parts)
-        self.told = False
+    def __init__(self, items: Sequence[WorkItem], jobs: int) -> None:
+        self.items, self.jobs = items, jobs
+        self.total = sum(item.amount for item in items)
+        self.estimate_printed = False
         self.bar: Any = None
         self._ended = threading.Event()
 
     def done(self) -> float:
         """In evaluations."""
-        return sum(part.amount * min(part.share(), 1.0) for part in self.parts)
+        return sum(item.amount * min(item.share(), 1.0) for item in self.items)
 
-    def now(self, what: str) -> None:
-        """Name the work that begins."""
+    def set_phase(self, phase: str) -> None:
+        """Name the stage that begins."""
         if self.bar is not None:
-            self.bar.set_description_str(what)
+            self.bar.set_description_str(phase)
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
         """The bar while the body runs; the bars of its stages are off, its lines are above."""
         quiet = os.environ.get(QUIET)
         start = self.done()
@@ -143,7 +144,7 @@ class Whole:
             watch = threading.Thread(target=self._watch, daemon=True)
             watch.start()
             try:
-                with redirect_stdout(Above(sys.stdout)):
+                with redirect_stdout(PrintAboveBar(sys.stdout)):
                     yield
                 self.bar.update(self.total - self.bar.n)
             finally:
@@ -157,22 +158,22 @@ class Whole:
         while not self._ended.wait(POLL_SECONDS):
             with suppress(UserError):  # of a log that cannot be read: its stage says so
                 self.bar.update(max(0.0, self.done() - self.bar.n))
-                self._tell()
+                self._print_estimate()
 
-    def _tell(self) -> None:
+    def _print_estimate(self) -> None:
         """Say once how long the sweep may take, by the speed of this run's first steps."""
-        if self.told or not (seconds := self.seconds_left()):
+        if self.estimate_printed or not (seconds := self.seconds_left()):
             return
-        self.told = True
-        print(f"about {in_words(seconds)} more on this machine", flush=True)
+        self.estimate_printed = True
+        print(f"about {duration_text(seconds)} more on this machine", flush=True)
 
     def seconds_left(self) -> float | None:
         """By the speed of the first steps of a training; None before they are measured."""
-        rates = [rate for part in self.parts if part.share() < 1 and (rate := part.rate())]
+        rates = [rate for item in self.items if item.share() < 1 and (rate := item.rate())]
         return (self.total - self.done()) / (max(rates) * self.jobs) if rates else None
 
 
-def in_words(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """A time to wait: `4 minutes`, `7 hours`, `3 days`."""
     for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 1.5 * size:
@@ -180,7 +181,7 @@ def in_words(seconds: float) -> str:
     return "a minute"
 
 
-class Above:
+class PrintAboveBar:
     """A stdout whose lines appear above the bar."""
 
     def __init__(self, stdout: Any) -> None:
