@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.helpers.judged import row_of, shares_at
 from tests.helpers.runs import ROOT, assert_one_line, run_script
@@ -34,6 +35,7 @@ from utils.stages.critical_times.files import Times, save_times
 from utils.stages.distances.files import Distances, load_dists, save_dists
 from utils.stages.energy.files import Energies, save_energies
 from utils.stages.generalization.findings import TESTS
+from utils.stages.report import images as parts
 from utils.stages.report import page as report
 from utils.stages.report.commands import Commands
 
@@ -194,6 +196,24 @@ def test_whatever_stages_are_there(sweep, tmp_path, folders, there, absent):
     nav = page.text.split("Skip to the results")[1].split("How it was made")[0]
     for words in absent:
         assert words not in nav + " ".join(w for w in page.words if w.startswith("python "))
+
+
+def test_states_are_shown_of_the_k_with_the_most_spurious_samples(tmp_path):
+    figures = tmp_path / "identified" / "figures"
+    figures.mkdir(parents=True)
+
+    def row(k, share, repeated):
+        counts = {"states": 3, "largest_state": 17}
+        return {"K": k, "spurious_share": share, "repeated": repeated, **counts}
+
+    rows = [row(2, 0.1, 0.1), row(8, 0.3, 0.2), row(16, 0.5, 0.4), row(32, 0.9, 0.0)]
+    assert parts.states_picture(tmp_path, rows) is None
+    for k in (2, 8, 32):  # of 16 there is none, and that of 32 is left over
+        Image.new("RGB", (40, 20), "white").save(figures / f"states-{k}.png")
+    picture = parts.states_picture(tmp_path, rows)
+    assert picture.title.startswith("Spurious states of K = 8,")
+    assert picture.alt.endswith("3 states; the largest has 17 samples.")
+    assert picture.uri.startswith("data:image/webp;base64,")
 
 
 def test_the_same_folder_gives_the_same_bytes(sweep, tmp_path):
