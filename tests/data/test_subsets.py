@@ -187,6 +187,28 @@ def test_what_is_recorded_is_of_the_bytes_of_files(tmp_path):
     assert before["count"] == after["count"] and before["sha256"] != after["sha256"]
 
 
+def test_images_of_any_other_set_are_hashed_by_their_pixels(monkeypatch):
+    """A set that somebody adds has what `ImageSet` asks for, and no more."""
+
+    class Own:
+        name, shape = "own", (1, 8, 8)
+        pixels = torch.from_numpy(noise(12, 1, 8, 8))
+
+        def __len__(self):
+            return 12
+
+        def read(self, indices):
+            return self.pixels[torch.as_tensor(indices)]
+
+    own = Own()
+    monkeypatch.setattr("utils.data.subsets.open_images", lambda args: own)
+    known = {**digits_args(k=4), "images": training_subset(digits_args(k=4)).origin}
+    training_subset(known)
+    own.pixels = 255 - own.pixels
+    with complaint("--data-path", "12 images, some of them altered"):
+        training_subset(known)
+
+
 @pytest.mark.parametrize("images", [None, {}, {"count": 1797}, "text", {"sha256": "0"}])
 def test_files_that_record_nothing_are_taken_as_before(images):
     subset = training_subset({**digits_args(), "images": images})

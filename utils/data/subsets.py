@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
-from utils.data.datasets import ImageSet, MemorySet, open_images, setting
+from utils.data.datasets import ImageSet, open_images, setting
+from utils.data.image_files import FileSet
 
 
 def permutation(size: int, seed: int) -> Tensor:
@@ -77,7 +78,7 @@ def origin_of(image_set: ImageSet, indices: Tensor, images: Tensor) -> dict[str,
     Of files the bytes are hashed, since other versions of a decoder may give other pixels. Images
     in a database have no hash: it is large, and nobody adds an image to it."""
     sha, record = hashlib.sha256(), {"count": len(image_set)}
-    if isinstance(image_set, MemorySet):
+    if not isinstance(image_set, FileSet):
         sha.update(images.contiguous().numpy().data)
     elif image_set.raw is None:
         return record
