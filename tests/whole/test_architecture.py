@@ -18,7 +18,9 @@ FLOORS = (
     ("models", "models/circle", "utils/cli", "utils/cli/options"),
     ("utils/files",),
     ("utils/data", "utils/jobs", "utils/figures"),
+    ("utils/data/sources",),
     ("utils/metrics", "utils/inputs"),
+    ("utils/evidence",),
     ("utils/stages",),
     ("utils",),  # python -m utils.NAME
     (".",),  # root scripts

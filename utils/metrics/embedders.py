@@ -42,8 +42,7 @@ class Embedder:
         multiple = max(2, torch.get_num_threads())
         padding = images[:1].expand(-len(images) % multiple, -1, -1, -1)
         batch = torch.cat([images, padding]).to(self.device)
-        batch = to_float(batch) if batch.dtype == torch.uint8 else batch.float()
-        phi = self.phi(batch)[: len(images)]
+        phi = self.phi(as_float(batch))[: len(images)]
         # Pixels that are finite stay so; a network's features may not, and a cache would keep them.
         if self.fingerprint and not phi.isfinite().all():
             remedy = "use images in [-1, 1], and torchvision's weights of the network"
@@ -53,6 +52,11 @@ class Embedder:
     def dim(self, images: Tensor) -> int:
         """D for images like these."""
         return self(images[:1]).shape[1]
+
+
+def as_float(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as float32: uint8 through `to_float`, others are there already."""
+    return to_float(images) if images.dtype == torch.uint8 else images.float()
 
 
 def l2(images: Tensor) -> Tensor:

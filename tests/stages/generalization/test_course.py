@@ -7,11 +7,11 @@ import pytest
 
 from tests.helpers.runs import DIGITS, assert_one_line, ok, run_here, train_options
 from tests.helpers.sandbox import GENERALIZATION_TESTS
-from utils.stages.generalization.course import relative_losses, tau_gen, tau_mem
-from utils.stages.generalization.files import Stored, load_measured
-from utils.stages.generalization.findings import (
+from utils.evidence.findings import (
     Finding,
 )
+from utils.stages.generalization.course import relative_losses, tau_gen, tau_mem
+from utils.stages.generalization.files import Stored, load_measured
 from utils.stages.train import stage as train
 
 

@@ -13,8 +13,7 @@ from models.exact import ExactDenoiser
 from models.schedule import Schedule
 from tests.helpers.images import real_digits
 from utils.cli.options.sections import GeneralizationOptions
-from utils.metrics.embedders import load_metric
-from utils.stages.generalization.findings import (
+from utils.evidence.findings import (
     GENERALIZATION,
     MEMORY,
     UNDECIDED,
@@ -22,6 +21,7 @@ from utils.stages.generalization.findings import (
     memorizer_distance,
     sweep_verdicts,
 )
+from utils.metrics.embedders import load_metric
 from utils.stages.generalization.measures import (
     Images,
     measure_model,

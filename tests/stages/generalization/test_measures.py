@@ -13,15 +13,14 @@ from tests.helpers.models import GaussianDenoiser
 from tests.helpers.sandbox import GENERALIZATION_TESTS
 from utils.cli.options.sections import GeneralizationOptions
 from utils.data.subsets import permutation
-from utils.metrics.embedders import load_metric
-from utils.metrics.nearest import nearest
-from utils.stages.generalization.findings import (
+from utils.evidence.findings import (
     GENERALIZATION,
     MEMORY,
     UNDECIDED,
     copying,
     memorizer_distance,
 )
+from utils.metrics.embedders import load_metric
 from utils.stages.generalization.measures import (
     HELD_TWICE,
     NO_TIME,
@@ -31,10 +30,7 @@ from utils.stages.generalization.measures import (
     measure_model,
     measure_pairs,
     measure_samples,
-    nearest_in_cells,
-    nearest_within,
     pair_distances,
-    partition,
 )
 
 
@@ -121,43 +117,6 @@ def test_a_squared_metric_as_lpips_gives_the_same_findings(digits, l2):
         pairs[0].arrays["pair-distances"] ** 2, pairs[1].arrays["pair-distances"], rtol=1e-5
     )
     assert pairs[0].findings[0].value == pairs[1].findings[0].value
-
-
-def test_the_gap_of_a_training_image_is_to_another_one_even_of_a_copy(digits, l2):
-    train = torch.cat([digits[:20], digits[:1]])  # the first is there twice
-    gaps = nearest_within(l2, train, (np.array([0, 3, 3]), np.array([20])), None)
-    assert [len(part) for part in gaps] == [3, 1]
-    assert gaps[0][0] == gaps[1][0] == 0
-    apart = (train[3] - train).flatten(1).norm(dim=1).sort().values[1].item()
-    assert gaps[0][1] == gaps[0][2] == pytest.approx(apart, rel=1e-6)
-
-
-def test_cells_are_the_same_each_time_and_no_more_than_images(digits):
-    again = [partition(digits[:50], 4, 7, digits[50:99]) for _ in range(2)]
-    for one, other in zip(*again):
-        assert (one == other).all() and len(np.unique(one)) == 4
-    assert set(partition(digits[:2], 5, 0, digits[:9])[1]) == {0, 1}
-
-
-def test_every_cell_has_a_training_image(digits, monkeypatch):
-    """Also where k-means has seen a part of the training images only, and where some are equal."""
-    monkeypatch.setattr("utils.stages.generalization.measures.CLUSTERED", 30)
-    for train in (digits[:200], digits[:20].repeat(3, 1, 1, 1)):
-        own, others = partition(train, 25, 1, digits[900:])
-        assert len(own) == len(train) and set(others) <= set(own)
-
-
-def test_the_nearest_training_image_of_the_same_cell(digits, l2):
-    """Against all distances, those to training images of other cells made infinite."""
-    train, images = digits[:300], digits[300:700]
-    own, cells = partition(train, 6, 3, images)
-    near, index = nearest(l2, images, train, 2)
-    apart = torch.cdist(images.flatten(1).double(), train.flatten(1).double()).numpy()
-    apart[cells[:, None] != own] = np.inf
-    for metric, power in ((l2, 1), (replace(l2, squared=True), 2)):
-        found = nearest_in_cells(metric, images, near**power, index, cells, train, own, None)
-        np.testing.assert_allclose(found, apart.min(1) ** power, rtol=1e-5)
-    assert (found > near[:, 0] ** 2 * 1.001).any()  # some are nearest to one of another cell
 
 
 def test_the_arrays_behind_c_t_give_it_again(digits, l2):

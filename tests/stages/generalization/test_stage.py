@@ -13,16 +13,16 @@ from tests.helpers.runs import FAST, QUICK, assert_one_line, ok, run_here
 from tests.helpers.sandbox import GENERALIZATION_TESTS
 from utils.data.datasets import to_float
 from utils.data.subsets import held_out_images
-from utils.inputs.denoisers import training_images
-from utils.inputs.samples import load_synthetics, save_synthetics
-from utils.stages.generalization.files import Stored, arrays_file, load_arrays, load_measured
-from utils.stages.generalization.findings import (
+from utils.evidence.findings import (
     GENERALIZATION,
     MEMORY,
     TESTS,
     UNDECIDED,
     Finding,
 )
+from utils.inputs.denoisers import training_images
+from utils.inputs.samples import load_synthetics, save_synthetics
+from utils.stages.generalization.files import Stored, arrays_file, load_arrays, load_measured
 from utils.stages.generalization.overview import (
     beginning,
     ending,

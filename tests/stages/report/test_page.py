@@ -17,6 +17,7 @@ from tests.helpers.runs import ROOT, assert_one_line, run_script
 from utils.cli.errors import UserError
 from utils.cli.options.choices import CLASSES
 from utils.cli.options.sections import ReportOptions, ReportStage
+from utils.evidence.findings import TESTS
 from utils.files.arrays import read_npz, save_npz
 from utils.files.atomic import write_json
 from utils.files.provenance import to_plain
@@ -34,7 +35,6 @@ from utils.stages.classify.held_out import HeldOut
 from utils.stages.critical_times.files import Times, save_times
 from utils.stages.distances.files import Distances, load_dists, save_dists
 from utils.stages.energy.files import Energies, save_energies
-from utils.stages.generalization.findings import TESTS
 from utils.stages.report import images as parts
 from utils.stages.report import page as report
 from utils.stages.report.commands import Commands

@@ -16,6 +16,7 @@ from utils.cli.options.checks import flag, required
 from utils.cli.options.sections import GeneralizationOptions, GeneralizationStage
 from utils.data.datasets import to_float
 from utils.data.subsets import held_out_images
+from utils.evidence.definitions import MEMORY
 from utils.figures.save import save_figure
 from utils.files.k_files import k_files
 from utils.files.provenance import difference, to_plain
@@ -32,7 +33,6 @@ from utils.jobs.k_jobs import Job, is_to_run, work_through
 from utils.metrics.embedders import Embedder, load_metric, open_cache
 from utils.metrics.intervals import Z
 from utils.metrics.nearest import SearchSettings
-from utils.stages.generalization.definitions import MEMORY
 from utils.stages.generalization.figures import CoursePoint, course_figure
 from utils.stages.generalization.files import (
     REMEDY,

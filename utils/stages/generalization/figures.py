@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from utils.evidence.definitions import GENERALIZATION, MEMORY, TESTS, UNDECIDED
+from utils.evidence.findings import Finding, sweep_verdicts
 from utils.figures.groups import (
     CAPTION,
     SIZE_LABEL,
@@ -32,8 +34,6 @@ from utils.figures.style import (
     styled,
     three_digits,
 )
-from utils.stages.generalization.definitions import GENERALIZATION, MEMORY, TESTS, UNDECIDED
-from utils.stages.generalization.findings import Finding, sweep_verdicts
 
 if TYPE_CHECKING:  # matplotlib is loaded by the first picture
     from matplotlib.axes import Axes

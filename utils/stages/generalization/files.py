@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from utils.cli.errors import UserError
+from utils.evidence.definitions import EXPLANATION, TESTS
+from utils.evidence.findings import Finding
 from utils.files.arrays import read_npz, save_npz
 from utils.files.atomic import read_json, write_json
 from utils.files.provenance import check_same, read_args, resolve_args
 from utils.files.schema import Array, check_arrays
-from utils.stages.generalization.definitions import EXPLANATION, TESTS
-from utils.stages.generalization.findings import Finding
 from utils.stages.generalization.measures import Interval, Measured
 
 STAGES = ("data", "train", "model", "generalization")

@@ -15,20 +15,13 @@ from models.noise import SeededNoise, image_key, mix
 from models.schedule import Schedule
 from utils.cli.options.sections import GeneralizationOptions
 from utils.cli.progress import progress
+from utils.evidence.copying import Cells, copying_tests
+from utils.evidence.findings import Finding, denoising_gap, memorizer_distance, two_models
 from utils.inputs.denoisers import usable_numbers
 from utils.metrics.embedders import Embedder
 from utils.metrics.intervals import Z, median_interval
 from utils.metrics.nearest import SearchSettings, nearest
 from utils.metrics.pairs import squared_distances
-from utils.stages.generalization.findings import (
-    Finding,
-    authenticity,
-    copying,
-    denoising_gap,
-    memorizer_distance,
-    ratio,
-    two_models,
-)
 from utils.stages.generalization.memorizer import (
     DenoisingErrors,
     collapse_times,
@@ -39,7 +32,6 @@ from utils.stages.generalization.memorizer import (
 
 Interval = tuple[float, float | None, float | None]  # value, low and high; None: no interval
 DRAWS = 256  # of noise, at least, that a collapse time is the median of
-CLUSTERED = 5000  # training images, at most, that cells are made of
 SPREAD = 1e-9  # error of a variance, as a part of it, below which it is rounding
 NO_TIME = "no time before the collapse"
 HELD_TWICE = "training images held several times"
@@ -180,85 +172,10 @@ def measure_samples(
     settings: GeneralizationOptions,
     search: SearchSettings | None = None,
 ) -> Measured:
-    """C_T, authenticity and the ratio test of samples [N, C, H, W], against held-out images.
-
-    With one training image C_T alone is defined."""
-    train, known = images.train, images.held_out
-    near, index = nearest(embedder, samples, train, 2, settings=search)
-    near_known, index_known = nearest(embedder, known, train, 2, settings=search)
-    of_train, *cells = partition(train, settings.cells, settings.seed, samples, known)
-    sets = (samples, near, index, cells[0]), (known, near_known, index_known, cells[1])
-    inside = [nearest_in_cells(embedder, *one, train, of_train, search) for one in sets]
-    findings = [copying(*inside, *cells)]
-    if len(train) > 1:
-        gaps = nearest_within(embedder, train, (index[:, 0], index_known[:, 0]), search)
-        findings.append(authenticity(near[:, 0], near_known[:, 0], *gaps))
-        # d_1 / d_2 is one of Euclidean distances
-        plain = [np.sqrt(d) if embedder.squared else d for d in (near, near_known)]
-        findings.append(ratio(*plain))
-    arrays = {"sample-distances": near, "held-out-distances": near_known}
-    for name, distances, of_set in zip(("sample", "held-out"), inside, cells, strict=True):
-        arrays |= {f"{name}-cells": of_set, f"{name}-cell-distances": distances}
-    return Measured(findings, arrays)
-
-
-def nearest_in_cells(
-    embedder: Embedder,
-    images: Tensor,
-    near: np.ndarray,
-    index: np.ndarray,
-    cells: np.ndarray,
-    train: Tensor,
-    train_cells: np.ndarray,
-    search: SearchSettings | None,
-) -> np.ndarray:
-    """The distance of each image [n, C, H, W] to the nearest training image of its cell, in the
-    metric: float32 [n].
-
-    near, index [n, 1 or more]: of `nearest` among all training images, which is the answer where
-    that image lies in the same cell. Each cell has a training image, by `partition`."""
-    result = near[:, 0].copy()
-    elsewhere = train_cells[index[:, 0]] != cells
-    for cell in np.unique(cells[elsewhere]):
-        queries = np.flatnonzero(elsewhere & (cells == cell))
-        known = train[np.flatnonzero(train_cells == cell)]
-        result[queries] = nearest(embedder, images[queries], known, 1, settings=search)[0][:, 0]
-    return result
-
-
-def nearest_within(
-    embedder: Embedder,
-    train: Tensor,
-    indices: tuple[np.ndarray, ...],
-    search: SearchSettings | None,
-) -> list[np.ndarray]:
-    """How far the training images of these indices are from their nearest other one."""
-    distinct, back = np.unique(np.concatenate(indices), return_inverse=True)
-    # The image finds itself too, at 0; the second distance is that of another, even of a copy.
-    gaps = nearest(embedder, train[distinct], train, 2, settings=search)[0][:, 1][back]
-    return np.split(gaps, np.cumsum([len(i) for i in indices])[:-1])
-
-
-def partition(train: Tensor, cells: int, seed: int, *others: Tensor) -> list[np.ndarray]:
-    """The cell of each training image, and of each of the other images: that of the nearest centre.
-
-    Centres: k-means of pixels (scikit-learn), on the first CLUSTERED training images;
-    deterministic by seed. One that no training image is nearest to is left out."""
-    from sklearn.cluster import KMeans
-
-    known = train[:CLUSTERED].flatten(1).double().numpy()
-    count = min(cells, len(np.unique(known, axis=0)))
-    centres = KMeans(count, n_init=4, random_state=seed % 2**32).fit(known).cluster_centers_
-    centres = centres[np.unique(nearest_centres(train, centres))]
-    return [nearest_centres(images, centres) for images in (train, *others)]
-
-
-def nearest_centres(images: Tensor, centres: np.ndarray) -> np.ndarray:
-    """The index of the centre [c, D] that is nearest to each image [n, C, H, W]: int64 [n]."""
-    from sklearn.metrics import pairwise_distances_argmin
-
-    parts = (part.flatten(1).double().numpy() for part in images.split(CLUSTERED))
-    return np.concatenate([pairwise_distances_argmin(part, centres) for part in parts])
+    """C_T, authenticity and the ratio test of samples, see `copying_tests`."""
+    cells = Cells(settings.cells, settings.seed)
+    found = copying_tests(embedder, samples, images.train, images.held_out, cells, search)
+    return Measured(*found)
 
 
 def measure_pairs(

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.cli.options.choices import CLASSES
+from utils.evidence.definitions import GENERALIZATION, MEMORY, TESTS, UNDECIDED
+from utils.evidence.findings import ONE_SIDED, Finding, sweep_verdicts
 from utils.figures.overview import show_overview, text_table
 from utils.files.class_folders import each
 from utils.files.k_files import k_named
 from utils.files.provenance import EXEMPT
 from utils.stages.classify.files import read_summary, summaries
 from utils.stages.critical_times.files import Times, load_times
-from utils.stages.generalization.definitions import GENERALIZATION, MEMORY, TESTS, UNDECIDED
 from utils.stages.generalization.figures import (
     collapse_figure,
     denoising_figure,
@@ -23,7 +24,6 @@ from utils.stages.generalization.figures import (
     memorizer_figure,
 )
 from utils.stages.generalization.files import Stored, load_arrays, load_measured
-from utils.stages.generalization.findings import ONE_SIDED, Finding, sweep_verdicts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils.evidence.findings import TESTS
 from utils.files.class_folders import GROUPS
 from utils.files.k_files import k_named
 from utils.stages.critical_times.overview import times_figures, times_groups, times_rows
 from utils.stages.curvature.overview import curvature_figures, curvature_groups, curvature_rows
 from utils.stages.energy.overview import energies_figure, energies_groups, energies_rows
 from utils.stages.generalization.files import load_arrays
-from utils.stages.generalization.findings import TESTS
 from utils.stages.generalization.overview import (
     class_rows,
     class_times,

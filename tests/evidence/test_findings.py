@@ -9,8 +9,7 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 
 from tests.helpers.images import real_digits
-from utils.metrics.intervals import median_interval
-from utils.stages.generalization.findings import (
+from utils.evidence.findings import (
     GENERALIZATION,
     MEMORY,
     TESTS,
@@ -26,6 +25,7 @@ from utils.stages.generalization.findings import (
     sweep_verdicts,
     two_models,
 )
+from utils.metrics.intervals import median_interval
 
 REPEATS = 200
 MOST = stats.binom.ppf(0.995, REPEATS, 0.025)  # so often 2.5 % happens in 200 repeats, at most

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
+from utils.evidence.definitions import GENERALIZATION, MEMORY, TESTS, UNDECIDED
 from utils.metrics.intervals import (
     TAIL,
     Z,
@@ -23,7 +24,6 @@ from utils.metrics.intervals import (
     welch_interval,
     wilson_interval,
 )
-from utils.stages.generalization.definitions import GENERALIZATION, MEMORY, TESTS, UNDECIDED
 
 RATIO = 1 / 3
 LEAST = 1e-6  # of the mean loss: a known image may have none at all

@@ -1,0 +1,61 @@
+"""Samples, training and held-out images compared: cells, gaps, neighbours of each."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers.images import real_digits
+from utils.data.subsets import permutation
+from utils.evidence.copying import Cells, Near, nearest_in_cells, nearest_within, partition
+from utils.metrics.embedders import load_metric
+from utils.metrics.nearest import nearest
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Every digit, shuffled: [1797, 1, 8, 8] in [-1, 1]."""
+    return real_digits()[permutation(1797, 0)]
+
+
+@pytest.fixture(scope="module")
+def l2():
+    return load_metric("l2", None, "cpu")
+
+
+def test_the_gap_of_a_training_image_is_to_another_one_even_of_a_copy(digits, l2):
+    train = torch.cat([digits[:20], digits[:1]])  # the first is there twice
+    gaps = nearest_within(l2, train, (np.array([0, 3, 3]), np.array([20])), None)
+    assert [len(part) for part in gaps] == [3, 1]
+    assert gaps[0][0] == gaps[1][0] == 0
+    apart = (train[3] - train).flatten(1).norm(dim=1).sort().values[1].item()
+    assert gaps[0][1] == gaps[0][2] == pytest.approx(apart, rel=1e-6)
+
+
+def test_cells_are_the_same_each_time_and_no_more_than_images(digits):
+    again = [partition(digits[:50], Cells(4, 7), digits[50:99]) for _ in range(2)]
+    for one, other in zip(*again):
+        assert (one == other).all() and len(np.unique(one)) == 4
+    assert set(partition(digits[:2], Cells(), digits[:9])[1]) == {0, 1}
+
+
+def test_every_cell_has_a_training_image(digits, monkeypatch):
+    """Also where k-means has seen a part of the training images only, and where some are equal."""
+    monkeypatch.setattr("utils.evidence.copying.CLUSTERED", 30)
+    for train in (digits[:200], digits[:20].repeat(3, 1, 1, 1)):
+        own, others = partition(train, Cells(25, 1), digits[900:])
+        assert len(own) == len(train) and set(others) <= set(own)
+
+
+def test_the_nearest_training_image_of_the_same_cell(digits, l2):
+    """Against all distances, those to training images of other cells made infinite."""
+    train, images = digits[:300], digits[300:700]
+    own, cells = partition(train, Cells(6, 3), images)
+    near, index = nearest(l2, images, train, 2)
+    apart = torch.cdist(images.flatten(1).double(), train.flatten(1).double()).numpy()
+    apart[cells[:, None] != own] = np.inf
+    for metric, power in ((l2, 1), (replace(l2, squared=True), 2)):
+        found = nearest_in_cells(metric, images, Near(near**power, index), cells, train, own, None)
+        np.testing.assert_allclose(found, apart.min(1) ** power, rtol=1e-5)
+    assert (found > near[:, 0] ** 2 * 1.001).any()  # some are nearest to one of another cell

@@ -1,0 +1,1 @@
+"""Tests that tell generalization from memory."""
