@@ -110,15 +110,15 @@ class MemorySet:
         if size != form.size and not form.crop:
             remedy = f"choose {size}, the size of {name}, or add --centercrop"
             raise UserError("--image-size", form.size, remedy)
-        self.name, self.shape = name, form.shape
-        self._images, self._form, self._as_is = images, form, size == form.size
+        self.name, self.shape, self.images, self.side = name, form.shape, images, size
+        self._form, self._as_is = form, size == form.size
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.images)
 
     def read(self, indices: Sequence[int] | Tensor) -> Tensor:
         """uint8 [n, C, H, W]."""
-        images = self._images[positions(indices)]
+        images = self.images[positions(indices)]
         return images if self._as_is else decode_all(self._crop, images, self.shape)
 
     def _crop(self, image: Tensor) -> Tensor:

@@ -140,17 +140,25 @@ def to_tensor(image: Image, where: object, form: Form) -> Tensor:
 
 
 def decode(file: Path | io.BytesIO, where: object, form: Form) -> Tensor:
-    """One encoded image: uint8 [C, H, W]; upright as EXIF says, its first frame; transparent pixels
-    on BACKGROUND; 16 bits v as round(v / 257), so that their whole range becomes 0 .. 255.
+    """One encoded image, see `open_picture`: uint8 [C, H, W].
 
-    Raises UserError that names it: no image, cut short, huge, real numbers, or the wrong size."""
+    Raises UserError that names it: as there, or of the wrong size."""
+    return to_tensor(open_picture(file, where, form.channels), where, form)
+
+
+def open_picture(file: Path | io.BytesIO, where: object, channels: int | None) -> Image:
+    """One encoded image of mode L or RGB, for 1 or 3 channels; None: as it is itself.
+
+    Upright as EXIF says, its first frame; transparent pixels on BACKGROUND; 16 bits v as
+    round(v / 257), so that their whole range becomes 0 .. 255. Raises UserError that names it: no
+    image, cut short, huge, or of real numbers."""
     from PIL import Image
 
     try:
         with Image.open(file) as opened:
             image = without_transparency(to_8_bits(apply_orientation(opened, where)))
             if image.mode[0] not in "IF":
-                image = image.convert("L" if form.channels == 1 else "RGB")
+                image = image.convert("L" if channels == 1 or is_grey(image, channels) else "RGB")
     except Image.DecompressionBombError as error:
         problem = f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
         raise UserError(where, problem, "shrink it, or remove it") from error
@@ -160,7 +168,12 @@ def decode(file: Path | io.BytesIO, where: object, form: Form) -> Tensor:
     if image.mode[0] in "IF":  # their range is not known
         problem = f"pixels of mode {image.mode}, over 16 bits"
         raise UserError(where, problem, "convert it to 8 or 16 bits a channel")
-    return to_tensor(image, where, form)
+    return image
+
+
+def is_grey(image: Image, channels: int | None) -> bool:
+    """Whether an image whose channels are left to itself has one, by its mode."""
+    return channels is None and image.mode in ("1", "L", "LA")
 
 
 def apply_orientation(image: Image, where: object) -> Image:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from utils.cli.options.choices import CLASSES, SPURIOUS
+from utils.figures.data_uris import figure_uri, file_uri, tile_uri
 from utils.figures.images import sample_sheet_figure
 from utils.figures.style import three_digits
 from utils.files.k_files import k_named
@@ -23,7 +24,6 @@ from utils.stages.classify.files import Identified, Judged, load_all, load_ident
 from utils.stages.classify.summary import other_criterion, other_text, repeats_table
 from utils.stages.classify.transition import in_words, transition
 from utils.stages.distances.files import Distances
-from utils.stages.report.data_uris import figure_uri, file_uri, tile_uri
 from utils.stages.train.figures import loss_figure
 
 MARKUP = 160  # bytes of HTML around each tile

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.evidence.findings import TESTS
+from utils.figures.data_uris import figure_uri
 from utils.files.class_folders import GROUPS
 from utils.files.k_files import k_named
 from utils.stages.critical_times.overview import times_figures, times_groups, times_rows
@@ -24,7 +25,6 @@ from utils.stages.generalization.overview import (
     sweep_figures,
     verdicts_in_words,
 )
-from utils.stages.report.data_uris import figure_uri
 from utils.stages.report.images import Picture, Section, Table
 
 

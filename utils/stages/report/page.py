@@ -21,7 +21,7 @@ from utils.cli.errors import UserError
 from utils.cli.main import run_stage
 from utils.cli.options.choices import SECOND
 from utils.cli.options.sections import ReportStage
-from utils.figures.style import LOOKS
+from utils.figures.page import render
 from utils.files.atomic import write_text
 from utils.files.k_files import k_named
 from utils.files.provenance import differing
@@ -34,7 +34,7 @@ from utils.stages.report.commands import MEASURED_IN, Commands
 from utils.stages.report.measures import MEASURES, generalization_section, measured_section
 from utils.stages.report.what_if import what_if
 
-TEMPLATE = Path(__file__).with_name("template")
+TEMPLATE = Path(__file__).with_name("template") / "report.html"
 MOST_BYTES = 4_900_000  # of a page, so that it can be mailed and opened on a phone
 PACKAGES = ("torch", "numpy", "matplotlib")
 UNKNOWN = "# these files do not say with which options they were made"
@@ -45,9 +45,9 @@ def run(options: ReportStage) -> Path:
     root = Path(options.report.root)
     target = Path(options.report.result_path or root / "report.html")
     page = contents(root)
-    other_bytes = len(render({**page, "panels": [parts.Panel(0)]}).encode())
+    other_bytes = len(render(TEMPLATE, {**page, "panels": [parts.Panel(0)]}).encode())
     parts.fit(page["panels"], MOST_BYTES - other_bytes)
-    html = render(page)
+    html = render(TEMPLATE, page)
     write_text(target, html)
     print(f"{target}: {len(html.encode()) / 1e6:.1f} MB")
     return target
@@ -195,21 +195,6 @@ def newest(root: Path) -> str:
     paths = [path for folder in folders for path in (root / folder).rglob("*")]
     times = [path.stat().st_mtime for path in paths if path.suffix in endings]
     return datetime.fromtimestamp(max(times), timezone.utc).date().isoformat() if times else ""
-
-
-def render(page: Mapping[str, Any]) -> str:
-    """The page as HTML; text from files and options is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    looks = {name: look.colour for name, look in LOOKS.items()}
-    return environment.get_template("report.html").render(**page, looks=looks)
 
 
 def main(arguments: list[str]) -> None:

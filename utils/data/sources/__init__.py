@@ -1,0 +1,1 @@
+"""Images from anywhere: pictures, archives, arrays, tables, and data sets by name."""
