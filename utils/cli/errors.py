@@ -38,6 +38,12 @@ class Interrupted(BaseException):
     exit_code = 75
 
 
+class CheckFailed(Exception):
+    """The work is done, and its result is above the limit that the user set (exit code 3)."""
+
+    exit_code = 3
+
+
 class ReportedByAnotherRank(Exception):
     """Another rank has failed and printed why: this one ends with the same code, silently."""
 

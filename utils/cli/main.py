@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils.cli.errors import Interrupted, ReportedByAnotherRank, UserError
+from utils.cli.errors import CheckFailed, Interrupted, ReportedByAnotherRank, UserError
 from utils.cli.launcher import let_first_rank_speak
 from utils.cli.parse import parse
 from utils.cli.signals import GO_ON, ignore_for_good, print_stopped, stop_at_once, stopping
@@ -48,7 +48,7 @@ def run_stage(
     """Parse argv into stage_class (a dataclass of option sections), print them, run main.
 
     prog names the program in its help. Exits with 2 on a user's mistake (one line on stderr),
-    with 75 when stopped but resumable."""
+    with 75 when stopped but resumable, with 3 where a limit that the user set is passed."""
     arguments = sys.argv[1:] if argv is None else argv
     stop_at_once()
     try:
@@ -59,6 +59,8 @@ def run_stage(
         ignore_for_good()  # the work is done: a signal now would only change the exit code
     except UserError as error:
         _stop(f"error: {error}", error.exit_code)
+    except CheckFailed as failed:
+        _stop(f"failed: {failed}", failed.exit_code)
     except Interrupted as stopped:
         _stop_resumable(f"stopped: {stopped}")
     except ReportedByAnotherRank as failure:

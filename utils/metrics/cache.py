@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
+from utils.data.views import Images
 from utils.files.arrays import map_npy, save_npy
 from utils.files.atomic import make_folder
 from utils.jobs.claims import clear_up, take_turns
@@ -25,6 +26,7 @@ from utils.jobs.claims import clear_up, take_turns
 BLOCK_BYTES = 2**26  # of embeddings in a block: the most that a killed job loses
 DIGEST_BYTES = 16
 ROW_BITS = 32
+HASHED = 1024  # images read at once to be hashed
 ATTEMPTS = 3  # to read what was just written
 
 OnProgress = Callable[[int], object]  # called with the number of images embedded since
@@ -66,7 +68,7 @@ class EmbeddingCache:
 
     def fill(
         self,
-        images: Tensor,
+        images: Images,
         digests: Sequence[bytes],
         span: range,
         batch: int,
@@ -118,7 +120,7 @@ class EmbeddingCache:
         return torch.from_numpy(phi) if complete else None
 
     def _write(
-        self, images: Tensor, digests: list[bytes], batch: int, on_progress: OnProgress
+        self, images: Images, digests: list[bytes], batch: int, on_progress: OnProgress
     ) -> None:
         block = np.zeros(1, _block_type(len(digests), self.dim))
         block["images"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
@@ -190,7 +192,7 @@ class Embedded:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Images,
         embed: Callable[[Tensor], Tensor],
         dim: int,
         device: torch.device,
@@ -245,11 +247,15 @@ class Embedded:
         return phi
 
 
-def image_digests(images: Tensor) -> list[bytes]:
+def image_digests(images: Images) -> list[bytes]:
     """16 bytes of the sha256 of each image [C, H, W], with its type and shape."""
-    kind = f"{images.dtype} {list(images.shape[1:])}".encode()
-    pixels = images.contiguous().cpu().numpy()
-    return [hashlib.sha256(kind + image.tobytes()).digest()[:DIGEST_BYTES] for image in pixels]
+    digests: list[bytes] = []
+    for start in range(0, len(images), HASHED):
+        block = images[start : start + HASHED]
+        kind, pixels = f"{block.dtype} {list(block.shape[1:])}".encode(), block.contiguous().cpu()
+        hashed = (hashlib.sha256(kind + image.tobytes()) for image in pixels.numpy())
+        digests += [one.digest()[:DIGEST_BYTES] for one in hashed]
+    return digests
 
 
 def _block_type(rows: int, dim: int) -> np.dtype:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.data.views import Images
 from utils.jobs.memory import as_size, search_budget
 from utils.metrics.cache import Embedded, EmbeddingCache
 from utils.metrics.embedders import Embedder
@@ -49,18 +50,20 @@ class References:
 
 def nearest(
     embedder: Embedder,
-    queries: Tensor,
-    references: Tensor,
+    queries: Images,
+    references: Images,
     k: int,
     *,
     exclude_self: bool = False,
+    rows: range | None = None,
     settings: SearchSettings | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest references of each query: distances float32 [N, k'], indices int64 [N, k'].
 
     Ascending, equal distances by index, in the embedder's metric; k' = min(k, references).
     exclude_self: references are the queries, no image its own neighbour, and k' = min(k, N - 1).
-    queries [N, C, H, W], references [K, C, H, W]: float in [-1, 1] or uint8, on the CPU.
+    queries [N, C, H, W], references [K, C, H, W]: float in [-1, 1] or uint8, on the CPU; tensors,
+    or images that are read a block at a time. rows: the queries to answer for; default all.
     Each image is embedded once if there is a cache, or if the queries' embeddings fit into half
     of the memory; else the references are embedded again for each block of queries.
     Raises ValueError for other shapes, NaN and infinite values."""
@@ -74,7 +77,8 @@ def nearest(
         reference_phi = embed(embedder, references, settings.reference_batch, settings)
     k = min(k, len(references) - exclude_self)
     searched = References(reference_phi, range(len(references)), k, exclude_self)
-    squares, indices = search(query_phi, range(len(queries)), [searched], settings)[0]
+    rows = range(len(queries)) if rows is None else rows
+    squares, indices = search(query_phi, rows, [searched], settings)[0]
     return to_metric(embedder, squares.numpy()), indices.numpy()
 
 
@@ -177,7 +181,7 @@ def search(
     return [tuple(torch.cat(arrays) for arrays in zip(*part, strict=True)) for part in parts]
 
 
-def embed(embedder: Embedder, images: Tensor, batch: int, settings: SearchSettings) -> Embedded:
+def embed(embedder: Embedder, images: Images, batch: int, settings: SearchSettings) -> Embedded:
     """The images' embeddings by position; from a cache only if it is of images of this size."""
     dim, device = embedder.dim(images), embedder.device
     cache = settings.cache if settings.cache and settings.cache.dim == dim else None
@@ -197,7 +201,7 @@ def query_block(count: int, dim: int, budget: int) -> int:
     return rows
 
 
-def check_shapes(queries: Tensor, references: Tensor) -> None:
+def check_shapes(queries: Images, references: Images) -> None:
     """Raises ValueError unless both are images of one shape, one or more of each."""
     for images in (queries, references):
         if images.ndim != 4 or not len(images) or images.shape[1:] != queries.shape[1:]:

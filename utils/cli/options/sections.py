@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from utils.cli.options.audit import AuditOptions
 from utils.cli.options.measures import (
     CriticalTimesOptions,
     CurvatureOptions,
@@ -114,6 +115,13 @@ class GeneralizationStage:
 
 
 @dataclass
+class AuditStage:
+    audit: AuditOptions
+    cache: CacheOptions
+    run: RunOptions
+
+
+@dataclass
 class PipelineStage:
     pipeline: PipelineOptions
     data: DataOptions
@@ -196,6 +204,7 @@ SECTIONS = {
     "energy": EnergyOptions,
     "curvature": CurvatureOptions,
     "generalization": GeneralizationOptions,
+    "audit": AuditOptions,
     "pipeline": PipelineOptions,
     "report": ReportOptions,
     "describe": DescribeOptions,

@@ -1,0 +1,130 @@
+"""The searches of an audit: each is divided into parts, kept in a file as soon as it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import rmtree
+
+import numpy as np
+
+from utils.cli.errors import UserError
+from utils.cli.progress import progress
+from utils.data.views import Images, View
+from utils.evidence.copying import Near
+from utils.files.arrays import read_npz, save_npz
+from utils.files.provenance import digest
+from utils.jobs.claims import take_turns
+from utils.jobs.shares import Share
+from utils.metrics.embedders import Embedder
+from utils.metrics.nearest import SearchSettings, nearest
+from utils.stages.audit.variants import Variant, best_of, middle
+
+KEYS = ("distances", "indices", "key")
+
+
+@dataclass(frozen=True)
+class Search:
+    """The k nearest of references for each query; content: stands for both sets.
+
+    exclude_self: the references are the queries. variants: what references are compared as."""
+
+    name: str
+    queries: Images
+    references: Images
+    k: int
+    content: str
+    exclude_self: bool = False
+    variants: Sequence[Variant] = (Variant(),)
+
+    def run(self, embedder: Embedder, rows: range, settings: SearchSettings) -> Near:
+        """Distances in the metric and indices of the queries of rows."""
+        best, total = None, len(self.references) * len(self.variants)
+        with progress(total=total, unit="image", desc=self.name) as bar:
+            settings = replace(settings, on_compared=bar.update)
+            for variant in self.variants:
+                queries = middle(self.queries, variant.shifts)
+                references = self.references
+                if variant != Variant():
+                    references = View(references, change=variant)
+                found = nearest(
+                    embedder,
+                    queries,
+                    references,
+                    self.k,
+                    exclude_self=self.exclude_self,
+                    rows=rows,
+                    settings=settings,
+                )
+                best = best_of(best, found, found[0].shape[1])
+        return Near(*best)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The folder of finished parts, and which share of each search this job does.
+
+    metric: name and weights of the embedder, which the parts were made with."""
+
+    folder: Path
+    share: Share
+    metric: str
+
+    def file(self, search: Search, index: int) -> Path:
+        return self.folder / f"{index}-of-{self.share.count}" / f"{search.name}.npz"
+
+    def key(self, search: Search) -> str:
+        """Stands for all that a result depends on."""
+        settings = (self.metric, search.content, str(search.k), str(list(search.variants)))
+        return digest(np.array("\n".join(settings)))
+
+    def is_there(self, search: Search, index: int) -> bool:
+        """Whether a part is finished; one that was made from other images is not."""
+        path = self.file(search, index)
+        if not path.exists():
+            return False
+        return str(read_npz(path, KEYS)["key"]) == self.key(search)
+
+    def compute(
+        self, searches: Sequence[Search], embedder: Embedder, settings: SearchSettings
+    ) -> None:
+        """This job's part of each search, unless it is finished."""
+        mine = self.share.index
+
+        def target(search: Search) -> Path:
+            return self.file(search, mine)
+
+        def done(search: Search) -> bool:
+            return self.is_there(search, mine)
+
+        for (search,) in take_turns(searches, target, done):
+            near = search.run(embedder, self.share.of(len(search.queries)), settings)
+            arrays = {"distances": near.distances, "indices": near.indices}
+            save_npz(target(search), **arrays, key=self.key(search))
+
+    def missing(self, searches: Sequence[Search]) -> int:
+        """How many of the parts other jobs have still to do."""
+        count = self.share.count
+        return sum(not all(self.is_there(s, i) for s in searches) for i in range(count))
+
+    def merged(self, search: Search) -> Near:
+        """A whole search from its parts. Raises UserError where a part is damaged."""
+        return Near(*map(np.concatenate, zip(*self._arrays(search), strict=True)))
+
+    def _arrays(self, search: Search) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for index in range(self.share.count):
+            path = self.file(search, index)
+            arrays = read_npz(path, KEYS)
+            rows = len(self.share_of(index).of(len(search.queries)))
+            distances, indices = arrays["distances"], arrays["indices"]
+            if distances.shape != indices.shape or len(distances) != rows:
+                raise UserError(path, "arrays of other shapes", "delete it and run again")
+            yield distances, indices
+
+    def share_of(self, index: int) -> Share:
+        return Share(index, self.share.count)
+
+    def remove(self) -> None:
+        """Delete all parts: the audit is written."""
+        rmtree(self.folder, ignore_errors=True)
