@@ -287,7 +287,7 @@ def unclear(where: object, values: Values, dtype: np.dtype, flag: str) -> UserEr
     """The error where the values have no range, or several are possible."""
     seen = f"{dtype} values {values.least:.4g} to {values.most:.4g}"
     if values.inside(UNIT):
-        remedy = f"say what black and white are: {flag}-range 0,1 or -1,1 (or 0,255)"
+        remedy = f"say what black and white are: {flag}-range=0,1 or {flag}-range=-1,1"
         return UserError(where, f"{seen}, in [0, 1] or the bright half of [-1, 1]", remedy)
-    remedy = f"say what black and white are, as {flag}-range 0,1"
+    remedy = f"say what black and white are, as {flag}-range=0,1"
     return UserError(where, f"{seen}, which is no range that images usually have", remedy)

@@ -17,7 +17,7 @@ from utils.metrics.nearest import SearchSettings
 from utils.stages.audit.criteria import FALSE_DISCOVERIES, near_groups
 from utils.stages.audit.figures import PAIRS, caption
 from utils.stages.audit.inputs import Sets, as_keys, shared
-from utils.stages.audit.neighbours import Parts, Search
+from utils.stages.audit.neighbours import Search
 from utils.stages.audit.result import (
     NEEDS_HELD_OUT,
     Audit,
@@ -112,10 +112,9 @@ class Examination:
             sets = [View(one, change=as_float) for one in sets]
         return Union(*sets) if len(sets) > 1 else sets[0]
 
-    def answer(self, parts: Parts, settings: SearchSettings) -> tuple[Audit, Shown]:
-        """The audit, from finished searches. Raises UserError where a part is damaged."""
+    def answer(self, near: Mapping[str, Near], settings: SearchSettings) -> tuple[Audit, Shown]:
+        """The audit, from the results of all searches by name."""
         n, sets = len(self.sets.samples), self.sets
-        near = {name: parts.merged(search) for name, search in self.searches.items()}
         groups = self.groups("train", self.train, near)
         of_distinct = groups.widest[self.train.first]
         both = split(near["nearest"], n)

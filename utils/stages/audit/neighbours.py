@@ -108,22 +108,22 @@ class Parts:
         count = self.share.count
         return sum(not all(self.is_there(s, i) for s in searches) for i in range(count))
 
-    def merged(self, search: Search) -> Near:
-        """A whole search from its parts. Raises UserError where a part is damaged."""
-        return Near(*map(np.concatenate, zip(*self._arrays(search), strict=True)))
+    def merged(self, searches: Sequence[Search]) -> dict[str, Near]:
+        """Whole searches from their parts, by name. Raises UserError where a part is damaged."""
+        return {
+            search.name: Near(*map(np.concatenate, zip(*self._arrays(search), strict=True)))
+            for search in searches
+        }
 
     def _arrays(self, search: Search) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for index in range(self.share.count):
             path = self.file(search, index)
             arrays = read_npz(path, KEYS)
-            rows = len(self.share_of(index).of(len(search.queries)))
+            rows = len(Share(index, self.share.count).of(len(search.queries)))
             distances, indices = arrays["distances"], arrays["indices"]
             if distances.shape != indices.shape or len(distances) != rows:
                 raise UserError(path, "arrays of other shapes", "delete it and run again")
             yield distances, indices
-
-    def share_of(self, index: int) -> Share:
-        return Share(index, self.share.count)
 
     def remove(self) -> None:
         """Delete all parts: the audit is written."""

@@ -62,17 +62,18 @@ def run(options: AuditStage) -> None:
         print(f"{path} is finished")
     else:
         examination = Examination(sets, settings, embedder)
+        searches = list(examination.searches.values())
         search = search_settings(options, sets, embedder)
         launch = launched()
         share = Share.parse(settings.shard, "--shard").split(launch.rank, launch.world)
         parts = Parts(folder / "parts", share, f"{embedder.name} {embedder.fingerprint}")
-        parts.compute(list(examination.searches.values()), embedder, search)
-        if missing := parts.missing(list(examination.searches.values())):
+        parts.compute(searches, embedder, search)
+        if missing := parts.missing(searches):
             waiting = f"{missing} of {share.count} parts are not there yet"
             print(f"shard {share} written; {waiting}: the job of the last one ends the audit")
             return
         for _ in take_turns([path], lambda one: one, lambda _: is_done()):
-            audit, shown = examination.answer(parts, search)
+            audit, shown = examination.answer(parts.merged(searches), search)
             write(folder, audit, shown, args)
             parts.remove()
     audit, _ = load_audit(path)

@@ -1,4 +1,4 @@
-"""The answer of an audit in ten lines, and in one sentence."""
+"""The answer of an audit in words: a few lines, or two sentences."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def percent(share: float) -> str:
     return f"{float(shown):g} %"
 
 
-def share_text(share: Mapping[str, Any]) -> str:
-    """`12 of 200 (6 %, 95 % interval 3.5 to 10 %)`."""
+def share_text(share: Mapping[str, Any], noun: str) -> str:
+    """`12 of 200 samples (6 %, 95 % interval 3.5 to 10 %)`."""
     low, high = percent(share["low"]).removesuffix(" %"), percent(share["high"])
     part = f"{percent(share['share'])}, 95 % interval {low} to {high}"
-    return f"{share['count']} of {share['total']} ({part})"
+    return f"{share['count']} of {share['total']} {noun} ({part})"
 
 
 def by_text(share: Mapping[str, Any]) -> str:
@@ -32,15 +32,15 @@ def by_text(share: Mapping[str, Any]) -> str:
 
 
 def headline(audit: Audit) -> str:
-    """The answer in one sentence."""
+    """The answer, and the control, in two sentences."""
     copies, control = audit.copies, audit.control
-    text = f"{share_text(copies)} samples are copies of training images"
+    text = f"{share_text(copies, 'samples')} are copies of training images."
     if control is None:
-        return f"{text}; without held-out images there is no control."
+        return f"{text} Without held-out images there is no control."
     expected = control["share"] * copies["total"]
     return (
-        f"{text}; of as many held-out images {expected:.1f} would be called so "
-        f"({share_text(control)})."
+        f"{text} Control: {share_text(control, 'held-out images')} are called so, which is "
+        f"{expected:.1f} of {copies['total']}."
     )
 
 
