@@ -20,7 +20,7 @@ from utils.data.views import positions_of
 BLOCK = 2**26  # bytes of an array that are read at once
 LAYOUTS = ("nchw", "nhwc", "nhw", "chw", "hwc")
 EDGE = 1e-3  # by so much, as a part of a range, values may leave it: rounding
-LEVEL = 0.05  # largest distance of a value from one of 256 levels that rounding explains
+LEVEL = 0.1  # largest distance of a value from one of 256 levels that float16 explains
 CHANNELS = (1, 3)
 
 
