@@ -31,6 +31,7 @@ from utils.jobs.memory import as_size, free_memory
 
 KEYS = ("samples", "arr_0", "images", "x")  # of a .npz file or a dict, in this order
 TENSOR_ENDINGS = (".pt", ".pth")
+WITH_SIDE = ("digits", "mnist", "fashionmnist", "cifar10")  # all images of one size
 FORMS = "give a folder, .npy, .npz, .zip, .tar, .pt, .safetensors, .parquet, or NAME:train"
 Source = PictureSource | ArraySource
 
@@ -222,11 +223,10 @@ def named(name: str, split: str, opening: Opening) -> Source:
     channels = DATA_NAMES[name] or 3
     size = opening.size
     if size is None:
-        image_set = load_image_set(name, opening.data_path, 1, channels, True, split)
-        if not isinstance(image_set, MemorySet) or name == "photos":
+        if name not in WITH_SIDE:
             remedy = f"give the side of the images: {name} has none of its own"
             raise UserError("--image-size", "nothing", remedy)
-        size = image_set.side
+        size = load_image_set(name, opening.data_path, 1, channels, True, split).side
     image_set = load_image_set(name, opening.data_path, size, channels, True, split)
     where = f"{name}:{split}"
     if isinstance(image_set, MemorySet):

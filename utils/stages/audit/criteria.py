@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.metrics.intervals import wilson_interval
+from utils.metrics.intervals import TAIL, wilson_interval
 
 FALSE_DISCOVERIES = 0.05  # of Benjamini and Hochberg: expected share of new ones among the copies
+DRAWS = 1000  # of the bootstrap
 RATIO = 3  # d_1 < d / RATIO
 
 
@@ -87,7 +88,27 @@ def is_copy_by_ratio(ratio: np.ndarray) -> np.ndarray:
     return RATIO * ratio < 1  # NaN is not
 
 
-def share_with_interval(count: int, total: int) -> dict[str, float]:
-    """A share of images with Wilson's 95 % interval."""
+def copies_interval(fixed: np.ndarray, p: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval (low, high) of the share of copies among samples of this model, judged
+    with the same held-out images.
+
+    fixed [N]: the copies by criteria that look at each sample alone, bool. p [N]: p-values. The
+    number of discoveries jumps: whether one p-value is a discovery depends on the others. So
+    Benjamini and Hochberg's rule is applied again to DRAWS bootstrap sets; the interval contains
+    the 2.5 and 97.5 % quantiles of their shares and Wilson's interval. Coverage in simulations (100
+    and 500 samples, 60 to 2,000 held-out images, 0 to 40 % copies, clear and blurred ones): 93 to
+    100 %; that of Wilson's alone: 44 to 100 % (docs/audit.md)."""
+    total = len(fixed)
+    count = int((fixed | discoveries(p)).sum())
     low, high = wilson_interval(count, total)
-    return {"count": count, "total": total, "share": count / total, "low": low, "high": high}
+    values, cell = np.unique(p, return_inverse=True)
+    cells = np.bincount(2 * cell + fixed, minlength=2 * len(values))  # by p-value and `fixed`
+    draw, shares = np.random.default_rng(0), np.empty(DRAWS)
+    for i in range(DRAWS):
+        new, others = draw.multinomial(total, cells / total).reshape(-1, 2).T[::-1]
+        up_to = np.cumsum(new + others)
+        passed = np.flatnonzero(values <= FALSE_DISCOVERIES * up_to / total)
+        last = passed[-1] if len(passed) else -1
+        shares[i] = ((up_to[last] if last >= 0 else 0) + new[last + 1 :].sum()) / total
+    ends = np.quantile(shares, [TAIL, 1 - TAIL])
+    return float(min(low, ends[0])), float(max(high, ends[1]))

@@ -49,6 +49,9 @@ def open_sets(given: Mapping[str, Any], options: AuditOptions, budget: int) -> S
         if given.get(name) is not None:
             sources[name] = open_source(given[name], opening(name, options, size))
             size = size or side_of(sources[name])
+    if 2 * options.shifts >= size:
+        remedy = "choose less than half of the side of the images"
+        raise UserError("--shifts", f"{options.shifts}, with images of {size} x {size}", remedy)
     form = Form(size, sources["samples"].first[2], crop=True)
     lists = {name: read(name, source, form, options, budget) for name, source in sources.items()}
     if options.image_size is None:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from utils.evidence.copying import Near
+from utils.metrics.intervals import wilson_interval
 from utils.stages.audit.criteria import (
+    copies_interval,
     discoveries,
     is_copy_by_ratio,
     p_values,
     ratios,
-    share_with_interval,
 )
 
 CRITERIA = ("equal", "ratio", "p-value")  # any of them makes a copy
@@ -63,8 +64,13 @@ class Judged:
 
     def share(self) -> dict[str, Any]:
         """The share of copies with its interval, and how many by each criterion."""
+        count, total = int(self.copies.sum()), len(self.copies)
+        low, high = wilson_interval(count, total)
+        if self.p is not None:
+            low, high = copies_interval(self.by["equal"] | self.by["ratio"], self.p)
         counts = {name: int(hits.sum()) for name, hits in self.by.items()}
-        return {**share_with_interval(int(self.copies.sum()), len(self.copies)), "by": counts}
+        share = {"share": count / total, "low": low, "high": high}
+        return {"count": count, "total": total, **share, "by": counts}
 
     def named_criteria(self, i: int) -> str:
         """`equal+ratio`: the criteria that make image i a copy; empty for a new one."""
