@@ -97,9 +97,9 @@ def other_data(text):
         (lambda x: x * 100, ("8.npz", "scale them to [-1, 1]")),
         (lambda x: x[:, 0], ("8.npz", "give float images [N, 1, 8, 8]")),
         (lambda x: x[:, :, :4], ("8.npz", "[4, 1, 4, 8]")),
-        (lambda x: (x * 255).astype("u1"), ("8.npz", "uint8")),
+        (lambda x: x.astype(complex), ("8.npz", "complex")),
         (lambda x: x[:0], ("8.npz", "no samples")),
-        (None, ("8.npz", "no 'samples'", "args")),
+        (None, ("8.npz", "0 arrays of images", "args")),
     ],
 )
 def test_samples_that_are_no_images(own, samples, words):
@@ -111,8 +111,8 @@ def test_samples_that_are_no_images(own, samples, words):
     ("args", "words"),
     [
         ("not json", ("8.npz", "args", "no JSON")),
-        ("{}", ("8.npz", "no options of a training run")),
-        ("[1]", ("8.npz", "no options of a training run")),
+        ("{}", ("8.npz", "do not say their data name", "--data-name")),
+        ("[1]", ("8.npz", "args", "no options")),
         (other_k, ("8.npz", "args of K = 9", "name it 9.npz")),
         ('{"train": {"train_size": "x"}, "data": {}, "model": {}}', ("8.npz", "args: train")),
         ('{"train": {}, "data": {"data_name": "x"}, "model": {}}', ("8.npz", "--data-name", "x")),

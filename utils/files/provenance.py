@@ -94,7 +94,12 @@ def read_args(arrays: Mapping[str, np.ndarray], path: Path) -> Any:
 
 def parse_args(arrays: Mapping[str, np.ndarray], path: Path) -> dict[str, Any]:
     """The resolved args of a .npz file. Raises UserError where they are no JSON of ours."""
-    args = resolve_args(read_args(arrays, path), path)
+    return resolve_named(read_args(arrays, path), path)
+
+
+def resolve_named(args: Any, path: Path) -> dict[str, Any]:
+    """`resolve_args` of a file whose name must be the K of its args, if it is a K."""
+    args = resolve_args(args, path)
     k, named = k_of(path), args["train"]["train_size"]
     if k is not None and k != named:
         raise UserError(path, f"args of K = {named}", f"name it {named}{path.suffix}")

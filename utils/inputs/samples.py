@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from utils.cli.errors import UserError
+from utils.cli.options.checks import flag as flag_of
+from utils.data.datasets import open_images, to_float
+from utils.data.image_files import Form
+from utils.data.sources.arrays import SIGNED, Range
+from utils.data.sources.opened import Opening, open_source, parse_layout
+from utils.data.sources.scan import scan
 from utils.files.arrays import read_npz, save_npz
-from utils.files.provenance import parse_args
+from utils.files.k_files import k_files, k_named, k_of
+from utils.files.provenance import parse_args, read_args, resolve_named
 from utils.files.schema import Array, check_arrays
 
+MOST_BYTES = 2**62  # kept in memory: all that other stages work on
 SIDE_LIMIT = 1 + 1e-3  # images lie in [-1, 1]; rounding may pass it by a hair
 
 
@@ -35,15 +45,153 @@ def save_synthetics(path: Path, samples: np.ndarray, args: Mapping) -> None:
     save_npz(path, samples=samples.astype(np.float32, copy=False), args=json.dumps(args))
 
 
-def load_synthetics(path: Path) -> SampleSet:
-    """synthetics/K.npz, checked. Raises UserError naming what is wrong with it."""
-    arrays = read_npz(path, ["samples", "args"])
-    args = parse_args(arrays, path)
-    return SampleSet(check_images(arrays["samples"], args, path), args)
+@dataclass(frozen=True)
+class Known:
+    """What is known of samples beside their own file.
+
+    args: sections data, train and model, or parts of them. value_range, layout: as --samples-range
+    and --samples-layout say. flag: names the folder of samples in errors."""
+
+    args: Mapping[str, Any] = field(default_factory=dict)
+    value_range: Range | None = None
+    layout: str | None = None
+    flag: str = "--synth-path"
 
 
-def check_images(images: np.ndarray, args: Mapping, path: Path) -> np.ndarray:
-    """Images as float32. Raises UserError if there are none, or for a wrong shape or range."""
+def known_of(settings: Any, flag: str, args: Mapping[str, Any] | None = None) -> Known:
+    """What the options of a stage (samples_range, samples_layout), and args, say of samples."""
+    text = settings.samples_range
+    value_range = None if text is None else Range.parse(text, "--samples-range")
+    layout = parse_layout(settings.samples_layout, "--samples-layout")
+    return Known(args or {}, value_range, layout, flag)
+
+
+OURS = Known(value_range=SIGNED)  # files that this toolkit has written a moment ago
+
+
+def sample_files(folder: Path, flag: str, remedy: str, k: int | None = None) -> dict[int, Path]:
+    """The sets of samples of a folder by K: K.npz, or a folder K of pictures.
+
+    k: of a file, or a folder of pictures, that is not named by K. Raises UserError (naming flag)
+    where there are none, or two sets of one K."""
+    folder = Path(folder)
+    inside = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    folders = {k_of(path): path for path in inside if k_of(path) is not None}
+    files = k_named(folder) if folder.is_dir() else {}
+    if both := sorted(files.keys() & folders.keys()):
+        problem = f"{both[0]}.npz and a folder {both[0]}"
+        raise UserError(f"{flag} {folder}", problem, "keep one of them")
+    found = {**files, **folders}
+    if not found and k is not None and folder.exists():
+        return {k: folder}
+    if not found and folder.is_dir() and any(folder.iterdir()):
+        remedy += "; or say the K of this set by --train-size"
+    return {k: found[k] for k in sorted(found)} or k_files(folder, ".npz", flag, remedy)
+
+
+def load_synthetics(path: Path, known: Known | None = None) -> SampleSet:
+    """Samples of one K: synthetics/K.npz, an array, or a folder of pictures, from anywhere.
+
+    What the file does not say of its training comes from known. Raises UserError naming what is
+    wrong with it, or what must be said."""
+    return load_samples(path, known)[0]
+
+
+def load_samples(
+    path: Path, known: Known | None = None
+) -> tuple[SampleSet, tuple[int, int] | None]:
+    """`load_synthetics`, or identified/CLASS/K.npz with its sizes."""
+    known = known or Known()
+    arrays = read_npz(path) if path.suffix == ".npz" and path.is_file() else {}
+    own = read_args(arrays, path) if "args" in arrays else {}
+    if not isinstance(own, Mapping):
+        raise UserError(f"{path}: args", "no options", "use another file")
+    if own and "samples" in arrays and arrays["samples"].dtype.kind == "f":
+        images = arrays["samples"]
+    else:
+        images = foreign_images(path, known)
+    args = complete_args(own, known, path, images.shape)
+    in_class = "sizes" in arrays  # a class may well hold bright images alone
+    images = check_images(images, args, path, known.value_range or (SIGNED if in_class else None))
+    sizes = check_sizes(arrays["sizes"], images, path) if in_class else None
+    return SampleSet(images, args), sizes
+
+
+def foreign_images(path: Path, known: Known) -> np.ndarray:
+    """Images from anywhere: float32 [N, C, H, W] in [-1, 1]. Raises UserError where they are of
+    several sizes, or unclear."""
+    source = open_source(path, Opening("--samples", known.value_range, known.layout))
+    width, height, channels = source.first
+    images = scan(source, Form(max(width, height), channels, crop=True), keep_bytes=MOST_BYTES)
+    others = [f"{w} x {h}" for w, h in images.sizes if (w, h) != (width, width)]
+    if others:
+        problem = f"images of {width} x {height} and {', '.join(others[:3])}"
+        raise UserError(path, problem, "give square samples of the model's size")
+    print_once(f"{known.flag} {images.describe()}")
+    block = images[:]
+    return (to_float(block) if block.dtype == torch.uint8 else block).numpy()
+
+
+@cache
+def print_once(line: str) -> None:
+    """A set is read when it is planned and when it is worked on: one line is enough."""
+    print(line, flush=True)
+
+
+def complete_args(
+    own: Mapping[str, Any], known: Known, path: Path, shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """The resolved args of samples: those of the file, then what is known, then what the samples
+    and the name of the file show. Raises UserError that names what must be said.
+
+    The data set is asked for: any other one would give wrong distances. So is the seed that chose
+    the K images, where not all images of the data set were training images."""
+    train = own.get("train", {})
+    if not isinstance(train, Mapping) or "train_size" in train:
+        return resolve_named(own, path)
+    k = k_of(path)
+    shown = {
+        "model": {"image_size": shape[2], "in_channels": shape[1]},
+        "train": {} if k is None else {"train_size": k},
+    }
+    sections = {
+        name: {**shown.get(name, {}), **known.args.get(name, {}), **(own.get(name) or {})}
+        for name in ("data", "train", "model")
+    }
+    for section, name in (("data", "data_name"), ("train", "train_size")):
+        if name not in sections[section]:
+            raise unknown(path, name)
+    args = resolve_named({**own, **sections}, path)
+    if "global_seed" not in sections["train"]:
+        count, k = len(open_images(args)), args["train"]["train_size"]
+        if k < count:
+            raise unknown(path, "global_seed", f" (it chose {k} of {count} images)")
+    return args
+
+
+def unknown(path: Path, name: str, why: str = "") -> UserError:
+    """The error where samples do not say what they are of."""
+    what = {
+        "data_name": "the data set that the model was trained on",
+        "train_size": "K, the number of training images",
+        "global_seed": f"the seed of the training{why}",
+    }
+    remedy = f"give {what[name]}: {flag_of(name)}"
+    return UserError(path, f"samples that do not say their {name.replace('_', ' ')}", remedy)
+
+
+def check_images(
+    images: np.ndarray,
+    args: Mapping,
+    path: Path,
+    value_range: Range | None = SIGNED,
+    flag: str = "--samples-range",
+) -> np.ndarray:
+    """Images as float32 in [-1, 1]. Raises UserError if there are none, or for a wrong shape or
+    range.
+
+    value_range: the values of black and white; None: [-1, 1], and images without a single negative
+    value are refused, since they are probably in [0, 1]."""
     side, channels = args["model"]["image_size"], args["model"]["in_channels"]
     if images.dtype.kind != "f" or images.shape[1:] != (channels, side, side):
         problem = f"samples {images.dtype} {list(images.shape)}"
@@ -54,24 +202,17 @@ def check_images(images: np.ndarray, args: Mapping, path: Path) -> np.ndarray:
     images = images.astype(np.float32, copy=False)
     if not np.isfinite(images).all():
         raise UserError(path, "NaN or infinite samples", "draw them again from a sound model")
+    if value_range is None and images.min() >= 0 and images.max() <= SIDE_LIMIT:
+        problem = f"samples from {images.min():.3g} to {images.max():.3g}, none below 0"
+        remedy = f"say what black and white are: {flag}=0,1 or {flag}=-1,1"
+        raise UserError(path, problem, remedy)
+    if value_range not in (None, SIGNED):
+        low, high = value_range
+        images = (2 * (images.astype(np.float64) - low) / (high - low) - 1).astype(np.float32)
     if np.abs(images).max() > SIDE_LIMIT:
         problem = f"samples from {images.min():.3g} to {images.max():.3g}"
         raise UserError(path, problem, "scale them to [-1, 1]")
     return images
-
-
-def load_samples(path: Path) -> tuple[SampleSet, tuple[int, int] | None]:
-    """The samples of synthetics/K.npz or identified/CLASS/K.npz, and of the latter its sizes."""
-    arrays = read_npz(path)
-    missing = [key for key in ("samples", "args") if key not in arrays]
-    if missing:
-        raise UserError(path, f"no {missing[0]!r}", "give samples as these stages write them")
-    args = parse_args(arrays, path)
-    samples = check_images(arrays["samples"], args, path)
-    sizes = arrays.get("sizes")
-    if sizes is None:
-        return SampleSet(samples, args), None
-    return SampleSet(samples, args), check_sizes(sizes, samples, path)
 
 
 def check_sizes(sizes: np.ndarray, samples: np.ndarray, path: Path) -> tuple[int, int]:
@@ -82,14 +223,17 @@ def check_sizes(sizes: np.ndarray, samples: np.ndarray, path: Path) -> tuple[int
     return int(sizes[0]), int(sizes[1])
 
 
-def load_references(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def load_references(
+    path: Path, shape: tuple[int, ...], value_range: Range | None = None
+) -> np.ndarray:
     """Reference images float32 [R, C, H, W] of a .npz with `samples` ([C, H, W] is one).
 
-    shape: (C, H, W) of the models. Raises UserError for another one, NaN, or another range."""
+    shape: (C, H, W) of the models; value_range: as --ref-range says. Raises UserError for another
+    shape, NaN, or another range."""
     images = read_npz(path, ["samples"])["samples"]
     images = images[None] if images.ndim == 3 else images
     model = {"in_channels": shape[0], "image_size": shape[1]}
-    return check_images(images, {"model": model}, path)
+    return check_images(images, {"model": model}, path, value_range, "--ref-range")
 
 
 def save_shard(path: Path, samples: np.ndarray, seeds: np.ndarray, args: Mapping) -> None:

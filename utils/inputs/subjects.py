@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from utils.cli.options.run import SliceOptions
 from utils.files.k_files import k_files
 from utils.files.provenance import digest, to_plain
 from utils.inputs.denoisers import Model, exact_model, trained_model, training_images
-from utils.inputs.samples import SampleSet, load_samples
+from utils.inputs.samples import SampleSet, known_of, load_samples, sample_files
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.k_jobs import Job, plan_jobs
 
+FOREIGN = ("samples_range", "samples_layout", "ref_range")
 Samples = tuple[SampleSet, tuple[int, int] | None]  # as `load_samples` returns them
 
 
@@ -59,6 +61,8 @@ class Subject(Job):
         the model and samples that they were applied to."""
         section = to_plain(settings)
         del section["train_size"]  # args.train has it
+        for option in FOREIGN:  # the content of the samples says it
+            section.pop(option, None)
         section |= {"checkpoint": self.model.fingerprint, "samples": self.content, **stage_args}
         return replace(self, args={**self.args, name: section})
 
@@ -72,7 +76,10 @@ def plan_subjects(settings: SubjectOptions, part: SliceOptions, stage: Any) -> l
         raise UserError("--exact", f"--ckpt-path {settings.ckpt_path} too", "choose one of them")
     if settings.use_least and settings.sample_path is None:
         raise UserError("--use-least", "no --sample-path", "give a folder of run_classify.py")
-    files = sample_files(settings)
+    files = None
+    if settings.sample_path is not None:
+        remedy = "give a folder of samples, as identified/memorized (an empty class has no files)"
+        files = sample_files(settings.sample_path, "--sample-path", remedy)
     if settings.exact:
         subjects = exact_subjects(settings, part, stage, files, target)
     else:
@@ -92,14 +99,6 @@ def plan_subjects(settings: SubjectOptions, part: SliceOptions, stage: Any) -> l
     return planned
 
 
-def sample_files(settings: SubjectOptions) -> dict[int, Path] | None:
-    """The files of --sample-path by K; None where the training images are examined."""
-    if settings.sample_path is None:
-        return None
-    remedy = "give a folder of samples, as identified/memorized (an empty class has no files)"
-    return k_files(settings.sample_path, ".npz", "--sample-path", remedy)
-
-
 def exact_subjects(
     settings: SubjectOptions,
     part: SliceOptions,
@@ -117,7 +116,8 @@ def exact_subjects(
         raise UserError("--train-size", f"{settings.train_size} beside --sample-path", remedy)
     subjects = []
     for job in plan_jobs(files, target, part):
-        file, (sample_set, _) = first_read(job.source, load_samples)
+        load = partial(load_samples, known=known_of(settings, "--sample-path"))
+        file, (sample_set, _) = first_read(job.source, load)
         model = exact_model(sample_set.args, data_path=settings.data_path)
         subjects.append(subject_of(job, model, file))
     return subjects
@@ -141,7 +141,7 @@ def trained_subjects(
             print(f"{job.name}: no samples in {settings.sample_path}: an empty class is left out")
             continue
         subject = subject_of(job, trained_model(job.source, settings.data_path))
-        subjects.append(with_samples(subject, files[job.k]) if files else subject)
+        subjects.append(with_samples(subject, files[job.k], settings) if files else subject)
     return subjects
 
 
@@ -150,11 +150,12 @@ def subject_of(job: Job, model: Model, file: Input[Samples] | None = None) -> Su
     return Subject(job.k, job.source, job.target, model.args, model=model, file=file)
 
 
-def with_samples(subject: Subject, path: Path) -> Subject:
+def with_samples(subject: Subject, path: Path, settings: SubjectOptions) -> Subject:
     """The subject with the samples of path; its args name the stages that they went through.
 
     Raises UserError where the samples have another shape than the model's images."""
-    file, (sample_set, _) = first_read(path, load_samples)
+    known = known_of(settings, "--sample-path", subject.model.args)
+    file, (sample_set, _) = first_read(path, partial(load_samples, known=known))
     check_shape(path, sample_set, subject.model)
     return replace(subject, file=file, args={**sample_set.args, **subject.model.args})
 

@@ -278,7 +278,7 @@ def test_what_does_not_fit_together(made, tmp_path, stage, case, words):
     elif case == "other shape":
         images, args = samples_of(made, 9)
         args["model"]["image_size"] = 16
-        save_synthetics(tmp_path / "s" / "9.npz", np.zeros((2, 1, 16, 16), np.float32), args)
+        save_synthetics(tmp_path / "s" / "9.npz", np.full((2, 1, 16, 16), -0.5, np.float32), args)
         samples = tmp_path / "s"
     elif case == "no folder":
         models = tmp_path / "nowhere"
@@ -292,7 +292,7 @@ def test_what_does_not_fit_together(made, tmp_path, stage, case, words):
         save_synthetics(tmp_path / "s" / "8.npz", images, args)
         samples = tmp_path / "s"
     if stage == "run_energy.py":
-        np.savez(tmp_path / "ref.npz", samples=np.zeros((1, 1, 8, 8), np.float32))
+        np.savez(tmp_path / "ref.npz", samples=np.full((1, 1, 8, 8), -0.5, np.float32))
         more += ["--ref-path", tmp_path / "ref.npz"]
     paths = ["--ckpt-path", models, "--sample-path", samples, "--result-path", tmp_path / "out"]
     assert_one_line(run_here(stage, *paths, *more), *words)

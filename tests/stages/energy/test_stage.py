@@ -75,7 +75,7 @@ def test_other_options_and_references_are_noticed(made, tmp_path):
     run = ["run_energy.py", *flags, "--ref-path"]
     done = run_here(*run, made / "ref.npz", "--t", 5)
     assert_one_line(done, "8.npz", "energy: t 0 (now 5)", "--overwrite")
-    np.savez(tmp_path / "other.npz", samples=np.zeros((1, 8, 8), np.float32))  # one image
+    np.savez(tmp_path / "other.npz", samples=np.full((1, 8, 8), -0.5, np.float32))  # one image
     assert_one_line(run_here(*run, tmp_path / "other.npz"), "8.npz", "energy: references")
 
 
@@ -85,9 +85,9 @@ def test_an_uncertain_energy_is_reported(made, tmp_path, capsys):
 
 
 def bad(case, tmp_path):
-    images = np.zeros((2, 1, 8, 8), np.float32)
+    images = np.full((2, 1, 8, 8), -0.5, np.float32)
     if case == "shape":
-        images = np.zeros((2, 1, 16, 16), np.float32)
+        images = np.full((2, 1, 16, 16), -0.5, np.float32)
     elif case == "nan":
         images[1, 0, 0, 0] = np.nan
     elif case == "range":

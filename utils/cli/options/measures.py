@@ -26,13 +26,15 @@ class SubjectOptions:
 
     result_path: Path | None = None  # folder for the results, K.npz
     ckpt_path: Path | None = None  # folder of trained models, K.pt
-    sample_path: Path | None = None  # folder of samples, K.npz; default: the training images
+    sample_path: Path | None = None  # folder of samples: K.npz, K/; default: the training images
     data_path: Path | None = None  # folder of the data sets; default: that of the training
     sample_size: int = 64  # samples of each K, the most typical first; negative: all
     use_least: bool = False  # take the least typical samples of a class, not the most typical
     batch_size: int = 256  # rows of a network call; changes results by rounding only
     exact: bool = False  # the exact model of the K training images instead of a checkpoint
     train_size: int | None = None  # with --exact and no --sample-path: K
+    samples_range: str | None = None  # values of black and white in the samples, as 0,1 or =-1,1
+    samples_layout: str | None = None  # axes of an array of samples, as nhwc
 
     def __post_init__(self) -> None:
         within(self, "batch_size", 1)
@@ -74,6 +76,7 @@ class EnergyOptions(SubjectOptions):
     """Relative energies: how deep a sample lies below a reference image."""
 
     ref_path: Path | None = None  # reference images, a .npz with `samples`
+    ref_range: str | None = None  # values of black and white in the references, as 0,1 or =-1,1
     sample_size: int = 2048  # samples of each K, the most typical first; negative: all
     batch_size: int = 384  # rows of a network call; changes results by rounding only
     t: int = 0  # time at which energies are taken, 0 to T - 1
@@ -120,7 +123,9 @@ class GeneralizationInputs:
 
     result_path: Path | None = None  # folder for the tests, K.json and K.npz
     ckpt_path: Path | None = None  # folder of trained models, K.pt
-    synth_path: Path | None = None  # folder of their synthetic sets, K.npz
+    synth_path: Path | None = None  # folder of their synthetic sets: K.npz, or K/ with pictures
+    samples_range: str | None = None  # values of black and white in the samples, as 0,1 or =-1,1
+    samples_layout: str | None = None  # axes of an array of samples, as nhwc
     second_synth_path: Path | None = None  # sets of models trained with --subset second, same seeds
     times_path: Path | None = None  # critical times by class, drawn over the transitions
     identified_path: Path | None = None  # folder of run_classify.py, to draw its shares too

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import one_of, parse_memory, parse_share, with_help, within
-from utils.cli.options.choices import CRITERIA, SAMPLER_NAMES
+from utils.cli.options.choices import CRITERIA, DATA_NAMES, SAMPLER_NAMES
 from utils.cli.options.metric import MetricOptions
 
 
@@ -50,8 +51,29 @@ class DistancesInputs:
     """Files that distances are computed from, and the folder that they are written to."""
 
     result_path: Path | None = None  # folder for the distances, K.npz
-    synth_path: Path | None = None  # folder of synthetic sets, K.npz
+    synth_path: Path | None = None  # folder of synthetic sets: K.npz, or K/ with pictures
     data_path: Path | None = None  # folder of the data sets; default: that of the training
+    samples_range: str | None = None  # values of black and white in the samples, as 0,1 or =-1,1
+    samples_layout: str | None = None  # axes of an array of samples, as nhwc
+    data_name: str | None = None  # of samples made elsewhere: the data set of the training
+    train_size: int | None = None  # the same: K, where the file is not named by it
+    global_seed: int | None = None  # the same: the seed that chose the K images
+    centercrop: bool = False  # the same: cut the middle square at the image size
+
+    def known(self) -> dict[str, dict[str, Any]]:
+        """What the options say of samples whose file does not say it, in sections of args."""
+        sections = {
+            "data": {"data_name": self.data_name, "data_path": self.data_path},
+            "train": {
+                "train_size": self.train_size,
+                "global_seed": self.global_seed,
+                "centercrop": self.centercrop or None,
+            },
+        }
+        return {
+            name: {key: value for key, value in section.items() if value is not None}
+            for name, section in sections.items()
+        }
 
 
 @dataclass
@@ -68,7 +90,10 @@ class DistancesOptions(MetricOptions, DistancesInputs):
         super().__post_init__()
         parse_share(self.shard, "--shard")
         parse_memory(self.memory)
-        for name in ("k", "eval_batch_size", "ref_batch_size"):
+        if self.data_name is not None:
+            one_of(self, "data_name", DATA_NAMES)
+        within(self, "global_seed", 0, 2**62)
+        for name in ("k", "eval_batch_size", "ref_batch_size", "train_size"):
             within(self, name, 1)
 
 
@@ -78,9 +103,11 @@ class ClassifyOptions:
 
     result_path: Path | None = None  # folder for the classes and summary.csv
     dist_path: Path | None = None  # folder of distances, K.npz
-    eval_path: Path | None = None  # folder of the sets to classify, K.npz
+    eval_path: Path | None = None  # folder of the sets to classify: K.npz, or K/ with pictures
     synth_path: Path | None = None  # folder of their synthetic neighbours; default --eval-path
     data_path: Path | None = None  # folder of the data sets; default: that of the training
+    samples_range: str | None = None  # values of black and white in the samples, as 0,1 or =-1,1
+    samples_layout: str | None = None  # axes of an array of samples, as nhwc
     criterion: str = with_help(
         "delta", ", ".join(f"{name} ({text})" for name, text in CRITERIA.items())
     )

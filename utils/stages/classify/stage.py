@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from utils.data.subsets import training_subset
 from utils.figures.save import figure_files, save_figure
 from utils.files.k_files import k_files
 from utils.files.provenance import check_same, digest, with_data_path
-from utils.inputs.samples import SampleSet, load_synthetics
+from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_files
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.devices import pick_dtype, prepare
 from utils.jobs.k_jobs import Job, is_to_run, plan_jobs, work_through
@@ -125,9 +126,10 @@ def plan_classes(options: ClassifyStage) -> list[ClassifyJob]:
             problem = f"distances by {dists.metric_name}, those of the K before by {metric}"
             raise UserError(job.source, problem, "keep each metric in a folder of its own")
         check_criterion(job, dists, settings)
-        samples = synthetic = samples_of("--eval-path", eval_path, job, dists)
+        samples = synthetic = samples_of("--eval-path", eval_path, job, dists, settings)
         if settings.synth_path is not None:
-            synthetic = samples_of("--synth-path", Path(settings.synth_path), job, dists)
+            second = Path(settings.synth_path)
+            synthetic = samples_of("--synth-path", second, job, dists, settings)
         args = {
             **with_data_path(dists.args, settings.data_path),
             "classify": stage_args(settings, max(files)),
@@ -154,13 +156,16 @@ def stage_args(settings: ClassifyOptions, largest: int) -> dict[str, Any]:
     return args
 
 
-def samples_of(flag: str, folder: Path, job: Job, dists: Distances) -> Input[SampleSet]:
+def samples_of(
+    flag: str, folder: Path, job: Job, dists: Distances, settings: ClassifyOptions
+) -> Input[SampleSet]:
     """The samples that distances were measured on. Raises UserError where they are others."""
-    path = folder / f"{job.k}.npz"
-    if not path.is_file():
-        remedy = "give the folder of the sets that the distances were measured on"
-        raise UserError(f"{flag} {path}", "no such file", remedy)
-    file, sample_set = first_read(path, load_synthetics)
+    remedy = "give the folder of the sets that the distances were measured on"
+    path = sample_files(folder, flag, remedy, job.k).get(job.k)
+    if path is None:
+        raise UserError(f"{flag} {folder / str(job.k)}.npz", "no such file", remedy)
+    load = partial(load_synthetics, known=known_of(settings, flag, dists.args))
+    file, sample_set = first_read(path, load)
     if dists.args.get("distances", {}).get("samples") != digest(sample_set.samples):
         problem = f"other samples than those of {job.source}"
         raise UserError(f"{flag} {path}", problem, "run run_distances.py on this set")

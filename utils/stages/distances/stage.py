@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from utils.cli.errors import UserError
 from utils.cli.launcher import launched
-from utils.cli.options.checks import parse_memory, required
+from utils.cli.options.checks import flag, parse_memory, required
 from utils.cli.options.samples import DistancesOptions
 from utils.cli.options.sections import DistancesStage
 from utils.cli.progress import progress
 from utils.data.subsets import training_subset
 from utils.files.arrays import read_shape
-from utils.files.k_files import k_files
 from utils.files.provenance import digest, is_finished, with_data_path
-from utils.inputs.samples import SampleSet, load_synthetics
+from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_files
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.claims import take_turns
 from utils.jobs.devices import pick_dtype, prepare
@@ -97,19 +98,31 @@ def plan_distances(options: DistancesStage) -> list[DistancesJob]:
     """The sets of the slice, and what their results will carry. Raises UserError."""
     settings = options.distances
     synth, result = Path(required(settings, "synth_path")), Path(required(settings, "result_path"))
-    files = k_files(synth, ".npz", "--synth-path", "give the folder of synthetic sets, K.npz")
+    remedy = "give the folder of synthetic sets, K.npz"
+    files = sample_files(synth, "--synth-path", remedy, settings.train_size)
+    load = partial(load_synthetics, known=known_of(settings, "--synth-path", settings.known()))
     jobs = []
     for job in plan_jobs(files, result, options.slice, cost):
-        samples, sample_set = first_read(job.source, load_synthetics)
+        samples, sample_set = first_read(job.source, load)
         stage_args = {
             **settings.metric_args(),
             "k": settings.k,
             "samples": digest(sample_set.samples),
         }
+        check_said(job.source, sample_set.args, settings)
         args = {**with_data_path(sample_set.args, settings.data_path), "distances": stage_args}
         n = len(sample_set.samples)
         jobs.append(DistancesJob(job.k, job.source, job.target, args, samples=samples, n=n))
     return jobs
+
+
+def check_said(path: Path, args: Mapping, settings: DistancesOptions) -> None:
+    """Raises UserError where a set was made with other options than those of the command line."""
+    for section, values in settings.known().items():
+        for name, value in values.items():
+            if name != "data_path" and args[section][name] != value:
+                problem = f"{value}, beside {args[section][name]} in {path}"
+                raise UserError(flag(name), problem, "leave it out: these samples say it")
 
 
 def cost(k: int, path: Path) -> float:

@@ -14,6 +14,7 @@ from models.exact import ExactDenoiser
 from utils.cli.options.checks import required
 from utils.cli.options.sections import EnergyOptions, EnergyStage
 from utils.cli.progress import progress
+from utils.data.sources.arrays import Range
 from utils.files.provenance import digest, is_finished
 from utils.inputs.denoisers import check_times, unusable_model, usable_numbers
 from utils.inputs.samples import load_references
@@ -46,7 +47,9 @@ def run(options: EnergyStage, redo_changed: bool = False) -> None:
     subjects = plan_subjects(settings, options.slice, options)
     # Read once, and kept: every K is measured against the same images.
     shapes = {subject.model.shape for subject in subjects}
-    references = {shape: load_references(ref_path, shape) for shape in shapes}
+    text = settings.ref_range
+    values = None if text is None else Range.parse(text, "--ref-range")
+    references = {shape: load_references(ref_path, shape, values) for shape in shapes}
     for subject in subjects:
         check_times(subject.args, [settings.t])
     jobs = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from utils.figures.save import save_figure
 from utils.files.k_files import k_files
 from utils.files.provenance import difference, digest, to_plain, with_data_path
 from utils.inputs.denoisers import Model, check_times, exact_model, trained_model, training_images
-from utils.inputs.samples import SampleSet, load_synthetics
+from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_files
 from utils.inputs.subjects import check_shape
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.devices import float32_for_auto, prepare
@@ -36,6 +37,7 @@ from utils.stages.generalization.measures import (
 from utils.stages.generalization.overview import show_generalization
 
 COURSE_ONLY = ("checkpoints", "second_checkpoints", "samples", "sampler", "steps")
+NOT_STORED = (*COURSE_ONLY, "samples_range", "samples_layout")
 IMAGES_OF_MODEL = {"subset", "train_size"}  # what may differ between the two models of a K
 
 
@@ -78,10 +80,8 @@ def plan_generalization(options: GeneralizationStage) -> list[GeneralizationJob]
     target = Path(required(settings, "result_path"))
     if settings.exact and settings.ckpt_path:
         raise UserError("--exact", f"--ckpt-path {settings.ckpt_path} too", "choose one of them")
-    sets = k_files(
-        Path(required(settings, "synth_path")),
-        *(".npz", "--synth-path", "give a folder of sets, K.npz"),
-    )
+    folder = Path(required(settings, "synth_path"))
+    sets = sample_files(folder, "--synth-path", "give a folder of sets, K.npz")
     models = None if settings.exact else model_files(settings, sets)
     second_sets = {}
     if settings.second_synth_path is not None:
@@ -89,11 +89,11 @@ def plan_generalization(options: GeneralizationStage) -> list[GeneralizationJob]
         second_sets = k_files(settings.second_synth_path, ".npz", "--second-synth-path", remedy)
     jobs = []
     for job in plan_jobs(sets if models is None else models, target, options.slice):
-        drawn, sample_set = first_read(sets[job.k], load_synthetics)
-        if models is None:
+        model = models and trained_model(models[job.k], settings.data_path)
+        known = known_of(settings, "--synth-path", model.args if model else None)
+        drawn, sample_set = first_read(sets[job.k], partial(load_synthetics, known=known))
+        if model is None:
             model = exact_model(sample_set.args, data_path=settings.data_path)
-        else:
-            model = trained_model(models[job.k], settings.data_path)
         check_drawn(sets[job.k], sample_set, model)
         check_times(model.args, settings.t)
         second = None
@@ -104,7 +104,7 @@ def plan_generalization(options: GeneralizationStage) -> list[GeneralizationJob]
             print(f"{job.name}: {missing}: the test of two models is left out")
         if not has_held_out(job.name, model, second is not None):
             continue
-        section = {name: x for name, x in to_plain(settings).items() if name not in COURSE_ONLY}
+        section = {name: x for name, x in to_plain(settings).items() if name not in NOT_STORED}
         section |= {"checkpoint": model.fingerprint, "drawn": digest(sample_set.samples)}
         section["second"] = second.content if second else None
         args = {**sample_set.args, **model.args, "generalization": section}

@@ -23,6 +23,7 @@ from utils.cli.options.sections import (
     flag_sections,
 )
 
+OUR_RANGE = "-1,1"  # of the samples and references that a sweep writes
 REFERENCES = 4  # real images that energies are taken against
 Stage = TypeVar("Stage")
 
@@ -43,9 +44,13 @@ def models_folder(options: PipelineStage) -> Path:
     return Path(options.pipeline.models or Path(options.pipeline.root) / "models")
 
 
-def data_values(options: PipelineStage) -> dict[str, Any]:
-    """Published models name their authors' folder of the data sets: the user's is used instead."""
-    return {"data_path": options.data.data_path} if options.pipeline.models else {}
+def input_values(options: PipelineStage) -> dict[str, Any]:
+    """How inputs are read: samples are the sweep's own, in [-1, 1]. Published models name their
+    authors' folder of the data sets: the user's is used instead."""
+    values: dict[str, Any] = {"samples_range": OUR_RANGE}
+    if options.pipeline.models:
+        values["data_path"] = options.data.data_path
+    return values
 
 
 def metric_values(options: PipelineStage, section: str) -> dict[str, Any]:
@@ -68,7 +73,7 @@ def class_values(options: PipelineStage, results: str, name: str) -> dict[str, A
         "ckpt_path": models_folder(options),
         "sample_path": root / "identified" / name,
         "result_path": root / results / name,
-        **data_values(options),
+        **input_values(options),
     }
 
 
@@ -123,7 +128,7 @@ def distances_stage(options: PipelineStage) -> DistancesStage:
         synth_path=root / "synthetics",
         result_path=root / "dists",
         **metric_values(options, "distances"),
-        **data_values(options),
+        **input_values(options),
     )
 
 
@@ -137,7 +142,7 @@ def classify_stage(options: PipelineStage) -> ClassifyStage:
         result_path=root / "identified",
         criterion=options.pipeline.criterion,
         lpips_weights=weights_folder(options),
-        **data_values(options),
+        **input_values(options),
     )
 
 
@@ -160,7 +165,7 @@ def critical_times_stage(
 def energy_stage(options: PipelineStage, name: str) -> EnergyStage:
     references = Path(options.pipeline.root) / "energies" / "reference.npz"
     values = class_values(options, "energies", name)
-    return stage_options(EnergyStage, options, ref_path=references, **values)
+    return stage_options(EnergyStage, options, ref_path=references, ref_range=OUR_RANGE, **values)
 
 
 def curvature_stage(options: PipelineStage, name: str) -> CurvatureStage:
@@ -184,5 +189,5 @@ def generalization_stage(options: PipelineStage, two_models: bool) -> Generaliza
         identified_path=root / "identified",
         result_path=root / "generalization",
         **metric_values(options, "generalization"),
-        **data_values(options),
+        **input_values(options),
     )

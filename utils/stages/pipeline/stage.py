@@ -26,7 +26,7 @@ from utils.files.arrays import read_npz, save_npz
 from utils.files.atomic import check_writable, write_text
 from utils.files.training_log import read_stats
 from utils.inputs.denoisers import sampling_steps, trained_model
-from utils.inputs.samples import load_synthetics
+from utils.inputs.samples import OURS, load_synthetics
 from utils.inputs.unchanged import check_unchanged
 from utils.jobs.workers import run_side_by_side
 from utils.metrics.embedders import load_metric
@@ -169,7 +169,7 @@ def check_models(options: PipelineStage, sizes: list[int]) -> None:
     went on in --models meanwhile, basins and classes would be those of different weights."""
     for k in sizes:
         path = models_folder(options) / f"{k}.pt"
-        samples = load_synthetics(Path(options.pipeline.root) / "synthetics" / f"{k}.npz")
+        samples = load_synthetics(Path(options.pipeline.root) / "synthetics" / f"{k}.npz", OURS)
         before = samples.args["generate"]["checkpoint"]
         check_unchanged(path, before, trained_model(path).fingerprint, "weights")
 
@@ -258,7 +258,7 @@ def train_and_generate_all(plans: list[Plan], jobs: int) -> None:
 def draw_overview(root: Path, sizes: list[int]) -> None:
     """Samples of each K, and the losses, side by side."""
     folder = root / "identified" / "figures"
-    images = {k: load_synthetics(root / "synthetics" / f"{k}.npz").samples for k in sizes}
+    images = {k: load_synthetics(root / "synthetics" / f"{k}.npz", OURS).samples for k in sizes}
     save_figure(sample_sheet_figure(images), folder / "samples.png")
     stats = {k: read_stats(root / "training" / str(k)) for k in sizes}
     if any(stats.values()):  # models of --models bring none

@@ -18,7 +18,7 @@ from utils.figures.images import sample_sheet_figure
 from utils.figures.style import three_digits
 from utils.files.k_files import k_named
 from utils.files.training_log import read_stats
-from utils.inputs.samples import load_synthetics
+from utils.inputs.samples import OURS, load_synthetics
 from utils.stages.classify.figures import repeats_figure, transition_figure
 from utils.stages.classify.files import Identified, Judged, load_all, load_identified
 from utils.stages.classify.summary import other_criterion, other_text, repeats_table
@@ -224,7 +224,7 @@ def load_sets(root: Path) -> dict[int, SyntheticSet]:
     """The synthetic sets by K."""
 
     def first_images(path: Path) -> SyntheticSet:
-        samples = load_synthetics(path)
+        samples = load_synthetics(path, OURS)
         # a copy: a view would keep the whole array in memory
         return SyntheticSet(samples.samples[:FIRST].copy(), samples.args)
 
