@@ -1,8 +1,8 @@
 """Find copies of training images among samples, whichever model they are from.
 
     python run_audit.py --samples samples/ --train train/ --held-out test/ --result-path audit
-    python run_audit.py --samples samples.npz --train cifar10:train --held-out cifar10:test ...
-    python run_audit.py --samples samples.zip --train train.npy --use-lpips --network vgg ...
+    python run_audit.py --samples samples.npz --train cifar10:train --result-path audit --use-lpips
+    python run_audit.py --samples samples.zip --train train.npy --result-path audit --shifts 2
 
 Writes audit.json, neighbours.csv (each sample, worst first), copied.csv, duplicates.csv, pictures
 and report.html. Held-out images, which the model has not seen, are the control: they tell which

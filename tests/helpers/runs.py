@@ -16,6 +16,7 @@ import pytest
 from utils.cli.errors import UserError
 from utils.cli.options.sections import (
     SECTIONS,
+    AuditStage,
     ClassifyStage,
     CriticalTimesStage,
     CurvatureStage,
@@ -121,6 +122,7 @@ STAGE_OF = {
     "run_energy.py": EnergyStage,
     "run_curvature.py": CurvatureStage,
     "run_generalization.py": GeneralizationStage,
+    "run_audit.py": AuditStage,
     "run_pipeline.py": PipelineStage,
     "toy_example.py data": ToyDataStage,
     "toy_example.py exact": ToyExactStage,

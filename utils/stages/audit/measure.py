@@ -17,7 +17,7 @@ from utils.metrics.nearest import SearchSettings
 from utils.stages.audit.criteria import FALSE_DISCOVERIES, near_groups
 from utils.stages.audit.figures import PAIRS, caption
 from utils.stages.audit.inputs import Sets, as_keys, shared
-from utils.stages.audit.neighbours import Search
+from utils.stages.audit.neighbours import Search, variants
 from utils.stages.audit.result import (
     NEEDS_HELD_OUT,
     Audit,
@@ -28,7 +28,6 @@ from utils.stages.audit.result import (
     neighbours_table,
     with_cutoff,
 )
-from utils.stages.audit.variants import variants
 
 DEPTH = 16  # neighbours searched for: the nearest different image lies beyond the duplicates
 NEAR_DEPTH = 10  # so many near-duplicates of one image are seen
