@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from utils.cli.options.audit import AuditOptions
 from utils.cli.options.choices import METRIC_NAMES
+from utils.cli.options.samples import AuditOptions
 from utils.jobs.devices import pick_device, pick_dtype
 from utils.jobs.memory import search_budget
 from utils.metrics.embedders import load_metric

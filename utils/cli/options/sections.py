@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from utils.cli.options.audit import AuditOptions
 from utils.cli.options.measures import (
     CriticalTimesOptions,
     CurvatureOptions,
@@ -23,7 +22,12 @@ from utils.cli.options.pipeline import (
     ToDiffusersOptions,
 )
 from utils.cli.options.run import CacheOptions, RunOptions, SliceOptions
-from utils.cli.options.samples import ClassifyOptions, DistancesOptions, GenerateOptions
+from utils.cli.options.samples import (
+    AuditOptions,
+    ClassifyOptions,
+    DistancesOptions,
+    GenerateOptions,
+)
 from utils.cli.options.toy import (
     ToyAllOptions,
     ToyBasinOptions,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from utils.cli.errors import UserError
-from utils.cli.options.audit import SOURCES, AuditOptions
 from utils.cli.options.checks import flag
+from utils.cli.options.samples import SOURCES, AuditOptions
 from utils.cli.progress import progress
 from utils.data.image_files import Form
 from utils.data.sources.arrays import Range

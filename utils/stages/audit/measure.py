@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.cli.options.audit import AuditOptions
+from utils.cli.options.samples import AuditOptions
 from utils.data.views import Images, Union, View
 from utils.evidence.copying import Cells, Near, copying_tests
 from utils.evidence.definitions import TESTS

@@ -8,8 +8,8 @@ from typing import Any
 
 from utils.cli.errors import CheckFailed
 from utils.cli.launcher import launched
-from utils.cli.options.audit import SOURCES, AuditOptions
 from utils.cli.options.checks import parse_memory, required
+from utils.cli.options.samples import SOURCES, AuditOptions
 from utils.cli.options.sections import AuditStage
 from utils.figures.save import save_figure
 from utils.files.atomic import check_writable
