@@ -114,12 +114,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path, key: str) -> n
 def _read_array(file: BinaryIO, name: str, size: int) -> np.ndarray:
     """One .npy array, in this machine's byte order, as torch requires. size: of the file."""
     shape, _, dtype = _read_header(file)
-    if dtype.hasobject:
-        raise ValueError("pickled objects")
-    # A header may claim any size, for which numpy would take memory before it reads.
-    claimed, stored = dtype.itemsize * math.prod(int(n) for n in shape), size - file.tell()
-    if claimed != stored:
-        raise ValueError(f"{name}: the header claims {claimed} bytes, {stored} are there")
+    _check_size(shape, dtype, size - file.tell(), name)
     file.seek(0)
     array = np.lib.format.read_array(file, allow_pickle=False)
     array = np.ascontiguousarray(array.astype(dtype.newbyteorder("="), copy=False))
@@ -129,11 +124,51 @@ def _read_array(file: BinaryIO, name: str, size: int) -> np.ndarray:
     return array.reshape(shape)
 
 
+def _check_size(shape: tuple[int, ...], dtype: np.dtype, stored: int, name: str) -> None:
+    """Raises ValueError where a header claims what is not there: it may claim any size, for which
+    numpy would take memory before it reads."""
+    if dtype.hasobject:
+        raise ValueError("pickled objects")
+    claimed = dtype.itemsize * math.prod(int(n) for n in shape)
+    if claimed != stored:
+        raise ValueError(f"{name}: the header claims {claimed} bytes, {stored} are there")
+
+
 def read_npy(path: Path) -> np.ndarray:
     """One .npy array. Raises UserError where it is missing, cut short or would be unpickled."""
     path = Path(path)
     with _errors_of(path, "no readable .npy array", "copy it again"), path.open("rb") as file:
         return _read_array(file, "array", path.stat().st_size)
+
+
+class NpyFile:
+    """One .npy array that is read a block of rows at a time: `file[3:9]`.
+
+    A memory map would count as memory of the process, as much as has been read. Raises UserError
+    where it is missing, cut short, would be unpickled, or is in Fortran's order."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(path)
+        with _errors_of(path, "no readable .npy array", "copy it again"), path.open("rb") as file:
+            shape, fortran, dtype = _read_header(file)
+            self._start = file.tell()
+            _check_size(shape, dtype, path.stat().st_size - self._start, "array")
+        if fortran or not shape:
+            problem = "an array in Fortran's order, or a single number"
+            raise UserError(path, problem, "save it by np.save of np.ascontiguousarray")
+        self.shape, self.dtype, self.ndim = tuple(map(int, shape)), dtype, len(shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(len(self))
+        each = math.prod(self.shape[1:])
+        with _errors_of(self._path, "no readable .npy array", "copy it again"):
+            count, first = max(0, stop - start) * each, start * each * self.dtype.itemsize
+            flat = np.fromfile(self._path, self.dtype, count, offset=self._start + first)
+            block = flat.reshape(-1, *self.shape[1:])
+        return block.astype(self.dtype.newbyteorder("="), copy=False)
 
 
 def save_npy(path: Path, array: np.ndarray, lasting: bool = True) -> None:

@@ -358,3 +358,24 @@ def test_pictures_of_16_bits_and_arrays_of_16_bits_are_scaled_alike(tmp_path):
         Image.fromarray(one).save(tmp_path / f"{i}.png")
     form = Form(16, 1, True)
     assert torch.equal(opened(tmp_path, form)[:], opened(values, form)[:])
+
+
+def test_large_arrays_are_read_a_block_at_a_time(tmp_path, monkeypatch):
+    """The same pixels; what is not read takes no memory."""
+    np.save(tmp_path / "a.npy", IMAGES.astype(">f4"))
+    expected = opened(tmp_path / "a.npy")[:]
+    monkeypatch.setattr("utils.data.sources.opened.LARGE", 0)
+    assert torch.equal(opened(tmp_path / "a.npy")[:], expected)
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(IMAGES))
+    with complaint("fortran.npy", "Fortran"):
+        opened(tmp_path / "fortran.npy")
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-9])
+    with complaint("a.npy", "claims"):
+        opened(tmp_path / "a.npy")
+
+
+def test_arrays_of_one_image_each_must_be_of_one_kind(tmp_path):
+    for i, image in enumerate([*IMAGES[:3], IMAGES[3, :, :8]]):
+        np.save(tmp_path / f"{i}.npy", image)
+    with complaint("3.npy", "[3, 8, 16]", "images of one kind"):
+        opened(tmp_path)

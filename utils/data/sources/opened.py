@@ -25,11 +25,12 @@ from utils.data.sources.pictures import (
     zip_pictures,
 )
 from utils.data.sources.tables import datasets_folder, parquet_pictures
-from utils.files.arrays import map_npy, read_npy, read_npz, read_shape
+from utils.files.arrays import NpyFile, read_npy, read_npz, read_shape
 from utils.files.tensors import load_torch
 from utils.jobs.memory import as_size, free_memory
 
 KEYS = ("samples", "arr_0", "images", "x")  # of a .npz file or a dict, in this order
+LARGE = 2**26  # bytes of a .npy file from which on it is read a block at a time
 TENSOR_ENDINGS = (".pt", ".pth")
 WITH_SIDE = ("digits", "mnist", "fashionmnist", "cifar10")  # all images of one size
 FORMS = "give a folder, .npy, .npz, .zip, .tar, .pt, .safetensors, .parquet, or NAME:train"
@@ -82,7 +83,7 @@ def open_path(path: Path, opening: Opening, key: str) -> Source:
     if path.is_dir():
         return open_directory(path, opening)
     if ending == ".npy":
-        return opening.array([mapped(path)], path)
+        return opening.array([read_or_open(path)], path)
     if ending == ".npz":
         return open_npz(path, opening, key)
     if ending == ".zip":
@@ -108,12 +109,10 @@ def open_directory(folder: Path, opening: Opening) -> Source:
     arrays = [path for path in seen if path.suffix.lower() == ".npy"]
     tables = [path for path in seen if path.suffix.lower() == ".parquet"]
     if arrays and len(arrays) == len(seen):
+        if read_npy(arrays[0]).ndim == 4 or len(arrays) == 1:
+            return opening.array([read_or_open(path) for path in arrays], folder)
         names = [path.relative_to(folder).as_posix() for path in arrays]
-        loaded = [mapped(path) for path in arrays]
-        alone = loaded[0].ndim < 4 and (loaded[0].ndim < 3 or len(loaded) > 1)
-        if not alone:
-            return opening.array(loaded, folder)
-        return opening.array([stacked(loaded, arrays)], folder, names=names)
+        return opening.array([ImageFiles(arrays)], folder, names=names)
     if tables and len(tables) == len(seen):
         return parquet_pictures(tables, folder)
     if any(path.suffix.lower() == ".npy" for path in seen):
@@ -121,21 +120,34 @@ def open_directory(folder: Path, opening: Opening) -> Source:
     return picture_folder(folder)
 
 
-def stacked(arrays: list[np.ndarray], paths: list[Path]) -> np.ndarray:
-    """One array of one image each. Raises UserError where their shapes differ."""
-    for array, path in zip(arrays, paths, strict=True):
-        if array.shape != arrays[0].shape:
-            problem = f"shape {list(array.shape)} beside {list(arrays[0].shape)}"
-            raise UserError(path, problem, "give images of one shape")
-    return np.stack(arrays)
+class ImageFiles:
+    """One .npy array an image, of one shape, read when used. Raises UserError where one has
+    another shape."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        first = read_npy(paths[0])
+        self._paths, self.dtype = paths, first.dtype
+        self.shape = (len(paths), *first.shape)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        images = [self._read(path) for path in self._paths[rows]]
+        return np.stack(images) if images else np.empty((0, *self.shape[1:]), self.dtype)
+
+    def _read(self, path: Path) -> np.ndarray:
+        image = read_npy(path)
+        if image.shape != self.shape[1:] or image.dtype != self.dtype:
+            problem = f"{image.dtype} {list(image.shape)}"
+            remedy = f"give images of one kind: the first is {self.dtype} {list(self.shape[1:])}"
+            raise UserError(path, problem, remedy)
+        return image
 
 
-def mapped(path: Path) -> np.ndarray:
-    """A .npy array that is read from the disk when used. Raises UserError where it is damaged."""
-    try:
-        return map_npy(path)
-    except (OSError, ValueError):
-        return read_npy(path)  # says what is wrong with it, or reads what cannot be mapped
+def read_or_open(path: Path) -> np.ndarray | NpyFile:
+    """A .npy array; a large one is read a block at a time."""
+    return read_npy(path) if path.stat().st_size < LARGE else NpyFile(path)
 
 
 def open_npz(path: Path, opening: Opening, key: str) -> ArraySource:
