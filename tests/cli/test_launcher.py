@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from utils.cli.errors import UserError
-from utils.cli.launcher import Launch, launched, refuse_several_ranks
+from utils.cli.launcher import Launch, launched, let_first_rank_speak
 
 TORCHRUN = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 TORCHRUN |= {"MASTER_ADDR": "host", "MASTER_PORT": "29500"}
@@ -63,3 +63,13 @@ def test_stages_of_one_process_refuse_several(environment, values):
     environment(values)
     with pytest.raises(UserError, match="torchrun or srun: found 4 ranks; start one process"):
         refuse_several_ranks("start one process")
+
+
+@pytest.mark.parametrize("name", ["SLURM_PTY_PORT", "SLURM_PTY_WIN_COL"])
+def test_a_command_typed_in_a_shell_inside_srun_runs_alone(monkeypatch, capsys, name):
+    """`srun --ntasks=4 --pty bash`: nobody types it in the other three shells."""
+    for variable, value in {**SRUN, "SLURM_NTASKS": "4", name: "80"}.items():
+        monkeypatch.setenv(variable, value)
+    assert launched() == Launch()
+    let_first_rank_speak()
+    assert "a shell inside srun" in capsys.readouterr().out

@@ -21,6 +21,7 @@ from utils.data.subsets import (
     training_subset,
     validation_subset,
 )
+from utils.files.atomic import save_png
 
 # The crop
 
@@ -230,3 +231,16 @@ def test_an_image_is_turned_upright(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "lying.png", exif=exif)
     read = load_image_set("folder", tmp_path, 8, 1).read([0])
     np.testing.assert_array_equal(read[0, 0], np.rot90(pixels, -1))
+
+
+def test_pictures_that_a_stage_has_written_are_no_data(tmp_path, capsys):
+    """With --data-path . the grids in results/ would become training images, and change K."""
+    for i in range(4):
+        save_image(tmp_path / f"{i}.png", noise(8, 8))
+    save_png(tmp_path / "results" / "samples" / "10.png", noise(8, 8, 3))
+    (tmp_path / "results" / "samples" / "deeper").mkdir()
+    save_image(tmp_path / "results" / "samples" / "deeper" / "a.png", noise(8, 8))
+    assert len(load_image_set("folder", tmp_path, 8, 1)) == 4
+    assert "4 images; 1 files left out: 1 written by a stage" in capsys.readouterr().out
+    with complaint("no images in it"):
+        load_image_set("folder", tmp_path / "results", 8, 1)

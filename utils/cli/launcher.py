@@ -43,6 +43,8 @@ def launched() -> Launch:
             remedy = "give torchrun --nnodes and --rdzv-endpoint, or start it without srun"
             raise UserError("GROUP_WORLD_SIZE", f"{groups} of {steps} srun tasks", remedy)
         launch = Launch(*(_number(name, 0) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    elif steps > 1 and in_shell_of_srun():
+        return Launch()
     elif steps > 1:
         if _number("SLURM_NTASKS", steps) != steps:
             remedy = "let srun start all tasks of the job, or one"
@@ -53,6 +55,17 @@ def launched() -> Launch:
     if not 0 <= launch.rank < launch.world:
         raise UserError("RANK", f"{launch.rank} of {launch.world}", "start it by torchrun or srun")
     return launch
+
+
+def in_shell_of_srun() -> bool:
+    """Whether this command is typed in a shell that `srun --pty` has started: it runs alone, since
+    nobody types it in the shells of the other tasks."""
+    return bool(os.environ.get("SLURM_PTY_PORT") or os.environ.get("SLURM_PTY_WIN_COL"))
+
+
+def launcher_name() -> str:
+    """torchrun or srun, for messages about ranks."""
+    return "torchrun" if os.environ.get("RANK") else "srun"
 
 
 def _number(name: str, default: int) -> int:
@@ -71,6 +84,8 @@ def refuse_several_ranks(remedy: str) -> None:
 
 def let_first_rank_speak() -> None:
     """Let rank 0 alone print options, progress and results; each rank prints its errors."""
+    if _number("SLURM_STEP_NUM_TASKS", 1) > 1 and in_shell_of_srun():
+        print("a shell inside srun: this command runs alone, not as one of several ranks")
     if launched().rank > 0:
         os.environ[QUIET] = "1"
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process

@@ -5,7 +5,6 @@ The only module that exits."""
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from utils.cli.errors import CheckFailed, Interrupted, ReportedByAnotherRank, Us
 from utils.cli.launcher import let_first_rank_speak
 from utils.cli.parse import parse
 from utils.cli.signals import GO_ON, ignore_for_good, print_stopped, stop_at_once, stopping
+from utils.cli.streams import steady_streams
 
 
 def run_commands(
@@ -51,6 +51,7 @@ def run_stage(
     with 75 when stopped but resumable, with 3 where a limit that the user set is passed."""
     arguments = sys.argv[1:] if argv is None else argv
     stop_at_once()
+    steady_streams()
     try:
         let_first_rank_speak()
         options = parse(stage_class, arguments, doc, prog)
@@ -66,9 +67,6 @@ def run_stage(
     except ReportedByAnotherRank as failure:
         ignore_for_good()
         sys.exit(failure.exit_code)
-    except BrokenPipeError:  # whoever reads our output has ended, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(UserError.exit_code)
     except Exception as error:
         if stopping():  # a signal in the middle of an import becomes an error of the library
             _stop_resumable(f"stopped: {GO_ON}")

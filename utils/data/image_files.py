@@ -22,11 +22,13 @@ from torch import Tensor
 
 from utils.cli.errors import UserError
 from utils.cli.progress import QUIET
+from utils.files.atomic import OURS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+OF_STAGES = "written by a stage"
 BACKGROUND = "white"  # behind transparent pixels, as on a page
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # Pillow's
 THREADS = 8  # decoders release the global interpreter lock
@@ -250,11 +252,16 @@ def print_counts(root: Path, count: int, left_out: tuple[str, ...]) -> None:
 
 def find_images(root: Path) -> tuple[list[Path], tuple[str, ...]]:
     """Image files below root, sorted by path: in the same order everywhere; and the endings of the
-    files that are left out. Hidden files are passed over.
+    files that are left out. Hidden files are passed over; so are folders that a stage has marked
+    as its own, with a word.
 
     Links to folders are followed, except to a folder above: that would not end."""
     images, left_out = [], []
     for folder, folders, names in os.walk(root, followlinks=True):
+        if OURS in names:  # pictures that a stage has written: never data
+            left_out += [OF_STAGES for name in names if name[0] != "."]
+            folders[:] = []
+            continue
         here = Path(os.path.realpath(folder))
         above = [f for f in folders if here.is_relative_to(os.path.realpath(f"{folder}/{f}"))]
         folders[:] = [f for f in folders if not f.startswith(".") and f not in above]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.figures.style import styled
-from utils.files.atomic import atomic_write
+from utils.files.atomic import atomic_write, mark_as_ours
 
 if TYPE_CHECKING:  # matplotlib is loaded with the first figure: training needs none for its grids
     from matplotlib.figure import Figure
@@ -35,6 +35,7 @@ def save_figure(fig: Figure, picture: Path) -> None:
     if fig.get_layout_engine():
         fig.draw_without_rendering()
         fig.set_layout_engine(None)  # each drawing would change it a little
+    mark_as_ours(raster.parent)
     with atomic_write(raster) as file:
         fig.savefig(file, format="png", dpi=DOTS_PER_INCH)
     _keep_pixels(fig)

@@ -18,6 +18,7 @@ import numpy as np
 from utils.cli.errors import UserError
 from utils.files.owners import clock_of, is_dead, this_host
 
+OURS = ".no-data"  # marks a folder of pictures that a stage has written
 PART = ".part"  # ending of a file that is being written
 ABANDONED_SECONDS = 3600.0  # age at which a part of another host counts as left over
 
@@ -136,10 +137,19 @@ def copy_file(source: Path, target: Path) -> None:
         file.write(Path(source).read_bytes())
 
 
+def mark_as_ours(folder: Path) -> None:
+    """Mark a folder whose pictures a stage has written, so that none of them is ever taken for a
+    training image (`utils/data/image_files.py`)."""
+    mark = Path(folder) / OURS
+    if not mark.exists():
+        write_text(mark, "The pictures in this folder were written by a stage: they are no data.\n")
+
+
 def save_png(path: Path, image: np.ndarray) -> None:
     """Write an image, uint8 [H, W, 3]."""
     from PIL import Image
 
+    mark_as_ours(Path(path).parent)
     with atomic_write(path) as file:
         Image.fromarray(image).save(file, format="png")
 

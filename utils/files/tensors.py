@@ -9,11 +9,12 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from utils.cli.errors import UserError
 from utils.files.atomic import atomic_write, reason
 
+LEGACY = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # torch's magic number, in a pickle
 PT_REMEDY = "copy it again, or delete it and run again what made it"
 
 
@@ -60,7 +61,7 @@ def load_torch(path: Path) -> Any:
             if zipfile.is_zipfile(file):
                 check_archive(file)
             elif path.suffix == ".pt":
-                raise UserError(path, "no whole .pt file", PT_REMEDY)
+                raise other_format(path, file)
             file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
             # A view with strides of 0 may claim any size, and to read it would take all memory.
@@ -79,6 +80,20 @@ def load_torch(path: Path) -> Any:
             raise UserError(path, "no whole .pt file", PT_REMEDY) from error
         remedy = "use only files that you trust, as our stages write"
         raise UserError(path, f"content that is not allowed ({refused})", remedy) from None
+
+
+def other_format(path: Path, file: BinaryIO) -> UserError:
+    """The error for a .pt file that is no archive of torch.save: a sound file of another format
+    needs no second copy."""
+    file.seek(0)
+    start = file.read(64)
+    if LEGACY in start:
+        remedy = "save it again by torch.save(torch.load(PATH, weights_only=True), PATH)"
+        return UserError(path, "torch's format of before version 1.6", remedy)
+    if start[8:9] == b"{":
+        remedy = "save it by torch.save(safetensors.torch.load_file(PATH), PATH)"
+        return UserError(path, "a file in the format of safetensors", remedy)
+    return UserError(path, "no whole .pt file", PT_REMEDY)
 
 
 def _tensors_in(content: Any) -> Iterator[Any]:

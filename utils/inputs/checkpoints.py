@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,11 @@ from utils.files.tensors import load_torch, save_torch
 from utils.jobs.devices import pick_dtype
 
 FORMAT_VERSION = 1
+# What wrappers put before the names of weights, in any nesting: torch.compile (also inside names),
+# parallel and averaged models.
+PREFIX = re.compile(r"^(?:(?:module|ema_model|model)\.)+(?=all_modules\.)")
+AVERAGED = "ema_model."  # of ema-pytorch, beside the weights that are not averaged
+COUNTERS = {"n_averaged", "initted", "step"}  # beside the weights of averaged models
 NETWORK_OPTIONS = (
     *("image_size", "in_channels", "dim", "dim_mults", "attn_resolutions", "num_res_blocks"),
     *("dropout", "conditional", "resamp_with_conv", "nonlinearity"),
@@ -61,11 +67,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     is_dict = isinstance(content, Mapping)
     missing = [key for key in ("ema", "args") if not is_dict or key not in content]
     if missing:
-        raise UserError(path, f"no {missing[0]!r}", "give a checkpoint of train_unet.py")
+        remedy = "give a checkpoint of train_unet.py, or save yours in its form (docs/formats.md)"
+        raise UserError(path, f"no {missing[0]!r}", remedy)
     args = resolve_args(content["args"], path)
     weights = {name: _weights(content.get(name), path) for name in ("model", "ema")}
     if not weights["ema"]:
-        raise UserError(path, "no averaged weights", "train the model again")
+        remedy = "save them as `ema`, or the weights themselves if none were averaged"
+        raise UserError(path, "no averaged weights", remedy)
     opt, rng = content.get("opt", {}), content.get("rng", {})
     iterations = content.get("iterations", 0)
     whole = type(iterations) is int and isinstance(opt, Mapping) and isinstance(rng, Mapping)
@@ -91,10 +99,18 @@ def _weights(state: Any, path: Path) -> dict[str, Tensor]:
         return {}
     named = isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
     if not named or not state or not all(map(_is_real, state.values())):
-        raise UserError(path, "weights that are no state dict", "train the model again")
+        remedy = "save state_dict() of the network, a dict of tensors by name"
+        raise UserError(path, "weights that are no state dict", remedy)
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise UserError(path, "NaN or infinite weights", "use an earlier checkpoint")
-    return {name.removeprefix("module."): value.detach() for name, value in state.items()}
+    if averaged := [name for name in state if AVERAGED in name]:
+        state = {name: state[name] for name in averaged}
+    names = {name: PREFIX.sub("", name.replace("_orig_mod.", "")) for name in state}
+    return {
+        names[name]: value.detach().float() if value.is_floating_point() else value
+        for name, value in state.items()
+        if name not in COUNTERS
+    }
 
 
 def _is_real(value: Any) -> bool:
@@ -170,7 +186,8 @@ def denoiser_of(
         problem = (
             f"weights that do not fit its options ({str(error).splitlines()[-1].strip()[:90]})"
         )
-        raise UserError(path, problem, "train the model again") from error
+        remedy = "give it the options (args) that it was trained with"
+        raise UserError(path, problem, remedy) from error
     return NetworkDenoiser(
         network.to(device),
         Schedule(train["timesteps"]),

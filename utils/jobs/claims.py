@@ -8,14 +8,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
-from utils.cli.errors import UserError
+from utils.cli.errors import Interrupted, UserError
 from utils.cli.signals import check_stopping
 from utils.files.atomic import make_folder, part_of, reason, remove_leftovers, write_remedy
 from utils.files.owners import clock_of, is_dead, this_host
@@ -25,6 +25,8 @@ BEAT_SECONDS = 10.0
 SURE_SECONDS = 3 * BEAT_SECONDS
 STALE_SECONDS = 12 * BEAT_SECONDS  # without a heartbeat for so long the owner is dead
 POLL_SECONDS = 1.0
+TELL_SECONDS = 5.0  # until a line says what is waited for
+COME_MINUTES = 10.0  # for ranks that neither write nor claim anything
 
 Item = TypeVar("Item")
 
@@ -102,6 +104,33 @@ def take_turns(
         if claimed_elsewhere:
             time.sleep(POLL_SECONDS)
         pending = claimed_elsewhere
+
+
+def wait_for(files: Sequence[Path], is_there: Callable[[Path], bool], who: str) -> None:
+    """Wait until other ranks have written files, each of which one of them claims while it works.
+
+    who: names the ranks in the line that is printed after TELL_SECONDS. Raises Interrupted where
+    for COME_MINUTES none of the missing files has been written or claimed: no rank is there."""
+    start = idle_since = time.monotonic()
+    count, is_reported = len(files), False
+    while missing := [path for path in files if not is_there(path)]:
+        check_stopping()
+        now = time.monotonic()
+        if len(missing) < count or any(map(_is_claimed, missing)):
+            count, idle_since = len(missing), now
+        if now - idle_since > 60 * COME_MINUTES:
+            problem = f"{len(missing)} of {len(files)} ranks never came ({who})"
+            raise Interrupted(f"{problem}; run the same command again, or without the launcher")
+        if now - start > TELL_SECONDS and not is_reported:
+            print(f"waiting for {len(missing)} of {len(files)} ranks ({who})", flush=True)
+            is_reported = True
+        time.sleep(POLL_SECONDS)
+
+
+def _is_claimed(target: Path) -> bool:
+    mark = target.with_name(f".{target.name}{CLAIM}")
+    owner = _read(mark)
+    return owner is not None and not _is_stale(mark, owner)
 
 
 def clear_up(folder: Path) -> None:

@@ -5,22 +5,28 @@ the seeds; distances meet through files and need no group."""
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from utils.cli.errors import Interrupted, ReportedByAnotherRank, UserError
-from utils.cli.launcher import Launch, launched, meeting_point
-from utils.cli.signals import GO_ON
+from utils.cli.launcher import Launch, launched, launcher_name, meeting_point
+from utils.cli.signals import GO_ON, leave
 from utils.jobs.shares import Share
 
 JOIN_MINUTES = 10  # until all ranks must have met
 WAIT_DAYS = 7  # for a rank that is alive: the first one may wait for another job's claim
+POLL_SECONDS = 0.2
+TELL_SECONDS = 5.0  # until a line says who is missing
 NOTHING = -1
 MOST_RANKS = 1_000_000
 Result = TypeVar("Result")
@@ -112,6 +118,72 @@ def _others_alive() -> Iterator[None]:
         raise Interrupted(f"another rank has ended; {GO_ON}") from error
 
 
+class Arrival:
+    """The meeting of all ranks. It takes place in a thread: the main thread stays free to obey
+    signals, and to say who is missing."""
+
+    def __init__(self, launch: Launch, meeting: str, backend: str) -> None:
+        self._launch, self._meeting, self._backend = launch, meeting, backend
+        self._here = 1  # ranks that have come, as far as this one knows
+        self._messages: dist.ProcessGroup | None = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._meet, daemon=True)
+
+    def wait(self) -> dist.ProcessGroup | None:
+        """The group for small numbers. Raises UserError where not all ranks come.
+
+        On a signal the process ends at once: there is nothing to clean up yet, and a library that
+        waits for other machines cannot be left."""
+        start, is_reported = time.monotonic(), False
+        try:
+            self._thread.start()
+            while self._thread.is_alive():
+                self._thread.join(POLL_SECONDS)
+                if time.monotonic() - start > TELL_SECONDS and not is_reported:
+                    print(self._waiting(), file=sys.stderr, flush=True)
+                    is_reported = True
+        except Interrupted:
+            leave()
+        if self._error is not None:
+            where = f"no {self._launch.world} ranks at {self._meeting}"
+            remedy = "start all ranks at once, on machines that reach each other"
+            raise UserError("torchrun or srun", where, remedy) from self._error
+        return self._messages
+
+    def _waiting(self) -> str:
+        place = self._meeting.removeprefix("tcp://")
+        if place == "env://":
+            place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        missing = self._launch.world - self._here
+        return f"waiting for {missing} of {self._launch.world} ranks at {place} ({launcher_name()})"
+
+    def _meet(self) -> None:
+        limit = timedelta(minutes=JOIN_MINUTES)
+        how: dict[str, Any] = {"init_method": self._meeting}
+        try:
+            if self._meeting.startswith("tcp://"):
+                how = {"store": self._gathered(limit)}
+            ranks = {"rank": self._launch.rank, "world_size": self._launch.world}
+            dist.init_process_group(self._backend, timeout=limit, **ranks, **how)
+            self._messages = dist.new_group(backend="gloo", timeout=timedelta(days=WAIT_DAYS))
+        except (RuntimeError, ValueError) as error:
+            self._error = error
+
+    def _gathered(self, limit: timedelta) -> dist.TCPStore:
+        """The store in which each rank has announced itself. Raises RuntimeError after limit."""
+        host, port = self._meeting.removeprefix("tcp://").rsplit(":", 1)
+        world, first = self._launch.world, self._launch.rank == 0
+        store = dist.TCPStore(host, int(port), world, first, limit, wait_for_workers=False)
+        self._here = store.add("here", 1)
+        start = time.monotonic()
+        while self._here < world:
+            if time.monotonic() - start > limit.total_seconds():
+                raise RuntimeError(f"{self._here} of {world} ranks")
+            time.sleep(POLL_SECONDS)
+            self._here = store.add("here", 0)
+        return store
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
     """The ranks of this launch, able to talk to each other: gloo on CPUs, NCCL on GPUs.
@@ -126,21 +198,9 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     meeting = meeting_point()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    arrival = Arrival(launch, meeting, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            init_method=meeting,
-            rank=launch.rank,
-            world_size=launch.world,
-            timeout=timedelta(minutes=JOIN_MINUTES),
-        )
-        messages = dist.new_group(backend="gloo", timeout=timedelta(days=WAIT_DAYS))
-    except (RuntimeError, ValueError) as error:
-        remedy = "start all ranks at once, on machines that reach each other"
-        raise UserError(
-            "torchrun or srun", f"no {launch.world} ranks at {meeting}", remedy
-        ) from error
-    try:
-        yield Ranks(launch, messages)
+        yield Ranks(launch, arrival.wait())
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()

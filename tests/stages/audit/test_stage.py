@@ -18,8 +18,7 @@ from utils.stages.audit.files import load_audit
 TRAIN, TEST = tiles(60), tiles(90, "test")
 SAMPLES = np.stack([*map(as_jpeg, TRAIN[:12]), *TEST[:28]])
 TABLES = ("neighbours.csv", "copied.csv", "duplicates.csv")
-FILES = {*TABLES, "audit.json", "report.html"}
-FILES |= {f"{name}.{kind}" for name in ("pairs", "distances") for kind in ("png", "pdf")}
+FILES = {*TABLES, "audit.json", "report.html", "figures"}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +52,8 @@ def test_the_answer_is_told_in_a_few_lines_and_written(done):
     result, process = done
     assert process.returncode == 0, process.stderr
     assert {path.name for path in result.iterdir()} == FILES
+    names = {f"{name}.{kind}" for name in ("pairs", "distances") for kind in ("png", "pdf")}
+    assert {path.name for path in (result / "figures").glob("[!.]*")} == names
     told = process.stdout
     assert re.search(r"copies: +\d+ of 40 samples \(.* 95 % interval .*Control: \d+ of 62", told)
     for word in ("samples: ", "held-out: ", "found by:", "most copied:", "tests:", "report.html"):

@@ -12,12 +12,13 @@ import numpy as np
 from torch import Tensor
 
 from utils.cli.errors import UserError
+from utils.cli.launcher import Launch, launcher_name
 from utils.cli.progress import progress
 from utils.data.views import Images, View
 from utils.evidence.copying import Near
 from utils.files.arrays import read_npz, save_npz
 from utils.files.provenance import digest
-from utils.jobs.claims import take_turns
+from utils.jobs.claims import take_turns, wait_for
 from utils.jobs.shares import Share
 from utils.metrics.embedders import Embedder
 from utils.metrics.nearest import SearchSettings, nearest
@@ -157,6 +158,17 @@ class Parts:
             near = search.run(embedder, self.share.of(len(search.queries)), settings)
             arrays = {"distances": near.distances, "indices": near.indices}
             save_npz(target(search), **arrays, key=self.key(search))
+
+    def wait_for_ranks(self, searches: Sequence[Search], launch: Launch, whole: Path) -> None:
+        """Wait for the parts of the other ranks of this launch, or for the whole audit."""
+        first = self.share.index - launch.rank
+        for search in searches:
+            files = [self.file(search, first + rank) for rank in range(launch.world)]
+
+            def is_there(path: Path) -> bool:
+                return path.exists() or (whole.exists() and not self.folder.exists())
+
+            wait_for(files, is_there, f"{launcher_name()}, {search.name}")
 
     def missing(self, searches: Sequence[Search]) -> int:
         """How many of the parts other jobs have still to do."""

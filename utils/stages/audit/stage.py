@@ -68,6 +68,8 @@ def run(options: AuditStage) -> None:
         share = Share.parse(settings.shard, "--shard").split(launch.rank, launch.world)
         parts = Parts(folder / "parts", share, f"{embedder.name} {embedder.fingerprint}")
         parts.compute(searches, embedder, search)
+        if launch.world > 1:
+            parts.wait_for_ranks(searches, launch, path)
         if missing := parts.missing(searches):
             waiting = f"{missing} of {share.count} parts are not there yet"
             print(f"shard {share} written; {waiting}: the job of the last one ends the audit")
@@ -114,7 +116,7 @@ def write(folder: Path, audit: Audit, shown: Shown, args: Mapping[str, Any]) -> 
     pictures = {"The worst pairs": pairs, "Distances to the nearest training image": histogram}
     write_page(folder, audit, pictures, args["audit"])
     for name, figure in (("pairs", pairs), ("distances", histogram)):
-        save_figure(figure, folder / f"{name}.png")
+        save_figure(figure, folder / "figures" / f"{name}.png")
     save_audit(folder, audit, args)
 
 

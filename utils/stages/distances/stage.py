@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from utils.cli.errors import UserError
-from utils.cli.launcher import launched
+from utils.cli.launcher import Launch, launched, launcher_name
 from utils.cli.options.checks import flag, parse_memory, required
 from utils.cli.options.samples import DistancesOptions
 from utils.cli.options.sections import DistancesStage
@@ -21,7 +21,7 @@ from utils.files.arrays import read_shape
 from utils.files.provenance import digest, is_finished, with_data_path
 from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_files
 from utils.inputs.unchanged import Input, first_read
-from utils.jobs.claims import take_turns
+from utils.jobs.claims import take_turns, wait_for
 from utils.jobs.devices import pick_dtype, prepare
 from utils.jobs.k_jobs import Job, is_to_run, plan_jobs, work_through
 from utils.jobs.memory import search_budget
@@ -91,6 +91,7 @@ def run(options: DistancesStage) -> None:
         compute_whole(jobs, search, overwrite)
     else:
         compute_parts(jobs, parts, search, overwrite)
+        wait_for_ranks(jobs, share, launch)
         merge(jobs, search, overwrite)
 
 
@@ -177,6 +178,24 @@ def compare(job: DistancesJob, search: Search) -> tuple[Part, dict[str, np.ndarr
             embedder, samples, subset.images, search.options.k, part.rows, part.columns, settings
         )
     return part, arrays, subset.fingerprint
+
+
+def wait_for_ranks(jobs: list[DistancesJob], share: Share, launch: Launch) -> None:
+    """Wait for the other ranks of this launch, so that none ends well while work is left; the jobs
+    of an array, other shares of --shard, are not waited for."""
+    if launch.world == 1:
+        return
+    first = share.index - launch.rank
+    for job in jobs:
+        files = [
+            part_file(job.target.parent, job.k, Share(first + rank, share.count))
+            for rank in range(launch.world)
+        ]
+
+        def is_there(path: Path, whole: Path = job.target) -> bool:
+            return path.exists() or (whole.exists() and not path.parent.parent.exists())
+
+        wait_for(files, is_there, f"{launcher_name()}, {job.name}")
 
 
 def merge(jobs: list[DistancesJob], search: Search, overwrite: bool) -> None:
