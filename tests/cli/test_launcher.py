@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from utils.cli.errors import UserError
-from utils.cli.launcher import Launch, launched, let_first_rank_speak
+from utils.cli.launcher import Launch, launched, let_first_rank_speak, refuse_several_ranks
 
 TORCHRUN = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 TORCHRUN |= {"MASTER_ADDR": "host", "MASTER_PORT": "29500"}
