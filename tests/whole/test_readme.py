@@ -37,6 +37,7 @@ from torch.distributed.run import get_args_parser
 from tests.helpers.formats import PARSE_UTILS
 from tests.helpers.images import offline, small_cifar, write_mnist
 from tests.helpers.runs import COMMAND_PAGES, ROOT
+from tests.helpers.sources import tiles, write_folder
 from utils.cli import signals as interrupts
 from utils.data import photos
 from utils.data.datasets import load_image_set
@@ -380,6 +381,8 @@ def checkout(tmp_path, monkeypatch) -> Checkout:
     monkeypatch.setattr(Figure, "draw_without_rendering", lambda _: None)
     result = Checkout(folder, monkeypatch)
     result.download("lemoncmd/dm-am-mnist-unet128", "my-models")  # brought by the user
+    for name, images in (("samples", tiles(40)), ("train", tiles(30)), ("test", tiles(40, "test"))):
+        write_folder(folder / f"my-{name}", images)
     return result
 
 

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from utils.evidence.duplicates import gap_sizes, near_groups
 from utils.stages.audit.criteria import (
     FALSE_DISCOVERIES,
     copies_interval,
     discoveries,
-    gap_sizes,
     is_copy_by_ratio,
-    near_groups,
     p_values,
     ratios,
 )

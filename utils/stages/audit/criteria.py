@@ -1,14 +1,14 @@
-"""What makes a sample a copy: p-values, ratios, and duplicates that must not hide it."""
+"""What makes a sample a copy: p-values and ratios."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from utils.evidence.duplicates import RATIO, nearest_different
 from utils.metrics.intervals import TAIL, wilson_interval
 
 FALSE_DISCOVERIES = 0.05  # of Benjamini and Hochberg: expected share of new ones among the copies
 DRAWS = 1000  # of the bootstrap
-RATIO = 3  # d_1 < d / RATIO
 
 
 def p_values(distances: np.ndarray, held_out: np.ndarray) -> np.ndarray:
@@ -35,51 +35,14 @@ def discoveries(p: np.ndarray, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
     return false_discovery_control(p, method="bh") <= rate
 
 
-def gap_sizes(lengths: np.ndarray) -> np.ndarray:
-    """How many of the nearest images are near-duplicates of an image: int64 [n].
-
-        the largest m with d_m < d_{m+1} / 3; 0 without one
-
-    lengths [n, k]: d_1 <= d_2 <= ... of each image to other ones, Euclidean. It is the ratio test
-    (Yoon et al. 2023), for a group of images instead of one."""
-    if lengths.shape[1] < 2:
-        return np.zeros(len(lengths), np.int64)
-    gaps = RATIO * lengths[:, :-1].astype(np.float64) < lengths[:, 1:]
-    last = gaps.shape[1] - np.argmax(gaps[:, ::-1], axis=1)
-    return np.where(gaps.any(1), last, 0)
-
-
-def near_groups(lengths: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-    """The group of near-duplicates that each of n images is in: int64 [n], a number for each group;
-    an image without near-duplicates is alone in its group.
-
-    Two images are linked where each is among the near-duplicates of the other by `gap_sizes`.
-    lengths, neighbours [n, k]: the nearest other images of each, ascending."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(lengths)
-    inside = np.arange(lengths.shape[1]) < gap_sizes(lengths)[:, None]
-    rows, columns = np.nonzero(inside)
-    one_way = coo_matrix((np.ones(len(rows)), (rows, neighbours[rows, columns])), (n, n)).tocsr()
-    both_ways = one_way.multiply(one_way.T)
-    return connected_components(both_ways, directed=False)[1].astype(np.int64)
-
-
 def ratios(lengths: np.ndarray, neighbours: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """d_1 / d of each image: d_1 to the nearest training image, d to the nearest *different* one,
-    which is no near-duplicate of it. float64 [n], 0 where d_1 is 0.
+    see `nearest_different`. float64 [n], 0 where d_1 is 0, NaN where there is no second one.
 
-    Without that, a copy of an image that occurs twice has d_1 = d_2 and is missed. Where all k
-    neighbours are of one group, d is larger than the last of them, which is taken: the ratio is
-    then an upper bound. NaN where there is no second training image.
-    lengths, neighbours [n, k]: the nearest training images; groups: of all, by `near_groups`."""
+    Where all k neighbours are of one group the ratio is an upper bound."""
     if lengths.shape[1] < 2:
         return np.full(len(lengths), np.nan)
-    others = groups[neighbours] != groups[neighbours[:, :1]]
-    others[:, -1] = True
-    different = np.take_along_axis(lengths, np.argmax(others, axis=1)[:, None], axis=1)[:, 0]
-    d_1, different = lengths[:, 0].astype(np.float64), different.astype(np.float64)
+    d_1, different = nearest_different(lengths, neighbours, groups).T.astype(np.float64)
     return np.divide(d_1, different, out=np.zeros_like(d_1), where=(d_1 > 0) & (different > 0))
 
 

@@ -12,9 +12,10 @@ from utils.cli.options.samples import AuditOptions
 from utils.data.views import Images, Union, View
 from utils.evidence.copying import Cells, Near, copying_tests
 from utils.evidence.definitions import TESTS
+from utils.evidence.duplicates import MOST_NEAR, NEAR_DEPTH, near_groups
 from utils.metrics.embedders import Embedder, as_float
 from utils.metrics.nearest import SearchSettings
-from utils.stages.audit.criteria import FALSE_DISCOVERIES, near_groups
+from utils.stages.audit.criteria import FALSE_DISCOVERIES
 from utils.stages.audit.figures import PAIRS, caption
 from utils.stages.audit.inputs import Sets, as_keys, shared
 from utils.stages.audit.neighbours import Search, variants
@@ -30,8 +31,6 @@ from utils.stages.audit.result import (
 )
 
 DEPTH = 16  # neighbours searched for: the nearest different image lies beyond the duplicates
-NEAR_DEPTH = 10  # so many near-duplicates of one image are seen
-MOST_NEAR = 100_000  # images up to which near-duplicates among them are looked for by default
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from utils.cli.errors import UserError
 from utils.data.datasets import open_images
 from utils.data.subsets import held_out, held_out_images, permutation
+from utils.evidence.duplicates import NEAR_DEPTH, nearest_different
 from utils.metrics.embedders import Embedder
 from utils.metrics.nearest import SearchSettings, nearest
 
@@ -27,7 +28,8 @@ FEWEST_SETS = 4  # of N real images: the closest pair of a single set says littl
 class HeldOut:
     """Distances of the M held-out images of one K, in the metric.
 
-    near [M, 2]: to the two nearest of the K training images ([M, 1] for K = 1).
+    near [M, 2]: to the two nearest different ones of the K training images ([M, 1] for K = 1),
+    which are no duplicates of each other.
     within [D, N]: of the images in D sets of N, each to its nearest other one in the same set.
     That distance shrinks as N grows, so N is the number of samples. The first sets are the last
     held-out images, from the end; where these fill fewer than FEWEST_SETS, training images follow
@@ -55,17 +57,21 @@ def measure_held_out(
     train: Tensor,
     n: int,
     settings: SearchSettings | None = None,
+    groups: np.ndarray | None = None,
 ) -> HeldOut | None:
     """The distances of all images that a model of these args has not seen; None without any.
 
-    train: its K training images, uint8 [K, C, H, W]. n: the number of samples to classify."""
+    train: its K training images, uint8 [K, C, H, W]. n: the number of samples to classify. groups:
+    of duplicates among them, `duplicate_groups`; None for none."""
     try:
         source = held_out(args)
     except UserError as error:
         print(f"K = {args['train']['train_size']}: no control: {error}", flush=True)
         return None
     images = source.read()
-    near, _ = nearest(embedder, images, train, 2, settings=settings)
+    groups = np.arange(len(train)) if groups is None else groups
+    depth = 2 if len(np.unique(groups)) == len(groups) else NEAR_DEPTH
+    near = nearest_different(*nearest(embedder, images, train, depth, settings=settings), groups)
     sets = number_of_sets(len(train), len(images), n)
     within = nearest_in_sets(embedder, torch.cat([train, images]), sets, n, settings)
     return HeldOut(near, within, source.first)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from utils.cli.errors import UserError
 from utils.data.subsets import held_out
+from utils.evidence.duplicates import duplicate_groups, nearest_different
 from utils.metrics.embedders import Embedder
 from utils.metrics.nearest import SearchSettings
 from utils.stages.classify.files import Judged, JudgedDistances
@@ -48,8 +49,10 @@ class Judge:
         args: with the options of the stage. train: the K training images, uint8 [K, C, H, W].
         Raises UserError where the criterion of args cannot be applied."""
         arrays, metric, criterion = dists.arrays, dists.metric_name, args["classify"]["criterion"]
-        near, neighbours = arrays["data-dists"][:, :2], nearest_column(arrays["synth-dists"])
-        real = measure_held_out(args, self.embedder, train, len(near), self.search)
+        groups = self.groups(train, args["train"]["train_size"])
+        near = nearest_different(arrays["data-dists"], arrays["data-indices"], groups)
+        neighbours = nearest_column(arrays["synth-dists"])
+        real = measure_held_out(args, self.embedder, train, len(near), self.search, groups)
         calibrations = self.calibrations(args, real, len(near))
         limits: dict[str, Limits] = {n: (c.delta_m, c.delta_s) for n, c in calibrations.items()}
         if criterion == "delta":
@@ -76,6 +79,16 @@ class Judge:
         if real is None:
             real = HeldOut(near[:0], np.empty((0, len(near)), np.float32), 0)
         return Judged(row, dict(args), JudgedDistances(near, neighbours, real)), labels, states
+
+    def groups(self, train: Tensor, k: int) -> np.ndarray:
+        """The duplicates among the training images; prints how many there are, if any."""
+        groups = duplicate_groups(self.embedder, train, self.search)
+        sizes = np.bincount(groups)
+        if (sizes > 1).any():
+            some = f"{(sizes > 1).sum()} groups of duplicates ({sizes[sizes > 1].sum()} images)"
+            note = "d_2 is the distance to an image of another group"
+            print(f"K = {k}: {some} among the training images: {note}", flush=True)
+        return groups
 
     def calibrations(
         self, args: Mapping[str, Any], real: HeldOut | None, n: int

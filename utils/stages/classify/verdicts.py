@@ -46,10 +46,10 @@ def classify_by_ratio(d_1: ArrayLike, d_2: ArrayLike, s_1: ArrayLike) -> np.ndar
 
     Euclidean distances [N]: d_1 <= d_2 to the two nearest training images, s_1 to the nearest
     other sample. A spurious state attracts samples: they fall much closer to each other than to
-    any training image. Where the training set holds an image twice, d_1 = d_2 around it: near
-    copies of it are missed, exact ones (0 / 0) are not. Raises ValueError as above, and where
-    d_2 < d_1. Source: Yoon et al. 2023 and Carlini et al. 2023, arXiv 2301.13188, for d_1 / d_2;
-    s_1 / d_1 is the same idea for attractors."""
+    any training image. d_2 should be that to a different image (`nearest_different`): where the
+    training set holds an image twice, d_1 = d_2 around it, and near copies of it are missed.
+    Raises ValueError as above, and where d_2 < d_1. Source: Yoon et al. 2023 and Carlini et al.
+    2023, arXiv 2301.13188, for d_1 / d_2; s_1 / d_1 is the same idea for attractors."""
     # In float64 three times a float32 is exact, so that a ratio of 1/3 is never rounded below it.
     names = ((d_1, "d_1"), (d_2, "d_2"), (s_1, "s_1"))
     d_1, d_2, s_1 = (_checked(d, name).astype(np.float64) for d, name in names)
