@@ -120,7 +120,7 @@ def test_a_checkpoint_as_the_original_writes_it(written, variant, form):
     [
         ("protocol4", "not allowed (pickle protocol 4)"),
         ("protocol5", "not allowed (pickle protocol 5)"),
-        ("legacy", "no whole .pt file"),
+        ("legacy", "before version 1.6"),
     ],
 )
 def test_forms_that_the_original_does_not_write(written, form, words):

@@ -122,6 +122,15 @@ STAGES = {
             keeps=("generalization/*.json",),
         ),
         Stage(
+            "audit",
+            of(
+                *("run_audit.py", "--samples", "synthetics/8.npz", "--train", "digits:train"),
+                *("--held-out", "synthetics/2.npz", "--result-path", "audit"),
+            ),
+            reads=("synthetics",),
+            keeps=("audit/audit.json",),
+        ),
+        Stage(
             "toy",
             ("toy_example.py", "train", *TOY, *SHORT),
             reads=("toy",),

@@ -82,11 +82,27 @@ def sample_files(folder: Path, flag: str, remedy: str, k: int | None = None) -> 
         problem = f"{both[0]}.npz and a folder {both[0]}"
         raise UserError(f"{flag} {folder}", problem, "keep one of them")
     found = {**files, **folders}
-    if not found and k is not None and folder.exists():
-        return {k: folder}
-    if not found and folder.is_dir() and any(folder.iterdir()):
+    if not found and is_one_set(folder):
+        if k is not None:
+            return {k: folder}
         remedy += "; or say the K of this set by --train-size"
     return {k: found[k] for k in sorted(found)} or k_files(folder, ".npz", flag, remedy)
+
+
+def is_one_set(path: Path) -> bool:
+    """Whether a path may be a set of samples itself: a file, or a folder with something in it."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
+
+
+def sample_file(folder: Path, k: int, flag: str, remedy: str) -> Path:
+    """The set of one K in a folder, or the folder itself. Raises UserError where there is none."""
+    folder = Path(folder)
+    named = folder / f"{k}.npz"
+    alone = [folder] if is_one_set(folder) and not k_named(folder) else []
+    for path in (named, folder / str(k), *alone):
+        if path.exists():
+            return path
+    raise UserError(f"{flag} {named}", "no such file", remedy)
 
 
 def load_synthetics(path: Path, known: Known | None = None) -> SampleSet:
@@ -106,6 +122,8 @@ def load_samples(
     own = read_args(arrays, path) if "args" in arrays else {}
     if not isinstance(own, Mapping):
         raise UserError(f"{path}: args", "no options", "use another file")
+    if not is_complete(own):
+        check_said(own, known, path)
     if own and "samples" in arrays and arrays["samples"].dtype.kind == "f":
         images = arrays["samples"]
     else:
@@ -146,8 +164,7 @@ def complete_args(
 
     The data set is asked for: any other one would give wrong distances. So is the seed that chose
     the K images, where not all images of the data set were training images."""
-    train = own.get("train", {})
-    if not isinstance(train, Mapping) or "train_size" in train:
+    if is_complete(own):
         return resolve_named(own, path)
     k = k_of(path)
     shown = {
@@ -158,15 +175,28 @@ def complete_args(
         name: {**shown.get(name, {}), **known.args.get(name, {}), **(own.get(name) or {})}
         for name in ("data", "train", "model")
     }
-    for section, name in (("data", "data_name"), ("train", "train_size")):
-        if name not in sections[section]:
-            raise unknown(path, name)
     args = resolve_named({**own, **sections}, path)
     if "global_seed" not in sections["train"]:
         count, k = len(open_images(args)), args["train"]["train_size"]
         if k < count:
             raise unknown(path, "global_seed", f" (it chose {k} of {count} images)")
     return args
+
+
+def is_complete(own: Mapping[str, Any]) -> bool:
+    """Whether args are those of a training: then they are read, or refused, as they are."""
+    train = own.get("train", {})
+    return not isinstance(train, Mapping) or "train_size" in train
+
+
+def check_said(own: Mapping[str, Any], known: Known, path: Path) -> None:
+    """Raises UserError, before the images are read, where nobody says what they are of."""
+    for section, name in (("data", "data_name"), ("train", "train_size")):
+        said = [own.get(section), known.args.get(section)]
+        if name == "train_size" and k_of(path) is not None:
+            continue
+        if not any(isinstance(one, Mapping) and name in one for one in said):
+            raise unknown(path, name)
 
 
 def unknown(path: Path, name: str, why: str = "") -> UserError:

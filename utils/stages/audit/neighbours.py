@@ -3,7 +3,7 @@ divided into parts, and a part is kept in a file as soon as it is done."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
@@ -143,16 +143,21 @@ class Parts:
         return str(read_npz(path, KEYS)["key"]) == self.key(search)
 
     def compute(
-        self, searches: Sequence[Search], embedder: Embedder, settings: SearchSettings
+        self,
+        searches: Sequence[Search],
+        embedder: Embedder,
+        settings: SearchSettings,
+        is_whole: Callable[[], bool],
     ) -> None:
-        """This job's part of each search, unless it is finished."""
+        """This job's part of each search, unless it or the whole audit is finished: another job
+        with the same command removes the parts at its end."""
         mine = self.share.index
 
         def target(search: Search) -> Path:
             return self.file(search, mine)
 
         def done(search: Search) -> bool:
-            return self.is_there(search, mine)
+            return is_whole() or self.is_there(search, mine)
 
         for (search,) in take_turns(searches, target, done):
             near = search.run(embedder, self.share.of(len(search.queries)), settings)

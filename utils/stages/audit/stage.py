@@ -67,10 +67,11 @@ def run(options: AuditStage) -> None:
         launch = launched()
         share = Share.parse(settings.shard, "--shard").split(launch.rank, launch.world)
         parts = Parts(folder / "parts", share, f"{embedder.name} {embedder.fingerprint}")
-        parts.compute(searches, embedder, search)
+        parts.compute(searches, embedder, search, is_done)
         if launch.world > 1:
             parts.wait_for_ranks(searches, launch, path)
-        if missing := parts.missing(searches):
+        missing = 0 if is_done() else parts.missing(searches)
+        if missing:
             waiting = f"{missing} of {share.count} parts are not there yet"
             print(f"shard {share} written; {waiting}: the job of the last one ends the audit")
             return

@@ -20,7 +20,7 @@ from utils.data.subsets import training_subset
 from utils.figures.save import figure_files, save_figure
 from utils.files.k_files import k_files
 from utils.files.provenance import check_same, digest, with_data_path
-from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_files
+from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_file
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.devices import pick_dtype, prepare
 from utils.jobs.k_jobs import Job, is_to_run, plan_jobs, work_through
@@ -161,9 +161,7 @@ def samples_of(
 ) -> Input[SampleSet]:
     """The samples that distances were measured on. Raises UserError where they are others."""
     remedy = "give the folder of the sets that the distances were measured on"
-    path = sample_files(folder, flag, remedy, job.k).get(job.k)
-    if path is None:
-        raise UserError(f"{flag} {folder / str(job.k)}.npz", "no such file", remedy)
+    path = sample_file(folder, job.k, flag, remedy)
     load = partial(load_synthetics, known=known_of(settings, flag, dists.args))
     file, sample_set = first_read(path, load)
     if dists.args.get("distances", {}).get("samples") != digest(sample_set.samples):
