@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.cli.errors import UserError
+from utils.cli.errors import Interrupted, UserError
 from utils.files import atomic as storage
 from utils.files.owners import this_host
 from utils.jobs import claims
@@ -184,3 +184,27 @@ class Full:
 
     def write(self, _):
         raise OSError(errno.ENOSPC, "full")
+
+
+def test_other_ranks_are_waited_for_as_long_as_they_are_there(tmp_path, monkeypatch, capsys):
+    """A part that somebody claims is awaited without end, ranks that never came ten minutes."""
+    clock = Clock(monkeypatch)
+    files = [tmp_path / f"{i}.npz" for i in range(3)]
+    files[0].touch()
+    ends = []
+
+    def sleep(seconds):
+        clock.now += 60
+        os.utime(tmp_path / f".1.npz{claims.CLAIM}", (clock.now,) * 2)  # the owner's heartbeat
+        if clock.now > 1000 + 3600 and not files[1].exists():
+            ends.append(clock.now)
+            files[1].touch()
+
+    monkeypatch.setattr(claims.time, "sleep", sleep, raising=False)
+    with claim(files[1]) as ours, pytest.raises(Interrupted, match="1 of 3 ranks never came"):
+        assert ours
+        claims.wait_for(files, Path.exists, "srun, K = 8")
+    assert ends and 600 <= clock.now - ends[0] <= 720
+    assert capsys.readouterr().out == "waiting for 2 of 3 ranks (srun, K = 8)\n"
+    files[2].touch()
+    claims.wait_for(files, Path.exists, "srun")

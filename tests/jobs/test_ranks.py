@@ -201,3 +201,30 @@ def test_another_number_of_ranks_is_reported(tmp_path, capsys):
     (tmp_path / "models" / "8.pt").unlink()
     train.run(train_options(tmp_path))
     assert "ranks: 2 before, 1 now; rounding may differ" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGTERM, 30), (signal.SIGINT, 5)])
+def test_a_rank_says_whom_it_waits_for_and_obeys_signals(tmp_path, number, seconds):
+    """The first of three srun tasks, whose others never come; scontrol names this machine."""
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text("#!/bin/sh\necho localhost\n")
+    scontrol.chmod(0o755)
+    srun = {"SLURM_STEP_NUM_TASKS": "3", "SLURM_NTASKS": "3", "SLURM_STEP_NODELIST": "localhost"}
+    srun |= {"SLURM_JOB_ID": str(os.getpid() % 1800), "SLURM_STEP_ID": str(int(number))}
+    path = f"{scontrol.parent}:{os.environ['PATH']}"
+    command = [sys.executable, str(ROOT / "train_unet.py"), *TRAINING, "--train-size", "8"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=ALONE | srun | {"PATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    line = process.stderr.readline()
+    assert line.startswith("waiting for 2 of 3 ranks at localhost:") and "(srun)" in line
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=seconds)
+    assert process.returncode == 75 and stderr == "stopped: run the same command again to go on\n"

@@ -59,7 +59,7 @@ def copies_interval(fixed: np.ndarray, p: np.ndarray) -> tuple[float, float]:
     number of discoveries jumps: whether one p-value is a discovery depends on the others. So
     Benjamini and Hochberg's rule is applied again to DRAWS bootstrap sets; the interval contains
     the 2.5 and 97.5 % quantiles of their shares and Wilson's interval. Coverage in simulations (100
-    and 500 samples, 60 to 2,000 held-out images, 0 to 40 % copies, clear and blurred ones): 93 to
+    and 500 samples, 60 to 2,000 held-out images, 0 to 40 % copies, clear and blurred ones): 92 to
     100 %; that of Wilson's alone: 44 to 100 % (docs/audit.md)."""
     total = len(fixed)
     count = int((fixed | discoveries(p)).sum())
