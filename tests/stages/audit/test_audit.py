@@ -141,6 +141,19 @@ def test_samples_that_are_held_out_images_give_the_stated_share_of_false_alarms(
     assert abs(copies - control) <= 3 * np.sqrt(copies + control + 1)
 
 
+def test_the_control_is_judged_by_the_distance_at_which_p_values_end():
+    """Copies with more and more noise: the last discoveries are as far as some new images are."""
+    scale = np.linspace(2, 90, 100)[:, None, None, None]
+    noise = np.random.default_rng(0).normal(size=(100, 3, 32, 32)) * scale
+    samples = (TRAIN[:100] + noise).clip(0, 255).round().astype(np.uint8)
+    result = audit(samples, TRAIN, TEST)
+    known = torch.from_numpy(TRAIN).flatten(1) / 127.5 - 1
+    new = torch.cdist(torch.from_numpy(TEST).flatten(1) / 127.5 - 1, known).min(1).values
+    by_p = [d for d, by in zip(result.table["distance_1"], result.table["by"]) if "p-value" in by]
+    expected = int((new <= max(by_p) * (1 + 1e-5)).sum())
+    assert result.control["by"]["p-value"] == expected > 0
+
+
 def test_duplicates_of_the_training_set_are_reported_and_do_not_hide_copies():
     twice = np.concatenate([TRAIN, TRAIN[:3], [as_jpeg(TRAIN[5])]])
     copies = np.stack([as_jpeg(TRAIN[i], 80) for i in (0, 1, 5, 9)])
