@@ -85,7 +85,7 @@ def test_new_images_are_seldom_memory_by_neighbours(digits, l2, k):
 
 @pytest.fixture(scope="module")
 def repeated(digits, l2):
-    return sweeps(digits, l2, EIGHT, 200, 0)
+    return sweeps(digits, l2, EIGHT, 100, 0)
 
 
 @pytest.mark.slow
