@@ -66,7 +66,12 @@ def test_shifted_copies_are_found_by_comparing_with_shifted_images():
 @pytest.mark.parametrize("network", ["alex", "vgg"])
 def test_copies_are_found_by_lpips(network):
     sets = next(draws(1))
-    jpeg, moved, new = found_in(audit(*sets, metric=network))
+    result = audit(*sets, metric=network)
+    # LPIPS is the square of a distance, and ratios are those of distances.
+    columns = (result.table[name] for name in ("ratio", "distance_1", "distance_2"))
+    for ratio, first, second in zip(*columns, strict=True):
+        assert ratio == pytest.approx(np.sqrt(first / second), rel=1e-5)
+    jpeg, moved, new = found_in(result)
     assert jpeg >= 39 and moved >= 11 and new <= 5
 
 
