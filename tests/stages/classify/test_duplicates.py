@@ -6,12 +6,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from tests.helpers.images import real_digits, save_image
+from tests.helpers.images import digits_args, real_digits, save_image
 from tests.helpers.runs import DIGITS, ok, run_here
 from utils.cli.options.sections import TrainStage
 from utils.cli.parse import parse
+from utils.data.subsets import training_subset
+from utils.evidence.duplicates import duplicate_groups
 from utils.inputs.samples import save_synthetics
+from utils.metrics.embedders import load_metric
+from utils.stages.classify.held_out import measure_held_out
 from utils.stages.train.stage import training_args
 
 COPIED = 5
@@ -51,3 +56,15 @@ def test_copies_of_images_that_occur_twice_are_memorized(tmp_path, twice, noise)
     row = json.loads((tmp_path / "i" / "summary" / f"{len(images)}.json").read_text())["row"]
     assert row["memorized"] == COPIED
     assert ("5 groups of duplicates (10 images)" in told) == twice
+
+
+def test_the_control_passes_over_duplicates_too():
+    """Held-out images beside 16 digits, of which 8 occur twice: the distances are those to 16."""
+    args, l2 = digits_args(16), load_metric("l2", None, "cpu")
+    train = training_subset(args).images
+    twice = torch.cat([train, train[:8]])
+    expected = measure_held_out(args, l2, train, 100)
+    found = measure_held_out(args, l2, twice, 100, groups=duplicate_groups(l2, twice))
+    np.testing.assert_allclose(found.near, expected.near, rtol=1e-6)
+    assert (measure_held_out(args, l2, twice, 100).near[:, 0] == found.near[:, 0]).all()
+    assert (measure_held_out(args, l2, twice, 100).near[:, 1] < found.near[:, 1]).any()
