@@ -5,12 +5,14 @@
     python -m benchmarks.audit million   # 1,000 x 1,000,000 of 64 x 64 x 3, by L2: 12 GB of disk
     python -m benchmarks.audit large     # 10,000 x 1,000,000, over an hour
 
-run_audit.py is a process of its own, from the first import to the page; the plain loop finds the
-same nearest training images, and nothing else. Images are made: smooth colours with noise."""
+run_audit.py is a process of its own, from the first import to the page. With near-duplicates it
+searches three times (samples among training images, and both sets among themselves); `ratio` is
+that of the plain loop, which searches once, to an audit without them.
+Images are made: smooth colours with noise."""
 
 from __future__ import annotations
 
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -45,7 +47,9 @@ def main() -> None:
         make(samples, n, side, seed=1)
         result = Path(folder) / "audit"
         given = ["--samples", samples, "--train", train, "--result-path", result]
-        audit = measured([sys.executable, "run_audit.py", *given, *flags])
+        command = [sys.executable, "run_audit.py", *given, *flags]
+        audit = measured(command)
+        alone = measured([*command, "--overwrite", "--duplicates", "exact"])
         found = Path(folder) / "plain.npy"
         loop = measured([sys.executable, "-m", "benchmarks.audit", "plain", samples, train, found])
         if "--use-lpips" not in flags:
@@ -56,9 +60,10 @@ def main() -> None:
         training_images=k,
         side=side,
         flags=" ".join(flags),
-        ratio=round(loop["seconds"] / audit["seconds"], 2),
+        ratio=round(loop["seconds"] / alone["seconds"], 2),
         images_per_second=round((n + k) / audit["seconds"]),
         audit=audit,
+        without_near_duplicates=alone,
         plain=loop,
     )
 
@@ -80,19 +85,12 @@ def measured(command: list) -> dict[str, float]:
     """Seconds, and the peak of the memory in GiB, of a command in a process of its own."""
     start = time.perf_counter()
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
-    _, status, usage = resource_wait(process)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = status
     if status:
         raise SystemExit(f"exit status {status}: {' '.join(map(str, command))}")
     seconds = time.perf_counter() - start
     return {"seconds": round(seconds, 1), "peak_gib": round(usage.ru_maxrss / 2**20, 2)}
-
-
-def resource_wait(process: subprocess.Popen) -> tuple[int, int, resource.struct_rusage]:
-    import os
-
-    pid, status, usage = os.wait4(process.pid, 0)
-    process.returncode = status
-    return pid, status, usage
 
 
 def plain(samples: Path, train: Path, result: Path) -> None:
