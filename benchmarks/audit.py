@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.ratio import print_result
+from utils.evidence.duplicates import MOST_NEAR
 
 CASES = {  # samples, training images, side, flags of run_audit.py
     "small": (50_000, 50_000, 32, ()),
@@ -49,7 +50,8 @@ def main() -> None:
         given = ["--samples", samples, "--train", train, "--result-path", result]
         command = [sys.executable, "run_audit.py", *given, *flags]
         audit = measured(command)
-        alone = measured([*command, "--overwrite", "--duplicates", "exact"])
+        exact = [*command, "--overwrite", "--duplicates", "exact"]
+        alone = measured(exact) if k <= MOST_NEAR else audit
         found = Path(folder) / "plain.npy"
         loop = measured([sys.executable, "-m", "benchmarks.audit", "plain", samples, train, found])
         if "--use-lpips" not in flags:
