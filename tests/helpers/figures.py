@@ -41,7 +41,7 @@ def assert_files_of_a_figure(draw, folder):
     for name in ("first", "second"):
         fig = draw()
         save_figure(fig, folder / name / "figure.png")
-        assert {p.name for p in (folder / name).iterdir()} == {"figure.png", "figure.pdf"}
+        assert {p.name for p in (folder / name).glob("[!.]*")} == {"figure.png", "figure.pdf"}
     for ending in ("png", "pdf"):
         first, second = (folder / n / f"figure.{ending}" for n in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()

@@ -29,9 +29,9 @@ def rows_of(path):
 
 def figures_in(stage):
     """Names of the figures of a stage, each of which is there as PNG and as PDF."""
-    names = {p.stem for p in (stage / "figures").iterdir()}
+    names = {p.stem for p in (stage / "figures").glob("[!.]*")}
     both = {f"{name}.{ending}" for name in names for ending in ("png", "pdf")}
-    assert both == {p.name for p in (stage / "figures").iterdir()}
+    assert both == {p.name for p in (stage / "figures").glob("[!.]*")}
     return names
 
 

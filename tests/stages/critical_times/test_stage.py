@@ -62,7 +62,7 @@ def test_the_exact_model_through_the_script(tmp_path):
     assert result.censored.all() and (result.time == result.scanned[-1]).all()
     assert result.critical_time.tolist() == [result.scanned[-1]]
     assert result.args["critical_times"]["exact"] and result.args["train"]["train_size"] == 1
-    figures = {path.name for path in (tmp_path / "t" / "figures").iterdir()}
+    figures = {path.name for path in (tmp_path / "t" / "figures").glob("[!.]*")}
     names = ("critical-times", "recovery", "volumes", "recovered-t-1")
     assert figures == {f"{name}.{ending}" for name in names for ending in ("png", "pdf")}
 

@@ -109,7 +109,7 @@ def test_the_seed_decides(tmp_path):
 
 def test_what_is_written(tmp_path):
     straight(tmp_path)
-    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("[!.]*") if p.is_file()}
     run = {f"run/{name}" for name in ("logs/stats.jsonl", "logs/train.txt")}
     run |= {f"run/checkpoints/{i}.pt" for i in (2, 4)} | {f"run/samples/{i}.png" for i in (2, 4)}
     assert files == run | {"models/8.pt"}
