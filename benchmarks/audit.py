@@ -38,14 +38,19 @@ K = 5
 
 def main() -> None:
     name, *rest = sys.argv[1:] or ["small"]
+    if name == "make":
+        make(Path(rest[0]), *map(int, rest[1:]))
+        return
     if name == "plain":
         plain(*map(Path, rest))
         return
     n, k, side, flags = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
         samples, train = (Path(folder) / f"{what}.npy" for what in ("samples", "train"))
-        make(train, k, side, seed=0)
-        make(samples, n, side, seed=1)
+        # In a process of its own: a child's peak of memory begins with that of its parent.
+        for path, count, seed in ((train, k, "0"), (samples, n, "1")):
+            values = map(str, (path, count, side, seed))
+            subprocess.run([sys.executable, "-m", "benchmarks.audit", "make", *values], check=True)
         result = Path(folder) / "audit"
         given = ["--samples", samples, "--train", train, "--result-path", result]
         command = [sys.executable, "run_audit.py", *given, *flags]
