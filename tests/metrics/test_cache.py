@@ -15,9 +15,10 @@ from tests.helpers.images import random_images
 from tests.helpers.runs import ROOT
 from utils.cli.errors import UserError
 from utils.cli.options.run import CacheOptions
+from utils.data.views import image_digests
 from utils.files.arrays import map_npy, save_npy
 from utils.metrics import cache as embedding_cache
-from utils.metrics.cache import Embedded, EmbeddingCache, image_digests
+from utils.metrics.cache import Embedded, EmbeddingCache
 from utils.metrics.embedders import load_metric, open_cache
 from utils.metrics.nearest import SearchSettings, nearest_images
 

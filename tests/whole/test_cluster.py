@@ -20,9 +20,9 @@ import torch
 
 from tests.helpers.runs import DIGITS, ROOT, SMALL, train_options
 from utils.data.subsets import training_subset
+from utils.data.views import image_digests
 from utils.inputs.samples import load_synthetics, save_synthetics
 from utils.jobs.claims import claim
-from utils.metrics.cache import image_digests
 from utils.stages.train.stage import training_args
 
 BATCH = ROOT / "configs" / "slurm"

@@ -4,6 +4,7 @@ Whatever reads images in blocks takes a tensor as well as one of these."""
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+DIGEST_BYTES = 16
+HASHED = 1024  # images read at once to be hashed
 Positions = slice | Sequence[int] | np.ndarray | Tensor
 
 
@@ -87,3 +90,14 @@ class Union:
                 result = block.new_empty((len(wanted), *block.shape[1:]))
             result[torch.from_numpy(here)] = block.to(result.dtype)
         return self._sets[0][:0] if result is None else result
+
+
+def image_digests(images: Images) -> list[bytes]:
+    """16 bytes of the sha256 of each image [C, H, W], with its type and shape."""
+    digests: list[bytes] = []
+    for start in range(0, len(images), HASHED):
+        block = images[start : start + HASHED]
+        kind, pixels = f"{block.dtype} {list(block.shape[1:])}".encode(), block.contiguous().cpu()
+        hashed = (hashlib.sha256(kind + image.tobytes()) for image in pixels.numpy())
+        digests += [one.digest()[:DIGEST_BYTES] for one in hashed]
+    return digests

@@ -36,34 +36,34 @@ def copying_tests(
     held_out: Images,
     cells: Cells,
     search: SearchSettings | None = None,
-    found: tuple[Near, Near] | None = None,
+    nearest_two: tuple[Near, Near] | None = None,
 ) -> tuple[list[Finding], dict[str, np.ndarray]]:
     """C_T, authenticity and the ratio test of samples [N, C, H, W], with the arrays behind them.
 
-    found: the two nearest training images, or more, of each sample and of each held-out image, if
-    they are known. With one training image C_T alone is defined."""
-    if found is None:
-        found = tuple(
+    nearest_two: the two nearest training images, or more, of each sample and of each held-out
+    image, if they are known. With one training image C_T alone is defined."""
+    if nearest_two is None:
+        nearest_two = tuple(
             Near(*nearest(embedder, images, train, 2, settings=search))
             for images in (samples, held_out)
         )
     of_train, *of_sets = partition(train, cells, samples, held_out)
     inside = [
         nearest_in_cells(embedder, images, near, own, train, of_train, search)
-        for images, near, own in zip((samples, held_out), found, of_sets, strict=True)
+        for images, near, own in zip((samples, held_out), nearest_two, of_sets, strict=True)
     ]
     findings = [copying(*inside, *of_sets)]
-    of_samples, of_known = found
+    of_samples, of_known = nearest_two
     if len(train) > 1:
         indices = of_samples.indices[:, 0], of_known.indices[:, 0]
         gaps = nearest_within(embedder, train, indices, search)
-        nearest_one = (near.distances[:, 0] for near in found)
+        nearest_one = (near.distances[:, 0] for near in nearest_two)
         findings.append(authenticity(*nearest_one, *gaps))
         # d_1 / d_2 is one of Euclidean distances
-        plain = [near.distances[:, :2] for near in found]
+        plain = [near.distances[:, :2] for near in nearest_two]
         findings.append(ratio(*(np.sqrt(d) if embedder.squared else d for d in plain)))
     arrays = {}
-    for name, near in zip(("sample", "held-out"), found, strict=True):
+    for name, near in zip(("sample", "held-out"), nearest_two, strict=True):
         arrays[f"{name}-distances"] = near.distances[:, :2]
     for name, distances, own in zip(("sample", "held-out"), inside, of_sets, strict=True):
         arrays |= {f"{name}-cells": own, f"{name}-cell-distances": distances}
@@ -89,8 +89,8 @@ def nearest_in_cells(
     for cell in np.unique(cells[elsewhere]):
         queries = np.flatnonzero(elsewhere & (cells == cell))
         known = View(train, np.flatnonzero(train_cells == cell))
-        found = nearest(embedder, View(images, queries), known, 1, settings=search)
-        result[queries] = found[0][:, 0]
+        distances, _ = nearest(embedder, View(images, queries), known, 1, settings=search)
+        result[queries] = distances[:, 0]
     return result
 
 
@@ -103,8 +103,8 @@ def nearest_within(
     """How far the training images of these indices are from their nearest other one."""
     distinct, back = np.unique(np.concatenate(indices), return_inverse=True)
     # The image finds itself too, at 0; the second distance is that of another, even of a copy.
-    found = nearest(embedder, View(train, distinct), train, 2, settings=search)
-    return np.split(found[0][:, 1][back], np.cumsum([len(i) for i in indices])[:-1])
+    distances, _ = nearest(embedder, View(train, distinct), train, 2, settings=search)
+    return np.split(distances[:, 1][back], np.cumsum([len(i) for i in indices])[:-1])
 
 
 def partition(train: Images, cells: Cells, *others: Images) -> list[np.ndarray]:

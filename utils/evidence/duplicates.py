@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.data.views import Images
-from utils.metrics.cache import image_digests
+from utils.data.views import Images, image_digests
 from utils.metrics.embedders import Embedder
 from utils.metrics.nearest import SearchSettings, nearest
 
@@ -28,10 +27,10 @@ def duplicate_groups(
     if not 2 < len(first) <= MOST_NEAR:
         return exact
     distinct = images[first]
-    found, neighbours = nearest(
+    distances, neighbours = nearest(
         embedder, distinct, distinct, NEAR_DEPTH, exclude_self=True, settings=settings
     )
-    return near_groups(np.sqrt(found) if embedder.squared else found, neighbours)[exact]
+    return near_groups(np.sqrt(distances) if embedder.squared else distances, neighbours)[exact]
 
 
 def gap_sizes(lengths: np.ndarray) -> np.ndarray:

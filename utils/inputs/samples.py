@@ -81,12 +81,12 @@ def sample_files(folder: Path, flag: str, remedy: str, k: int | None = None) -> 
     if both := sorted(files.keys() & folders.keys()):
         problem = f"{both[0]}.npz and a folder {both[0]}"
         raise UserError(f"{flag} {folder}", problem, "keep one of them")
-    found = {**files, **folders}
-    if not found and is_one_set(folder):
+    sets = {**files, **folders}
+    if not sets and is_one_set(folder):
         if k is not None:
             return {k: folder}
         remedy += "; or say the K of this set by --train-size"
-    return {k: found[k] for k in sorted(found)} or k_files(folder, ".npz", flag, remedy)
+    return {k: sets[k] for k in sorted(sets)} or k_files(folder, ".npz", flag, remedy)
 
 
 def is_one_set(path: Path) -> bool:

@@ -18,15 +18,13 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
-from utils.data.views import Images
+from utils.data.views import DIGEST_BYTES, Images, image_digests
 from utils.files.arrays import map_npy, save_npy
 from utils.files.atomic import make_folder
 from utils.jobs.claims import clear_up, take_turns
 
 BLOCK_BYTES = 2**26  # of embeddings in a block: the most that a killed job loses
-DIGEST_BYTES = 16
 ROW_BITS = 32
-HASHED = 1024  # images read at once to be hashed
 ATTEMPTS = 3  # to read what was just written
 
 OnProgress = Callable[[int], object]  # called with the number of images embedded since
@@ -245,17 +243,6 @@ class Embedded:
             done += len(part)
             self._on_progress(len(part))
         return phi
-
-
-def image_digests(images: Images) -> list[bytes]:
-    """16 bytes of the sha256 of each image [C, H, W], with its type and shape."""
-    digests: list[bytes] = []
-    for start in range(0, len(images), HASHED):
-        block = images[start : start + HASHED]
-        kind, pixels = f"{block.dtype} {list(block.shape[1:])}".encode(), block.contiguous().cpu()
-        hashed = (hashlib.sha256(kind + image.tobytes()) for image in pixels.numpy())
-        digests += [one.digest()[:DIGEST_BYTES] for one in hashed]
-    return digests
 
 
 def _block_type(rows: int, dim: int) -> np.dtype:

@@ -55,7 +55,6 @@ class Values:
 
     least: float = np.inf
     most: float = -np.inf
-    ends: bool = False
     has_zero: bool = False
     has_one: bool = False
     levels: dict[Range, bool] = field(
@@ -188,10 +187,6 @@ class ArraySource:
         if images.dtype != torch.uint8:  # Pillow resizes 8 bits
             images = ((images + 1) * 127.5).round().to(torch.uint8)
         return torch.stack([reformed(image, self.where, form) for image in images])
-
-    def size(self, position: int) -> tuple[int, int]:
-        """Width and height before any change."""
-        return self.first[:2]
 
     def _look(self, span: range) -> Values:
         """The values of the whole array. Raises UserError for NaN and other types."""

@@ -16,7 +16,6 @@ from torch import Tensor
 from utils.cli.errors import UserError
 from utils.cli.options.choices import DATA_NAMES
 from utils.data.datasets import MemorySet, load_image_set
-from utils.data.image_files import Form
 from utils.data.sources.arrays import LAYOUTS, SIGNED, ArraySource, Range
 from utils.data.sources.pictures import (
     PictureSource,
@@ -152,7 +151,6 @@ def read_or_open(path: Path) -> np.ndarray | NpyFile:
 
 def open_npz(path: Path, opening: Opening, key: str) -> ArraySource:
     """One array of a .npz file: key, or the first of KEYS, or the only one of images."""
-    with_args = False
     try:
         with zipfile.ZipFile(path) as archive:
             names = [Path(n).stem for n in archive.namelist() if n.endswith(".npy")]
@@ -244,11 +242,10 @@ def named(name: str, split: str, opening: Opening) -> Source:
     if isinstance(image_set, MemorySet):
         return opening.array([image_set.images], where)
     names = [str(getattr(key, "name", key)) for key in image_set.keys]
-    form = Form(size, channels, True)
-    return PictureSource(where, names, lambda i: as_picture(image_set.read([i])[0], form))
+    return PictureSource(where, names, lambda i: as_picture(image_set.read([i])[0]))
 
 
-def as_picture(image: Tensor, form: Form) -> Any:
+def as_picture(image: Tensor) -> Any:
     from PIL import Image
 
     return Image.fromarray(image.permute(1, 2, 0).squeeze(2).contiguous().numpy())

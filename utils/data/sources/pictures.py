@@ -140,10 +140,10 @@ def picture_folder(root: Path) -> PictureSource:
 def read_limited(path: Path) -> bytes:
     """The bytes of a picture. Raises UserError where it is huge, or no file."""
     try:
-        found = path.stat()
+        info = path.stat()
     except OSError as error:
         raise UserError(path, reason(error), "remove it, or copy it again") from error
-    if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
+    if not stat.S_ISREG(info.st_mode) or info.st_size > MOST_BYTES:
         raise UserError(path, "no file, or more than 256 MB", "shrink it, or remove it")
     return read_bytes(path)
 

@@ -17,10 +17,9 @@ from utils.data.image_files import Form
 from utils.data.sources.arrays import ArraySource
 from utils.data.sources.opened import Source
 from utils.data.sources.pictures import PictureSource
-from utils.data.views import Positions, positions_of
+from utils.data.views import DIGEST_BYTES, Positions, image_digests, positions_of
 
 AT_ONCE = 1024  # images read at once
-DIGEST_BYTES = 16
 MOST_NAMED = 3  # damaged files that an error names
 
 
@@ -99,7 +98,7 @@ def scan(
         else:
             block, sound = read_sound(source, span, form, sizes, damaged)
         kept.add(block)
-        digests.append(digests_of(block))
+        digests += image_digests(block)
         positions.append(sound)
         on_images(len(span))
     if damaged and not skip_damaged:
@@ -113,7 +112,7 @@ def scan(
         source,
         form,
         [source.names[i] for i in chosen.tolist()],
-        np.concatenate(digests),
+        np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES),
         sizes,
         [name for name, _ in damaged],
         chosen,
@@ -153,10 +152,3 @@ class Keeper:
 
     def result(self) -> Tensor | None:
         return torch.cat(self._blocks) if self._blocks else None
-
-
-def digests_of(images: Tensor) -> np.ndarray:
-    """uint8 [n, 16] of each image [C, H, W]: equal where type and pixels are."""
-    kind, pixels = str(images.dtype).encode(), images.contiguous().numpy()
-    hashed = (hashlib.sha256(kind + image.tobytes()).digest()[:DIGEST_BYTES] for image in pixels)
-    return np.frombuffer(b"".join(hashed), np.uint8).reshape(-1, DIGEST_BYTES)

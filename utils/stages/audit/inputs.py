@@ -102,24 +102,24 @@ def check_sizes(samples: ImageList, size: int) -> None:
 
 def warnings(sets: Sets, channels: Mapping[str, int]) -> list[str]:
     """What may make distances mean something else than the user thinks."""
-    found = []
+    notes = []
     sizes = {name: usual_size(images) for name, images in sets.named().items()}
     for name in sizes:
         if name != "samples" and sizes[name] != sizes["samples"]:
             (w, h), (a, b) = sizes["samples"], sizes[name]
-            found.append(
+            notes.append(
                 f"samples of {w} x {h} and {flag(name)} of {a} x {b} were resized differently, "
                 "which alone changes distances; give images that went through the same resizing"
             )
         if channels[name] != channels["samples"]:
             kinds = {1: "grey", 3: "in colour"}
-            found.append(f"{flag(name)} is {kinds[channels[name]]}, the samples are not")
+            notes.append(f"{flag(name)} is {kinds[channels[name]]}, the samples are not")
     if sets.held_out is not None:
         known = shared(sets.held_out, sets.train)
         if known.any():
             total = f"{known.sum()} of {len(known)} held-out images"
-            found.append(f"{total} are training images: the control counts them as copies")
-    return found
+            notes.append(f"{total} are training images: the control counts them as copies")
+    return notes
 
 
 def usual_size(images: ImageList) -> tuple[int, int]:

@@ -83,18 +83,16 @@ class Examination:
         depth = max(options.k, DEPTH)
         queries, names = self.joined(), "+".join(one.fingerprint for one in sets.named().values())
         compared = variants(options.flips, options.shifts)
-        self.nearest = Search(
-            "nearest", queries, self.train.images, depth, names, variants=compared
-        )
-        self.searches = {"nearest": self.nearest}
+        nearest = Search("nearest", queries, self.train.images, depth, names, variants=compared)
+        self.searches = {"nearest": nearest}
         if len(compared) > 1 and sets.held_out is not None:
             self.searches["plain"] = Search("plain", queries, self.train.images, 2, names)
-        for name, found, digests in (
+        for name, once, digests in (
             ("train", self.train, sets.train.fingerprint),
             ("samples", self.samples, sets.samples.fingerprint),
         ):
-            if len(found.first) > 2 and self.looks_for_near(len(found.first)):
-                images = found.images
+            if len(once.first) > 2 and self.looks_for_near(len(once.first)):
+                images = once.images
                 own = Search(name, images, images, NEAR_DEPTH, digests, exclude_self=True)
                 self.searches[name] = own
 
@@ -138,7 +136,7 @@ class Examination:
             warnings=[*sets.warnings, *self.warnings(control)],
             needs_held_out=[] if control else list(NEEDS_HELD_OUT),
             table=neighbours_table(judged, sets.samples.names, train_names, self.options.k),
-            groups=duplicate_groups(groups, sets.train.names),
+            groups=duplicates_table(groups, sets.train.names),
         )
         return audit, self.shown(judged, control)
 
@@ -160,13 +158,13 @@ class Examination:
         """Distances whose ratios mean lengths: LPIPS is the square of one, so its root."""
         return np.sqrt(near.distances) if self.embedder.squared else near.distances
 
-    def groups(self, name: str, found: Distinct, near: Mapping[str, Near]) -> Groups:
+    def groups(self, name: str, once: Distinct, near: Mapping[str, Near]) -> Groups:
         """The duplicates of a set."""
         if name not in near:
-            few = len(found.first) <= 2  # a second neighbour is needed to tell what is near
-            return Groups(found.of, found.of if few else None)
+            few = len(once.first) <= 2  # a second neighbour is needed to tell what is near
+            return Groups(once.of, once.of if few else None)
         joined = near_groups(self.lengths(near[name]), near[name].indices)
-        return Groups(found.of, joined[found.of])
+        return Groups(once.of, joined[once.of])
 
     def findings(self, near: list[Near], settings: SearchSettings) -> dict[str, Any]:
         """C_T, authenticity and the ratio test, by name; none without held-out images."""
@@ -174,7 +172,7 @@ class Examination:
             return {}
         sets = self.sets.samples, self.train.images, self.sets.held_out
         cells = Cells(seed=self.options.seed)
-        found, _ = copying_tests(self.embedder, *sets, cells, settings, (near[0], near[1]))
+        tests, _ = copying_tests(self.embedder, *sets, cells, settings, (near[0], near[1]))
         return {
             one.test: {
                 "title": TESTS[one.test].title,
@@ -182,26 +180,26 @@ class Examination:
                 "verdict": one.verdict,
                 "details": dict(one.details),
             }
-            for one in found
+            for one in tests
         }
 
     def warnings(self, control: Judged | None) -> list[str]:
         """What the numbers cannot show."""
-        found, n = [], len(self.sets.samples)
+        notes, n = [], len(self.sets.samples)
         if control is not None:
             count = len(control.copies)
             needed = int(np.ceil(n / (FALSE_DISCOVERIES * (count + 1)) - 1e-9))
             if needed > 1:
-                found.append(
+                notes.append(
                     f"{count} held-out images: no p-value is below {1 / (count + 1):.2g}, so fewer "
-                    f"than {needed} copies among {n} samples are not found by p-values; give "
+                    f"than {needed} copies among {n} samples are not notes by p-values; give "
                     f"{int(n / FALSE_DISCOVERIES)} held-out images to find a single one"
                 )
         if len(self.train.first) < 2:
-            found.append("one distinct training image: the ratio test needs two")
+            notes.append("one distinct training image: the ratio test needs two")
         if "train" not in self.searches and len(self.train.first) > 2:
-            found.append("near-duplicates among training images were not looked for")
-        return found
+            notes.append("near-duplicates among training images were not looked for")
+        return notes
 
 
 def split(near: Near, n: int) -> list[Near]:
@@ -210,7 +208,7 @@ def split(near: Near, n: int) -> list[Near]:
     return [Near(*pair) for pair in zip(*parts, strict=True)]
 
 
-def duplicate_groups(groups: Groups, names: list[str]) -> list[dict[str, Any]]:
+def duplicates_table(groups: Groups, names: list[str]) -> list[dict[str, Any]]:
     """The training images with duplicates, the largest group first: `group`, `images`, `kind`,
     `train`."""
     sizes = np.bincount(groups.widest)

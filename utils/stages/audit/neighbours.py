@@ -3,7 +3,7 @@ divided into parts, and a part is kept in a file as soon as it is done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
@@ -104,7 +104,7 @@ class Search:
                 references = self.references
                 if variant != Variant():
                     references = View(references, change=variant)
-                found = nearest(
+                result = nearest(
                     embedder,
                     queries,
                     references,
@@ -113,7 +113,7 @@ class Search:
                     rows=rows,
                     settings=settings,
                 )
-                best = best_of(best, found, found[0].shape[1])
+                best = best_of(best, result, result[0].shape[1])
         return Near(*best)
 
 
@@ -164,16 +164,17 @@ class Parts:
             arrays = {"distances": near.distances, "indices": near.indices}
             save_npz(target(search), **arrays, key=self.key(search))
 
-    def wait_for_ranks(self, searches: Sequence[Search], launch: Launch, whole: Path) -> None:
-        """Wait for the parts of the other ranks of this launch, or for the whole audit."""
+    def wait_for_ranks(self, searches: Sequence[Search], launch: Launch) -> None:
+        """Wait for the parts of the other ranks of this launch; one that has found all of them
+        removes them when it has written the audit."""
         first = self.share.index - launch.rank
         for search in searches:
-            files = [self.file(search, first + rank) for rank in range(launch.world)]
+            files = {self.file(search, first + r): first + r for r in range(launch.world)}
 
-            def is_there(path: Path) -> bool:
-                return path.exists() or (whole.exists() and not self.folder.exists())
+            def is_there(path: Path, search: Search = search, index: Mapping = files) -> bool:
+                return self.is_there(search, index[path]) or not self.folder.exists()
 
-            wait_for(files, is_there, f"{launcher_name()}, {search.name}")
+            wait_for(list(files), is_there, f"{launcher_name()}, {search.name}")
 
     def missing(self, searches: Sequence[Search]) -> int:
         """How many of the parts other jobs have still to do."""

@@ -19,7 +19,6 @@ from utils.stages.audit.criteria import (
     ratios,
 )
 
-CRITERIA = ("equal", "ratio", "p-value")  # any of them makes a copy
 NEEDS_HELD_OUT = ("p-values", "the control", "C_T", "authenticity")
 
 
@@ -39,13 +38,13 @@ class Groups:
 
     def counts(self) -> dict[str, int | None]:
         """How many groups of two images or more there are, and of how many images."""
-        found: dict[str, int | None] = {}
+        counts: dict[str, int | None] = {}
         for name, groups in (("exact", self.exact), ("near", self.near)):
             sizes = None if groups is None else np.bincount(groups)
-            found[f"{name}_groups"] = None if sizes is None else int((sizes > 1).sum())
-            found[f"{name}_images"] = None if sizes is None else int(sizes[sizes > 1].sum())
+            counts[f"{name}_groups"] = None if sizes is None else int((sizes > 1).sum())
+            counts[f"{name}_images"] = None if sizes is None else int(sizes[sizes > 1].sum())
         sizes = np.bincount(self.widest)
-        return {**found, "distinct": int((sizes > 0).sum()), "largest": int(sizes.max())}
+        return {**counts, "distinct": int((sizes > 0).sum()), "largest": int(sizes.max())}
 
 
 @dataclass(frozen=True)
@@ -124,8 +123,8 @@ def judge(
 def with_cutoff(held_out: Judged, samples: Judged) -> Judged:
     """The held-out images judged as the samples were: by the largest distance at which one of
     these is a discovery."""
-    found = samples.near.distances[samples.by["p-value"], 0]
-    cutoff = found.max() if len(found) else -1.0
+    distances = samples.near.distances[samples.by["p-value"], 0]
+    cutoff = distances.max() if len(distances) else -1.0
     hits = held_out.near.distances[:, 0] <= cutoff
     return Judged(held_out.near, held_out.ratio, None, {**held_out.by, "p-value": hits})
 

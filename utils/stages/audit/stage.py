@@ -30,7 +30,11 @@ from utils.stages.audit.result import Audit
 from utils.stages.audit.words import as_text, percent
 
 # What does not change the answer, or is stored as the content of the images.
-NOT_STORED = (*SOURCES, "result_path", "shard", "fail_above", "skip_damaged", "image_size")
+NOT_STORED = (
+    *("result_path", "shard", "fail_above", "skip_damaged", "image_size"),
+    *SOURCES,
+    *(f"{name}_{what}" for name in SOURCES for what in ("range", "layout")),
+)
 
 
 def run(options: AuditStage) -> None:
@@ -69,7 +73,7 @@ def run(options: AuditStage) -> None:
         parts = Parts(folder / "parts", share, f"{embedder.name} {embedder.fingerprint}")
         parts.compute(searches, embedder, search, is_done)
         if launch.world > 1:
-            parts.wait_for_ranks(searches, launch, path)
+            parts.wait_for_ranks(searches, launch)
         missing = 0 if is_done() else parts.missing(searches)
         if missing:
             waiting = f"{missing} of {share.count} parts are not there yet"

@@ -70,7 +70,7 @@ def copied_text(audit: Audit) -> str:
 
 def lines(audit: Audit) -> list[tuple[str, str]]:
     """The lines of the terminal after those of the inputs: a name and what is said."""
-    found = [
+    result = [
         ("copies", headline(audit)),
         ("found by", by_text(audit.copies)),
         ("most copied", copied_text(audit)),
@@ -78,10 +78,10 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
         ("samples", states_text(audit.states, audit.copies["total"])),
     ]
     if audit.findings:
-        found.append(("tests", "; ".join(map(finding_text, audit.findings.values()))))
+        result.append(("tests", "; ".join(map(finding_text, audit.findings.values()))))
     if audit.needs_held_out:
-        found.append(("--held-out", f"needed for {', '.join(audit.needs_held_out)}"))
-    return [*found, *(("warning", text) for text in audit.warnings)]
+        result.append(("--held-out", f"needed for {', '.join(audit.needs_held_out)}"))
+    return [*result, *(("warning", text) for text in audit.warnings)]
 
 
 def as_text(audit: Audit) -> str:
