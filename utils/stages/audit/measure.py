@@ -192,7 +192,7 @@ class Examination:
             if needed > 1:
                 notes.append(
                     f"{count} held-out images: no p-value is below {1 / (count + 1):.2g}, so fewer "
-                    f"than {needed} copies among {n} samples are not notes by p-values; give "
+                    f"than {needed} copies among {n} samples are not found by p-values; give "
                     f"{int(n / FALSE_DISCOVERIES)} held-out images to find a single one"
                 )
         if len(self.train.first) < 2:
