@@ -13,6 +13,7 @@ from tests.helpers.images import digits_args, noise, save_image
 from tests.helpers.runs import FAST, QUICK, assert_one_line, complaint, run_here
 from utils.cli.errors import UserError
 from utils.data.datasets import load_image_set
+from utils.data.origin import pack_names, unpack_names
 from utils.data.subsets import (
     fingerprint,
     held_out_images,
@@ -21,6 +22,7 @@ from utils.data.subsets import (
     training_subset,
     validation_subset,
 )
+from utils.inputs.checkpoints import load_checkpoint
 
 
 def test_the_indices_are_those_of_the_original_toolkit(shared):
@@ -156,15 +158,49 @@ def test_other_training_images_are_refused(tmp_path):
     assert subset.origin["count"] == 12
     known = {**args, "images": subset.origin}
     assert torch.equal(training_subset(known).images, subset.images)
+    first = {**known, "images": {key: subset.origin[key] for key in ("count", "sha256")}}
     save_image(tmp_path / "new.png", noise(8, 8))
     with complaint("--data-path", "12 images then, 13 now", "put the images of that time there"):
-        training_subset(known)
-    (tmp_path / "new.png").unlink()
-    training_subset(known)
+        training_subset(first)  # of our first versions: without names
     save_image(tmp_path / f"{subset.indices[0]:02}.png", noise(8, 8))
     with complaint("--data-path", "12 images, some of them altered"):
         training_subset(known)
+    (tmp_path / "05.png").unlink()
+    with complaint("--data-path", "12 images then, 12 now; 1 are gone, as 05.png"):
+        held_out_images(known, 2)
     assert len(training_subset(args).images) == 4  # nothing is known: nothing is refused
+
+
+def test_the_old_images_are_found_among_more_files(tmp_path, capsys):
+    """A new file would change the whole permutation: K images, held-out ones, second subset."""
+    for i in range(12):
+        save_image(tmp_path / "b" / f"{i:02}.png", noise(12, 8, 8)[i])
+    args = folder_args(tmp_path)
+    known = {**args, "images": training_subset(args).origin}
+    second = {**known, "train": {**known["train"], "subset": "second"}}
+
+    def drawn(args):
+        return [*training_subset(args).images, *held_out_images(args, 6), *validation_subset(args)]
+
+    before = torch.stack(drawn(known))
+    seconds = validation_subset(second)
+    save_image(tmp_path / "a.png", noise(8, 8))
+    save_image(tmp_path / "b" / "z.png", noise(8, 8))
+    capsys.readouterr()
+    assert torch.stack(drawn(known)).equal(before)
+    assert validation_subset(second).equal(seconds)
+    line = "the 12 images of the model's training are used; 2 newer ones, as a.png, are left out"
+    assert capsys.readouterr().out.count(line) == 1
+    assert not torch.stack(drawn(args)).equal(before)  # a new training takes them all
+
+
+def test_names_of_any_kind_are_recorded_unless_they_are_many():
+    names = ["a b/1.png", "\u00e4.png", "\udcff.png"]
+    assert unpack_names(pack_names(names)) == names
+    assert pack_names([]) == "" and unpack_names("") == [] and unpack_names("no names") == []
+    assert unpack_names(None) == [] and unpack_names(3) == []
+    rng = np.random.default_rng(0)
+    assert pack_names([rng.bytes(32).hex() for _ in range(20_000)]) == ""
 
 
 def test_an_image_that_is_not_trained_on_may_change(tmp_path):
@@ -216,8 +252,8 @@ def test_files_that_record_nothing_are_taken_as_before(images):
     assert training_subset(digits_args(k=17)).origin != subset.origin
 
 
-def test_every_stage_refuses_other_images(tmp_path):
-    """One more file in the folder chooses other images, at every K."""
+def test_every_stage_finds_or_refuses_the_images_of_the_training(tmp_path):
+    """One more file in the folder would choose other images, at every K."""
     pictures = tmp_path / "pictures"
     for i, image in enumerate(noise(40, 8, 8)):
         save_image(pictures / f"{i:02}.png", image)
@@ -231,11 +267,26 @@ def test_every_stage_refuses_other_images(tmp_path):
     exact = ["--exact", *QUICK, own, "--train-size", "4", "--sampler", "ddim", "--steps", "2"]
     drawn = run_here("run_generate.py", *exact, *sets)
     assert drawn.returncode == 0, drawn.stderr
+    near = ["--synth-path", tmp_path / "s", "--device", "cpu", "--result-path"]
+    assert run_here("run_distances.py", *near, tmp_path / "d").returncode == 0
     save_image(pictures / "0-new.png", noise(8, 8))
-    words = ("--data-path", "40 images then, 41 now")
+    again = run_here("run_distances.py", *near, tmp_path / "d-again")
+    assert "the 40 images of the model's training are used" in again.stdout
+    assert_same_arrays(tmp_path / "d" / "4.npz", tmp_path / "d-again" / "4.npz")
+    assert run_here("train_unet.py", *flags, "--iterations", "22").returncode == 0
+    stored = [load_checkpoint(path).args["images"] for path in tmp_path.glob("r/checkpoints/*")]
+    assert len(stored) > 1 and all(record == stored[0] for record in stored)
+    (pictures / "00.png").unlink()
+    words = ("--data-path", "40 images then, 40 now; 1 are gone, as 00.png")
     assert_one_line(run_here("train_unet.py", *flags, "--iterations", "40"), *words)
-    near = ["--synth-path", tmp_path / "s", "--result-path", tmp_path / "d", "--device", "cpu"]
-    assert_one_line(run_here("run_distances.py", *near), *words)
+    assert_one_line(run_here("run_distances.py", *near, tmp_path / "d2"), *words)
     times = ["--ckpt-path", tmp_path / "models", "--result-path", tmp_path / "t", "--device", "cpu"]
     assert_one_line(run_here("run_critical_times.py", *times), *words)
-    assert not [*tmp_path.glob("d/*.npz"), *tmp_path.glob("t/*.npz")]
+    assert not [*tmp_path.glob("d2/*.npz"), *tmp_path.glob("t/*.npz")]
+
+
+def assert_same_arrays(first, second):
+    with np.load(first) as a, np.load(second) as b:
+        assert sorted(a.files) == sorted(b.files)
+        for key in {*a.files} - {"args"}:
+            np.testing.assert_array_equal(a[key], b[key])

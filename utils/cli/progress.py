@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 QUIET = "M2G_QUIET"  # no bars: set in run_pipeline.py's workers, whose bars would overlap
@@ -24,3 +25,10 @@ def progress(items: Iterable | None = None, **options: Any) -> Any:
         disable=bool(os.environ.get(QUIET)),
         **options,
     )
+
+
+@cache
+def print_once(line: str) -> None:
+    """Print a line once in a process, and not where QUIET is set: in workers, on other ranks."""
+    if not os.environ.get(QUIET):
+        print(line, flush=True)

@@ -27,6 +27,7 @@ from utils.data.image_files import (
     to_tensor,
 )
 from utils.data.lsun import open_lsun_church
+from utils.data.origin import as_recorded
 from utils.data.photos import photo_tiles
 from utils.data.torchvision_sets import from_torchvision
 
@@ -64,8 +65,9 @@ def setting(args: Mapping, section: str, name: str) -> Any:
 
 
 def open_images(args: Mapping, split: str = "train") -> ImageSet:
-    """The data set of resolved options (`data`, `train`, `model`)."""
-    return load_image_set(
+    """The data set of resolved options (`data`, `train`, `model`); of a folder the images that were
+    there at the training, see `as_recorded`."""
+    image_set = load_image_set(
         setting(args, "data", "data_name"),
         setting(args, "data", "data_path"),
         setting(args, "model", "image_size"),
@@ -73,6 +75,7 @@ def open_images(args: Mapping, split: str = "train") -> ImageSet:
         setting(args, "train", "centercrop"),
         split,
     )
+    return as_recorded(image_set, args) if split == "train" else image_set
 
 
 def load_image_set(

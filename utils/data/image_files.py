@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
-from utils.cli.progress import QUIET
+from utils.cli.progress import print_once
 from utils.files.atomic import OURS
 
 if TYPE_CHECKING:
@@ -52,16 +52,22 @@ class Form:
 class FileSet:
     """Images in files, one for each key. `session()` yields decode: key -> uint8 [C, H, W].
 
-    raw: key -> encoded bytes, where each image has a file of its own."""
+    raw: key -> encoded bytes, where each image has a file of its own. root: the folder that was
+    searched for them."""
 
     name: str
     shape: tuple[int, int, int]
     keys: Sequence[Hashable]
     session: Callable[[], Any]  # a context manager: the threads of one read share what it opens
     raw: Callable[[Any], bytes] | None = None
+    root: Path | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def names(self) -> list[str]:
+        """The path of each file below root; none where there is no such folder."""
+        return [path.relative_to(self.root).as_posix() for path in self.keys] if self.root else []
 
     def read(self, indices: Sequence[int] | Tensor) -> Tensor:
         """uint8 [n, C, H, W]. Raises UserError that names a file which cannot be used."""
@@ -87,10 +93,14 @@ def decode_all(decode: Callable[[Any], Tensor], keys: Sequence, shape: Sequence[
 
 
 def file_set(
-    name: str, form: Form, paths: Sequence[Path], decode: Callable[[Path], Tensor]
+    name: str,
+    form: Form,
+    paths: Sequence[Path],
+    decode: Callable[[Path], Tensor],
+    root: Path | None = None,
 ) -> FileSet:
     """Images of one file each, which need nothing opened before."""
-    return FileSet(name, form.shape, paths, lambda: nullcontext(decode), read_bytes)
+    return FileSet(name, form.shape, paths, lambda: nullcontext(decode), read_bytes, root)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -229,7 +239,7 @@ def open_folder(root: Path, form: Form, split: str) -> FileSet:
         remedy = "give a folder that holds " + ", ".join(ending[1:] for ending in ENDINGS)
         problem = "no images in it" if root.is_dir() else "no such folder"
         raise UserError(f"--data-path {root}", problem, remedy)
-    return file_set("folder", form, paths, lambda path: decode(path, path, form))
+    return file_set("folder", form, paths, lambda path: decode(path, path, form), root)
 
 
 @cache
@@ -240,14 +250,11 @@ def endings() -> tuple[str, ...]:
     return (*ENDINGS, ".avif") if "avif" in features.modules and features.check("avif") else ENDINGS
 
 
-@cache
 def print_counts(root: Path, count: int, left_out: tuple[str, ...]) -> None:
-    """Print how many images and other files a folder holds, once in a process; not in workers, nor
-    on other ranks, where QUIET is set."""
-    if not os.environ.get(QUIET):
-        others = f"; {len(left_out)} files left out: " if left_out else ""
-        kinds = ", ".join(f"{n} {ending}" for ending, n in Counter(left_out).most_common(5))
-        print(f"{root}: {count} images{others}{kinds}", flush=True)
+    """Print how many images and other files a folder holds."""
+    others = f"; {len(left_out)} files left out: " if left_out else ""
+    kinds = ", ".join(f"{n} {ending}" for ending, n in Counter(left_out).most_common(5))
+    print_once(f"{root}: {count} images{others}{kinds}")
 
 
 def find_images(root: Path) -> tuple[list[Path], tuple[str, ...]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from utils.cli.errors import UserError
 from utils.data.datasets import ImageSet, open_images, setting
-from utils.data.image_files import FileSet
+from utils.data.origin import check_origin, origin_of
 
 
 def permutation(size: int, seed: int) -> Tensor:
@@ -69,42 +69,6 @@ def training_subset(args: Mapping) -> Subset:
     check_origin(args, origin)
     named = fingerprint(image_set.name, seed, len(indices), images, subset)
     return Subset(images, indices, named, origin)
-
-
-def origin_of(image_set: ImageSet, indices: Tensor, images: Tensor) -> dict[str, Any]:
-    """What tells the training images from others: the number of images in the data set, and a hash
-    of the K images in their order.
-
-    Of files the bytes are hashed, since other versions of a decoder may give other pixels. Images
-    in a database have no hash: it is large, and nobody adds an image to it."""
-    sha, record = hashlib.sha256(), {"count": len(image_set)}
-    if not isinstance(image_set, FileSet):
-        sha.update(images.contiguous().numpy().data)
-    elif image_set.raw is None:
-        return record
-    else:
-        for i in indices.tolist():
-            sha.update(hashlib.sha256(image_set.raw(image_set.keys[i])).digest())
-    return {**record, "sha256": sha.hexdigest()[:16]}
-
-
-def check_origin(args: Mapping, now: Mapping[str, Any]) -> None:
-    """Raises UserError where args record other training images than those of now: the samples of
-    one set of images would be compared with another one.
-
-    Files of the original toolkit, and of our first versions, record none."""
-    before = args.get("images")
-    if not isinstance(before, Mapping) or not {"count", "sha256"} <= before.keys() & now.keys():
-        return
-    if before["sha256"] == now["sha256"]:
-        return
-    old, new = before["count"], now["count"]
-    changed = (
-        f"{old} images then, {new} now" if old != new else f"{new} images, some of them altered"
-    )
-    problem = f"other training images than the model's ({changed})"
-    remedy = "put the images of that time there, or train and sample again"
-    raise UserError(f"--data-path {setting(args, 'data', 'data_path')}", problem, remedy)
 
 
 def validation_subset(args: Mapping) -> Tensor:

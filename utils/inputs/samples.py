@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import flag as flag_of
+from utils.cli.progress import print_once
 from utils.data.datasets import open_images, to_float
 from utils.data.image_files import Form
 from utils.data.sources.arrays import SIGNED, Range
@@ -148,12 +148,6 @@ def foreign_images(path: Path, known: Known) -> np.ndarray:
     print_once(f"{known.flag} {images.describe()}")
     block = images[:]
     return (to_float(block) if block.dtype == torch.uint8 else block).numpy()
-
-
-@cache
-def print_once(line: str) -> None:
-    """A set is read when it is planned and when it is worked on: one line is enough."""
-    print(line, flush=True)
 
 
 def complete_args(

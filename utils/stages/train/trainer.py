@@ -23,7 +23,7 @@ from utils.cli.options.sections import TrainStage
 from utils.cli.progress import progress
 from utils.cli.signals import GO_ON, stop_request
 from utils.data.datasets import to_float
-from utils.data.subsets import check_origin, training_subset, validation_subset
+from utils.data.subsets import training_subset, validation_subset
 from utils.figures.images import image_grid
 from utils.files.atomic import copy_file, save_png
 from utils.files.training_log import TrainingLog
@@ -78,10 +78,12 @@ class Trainer:
         self.plan, self.train_options = plan, plan.options.train
         own, split = self.train_options.run_seed, self.train_options.global_seed
         self.seed, self.device, self.ranks = split if own is None else own, plan.device, plan.ranks
-        subset = training_subset(plan.args)
+        start = load_checkpoint(checkpoint_file(plan.options, plan.start)) if plan.start else None
+        known = {**plan.args, "images": start.args.get("images")} if start else plan.args
+        subset = training_subset(known)
         self.images = subset.images.to(plan.device)  # uint8 [K, C, H, W]
         self.args = {**plan.args, "images": subset.origin}  # of every file made from this training
-        self.held_out = validation_subset(plan.args)[:VALID_IMAGES].to(plan.device)
+        self.held_out = validation_subset(self.args)[:VALID_IMAGES].to(plan.device)
         self.schedule = Schedule(self.train_options.timesteps)
         # On the device, so that a step need not wait for it: of each t, float32 [2, T].
         alpha_bar = self.schedule.alpha_bar
@@ -96,12 +98,11 @@ class Trainer:
             self.network.parameters(), lr=self.train_options.lr, **fused
         )
         self.step = 0
-        if plan.start:
-            self._resume(load_checkpoint(checkpoint_file(plan.options, plan.start)))
+        if start:
+            self._resume(start)
         self.forward = compiled(self.network, self.train_options.compile, plan.device)
 
     def _resume(self, start: Checkpoint) -> None:
-        check_origin({**self.args, "images": start.args.get("images")}, self.args["images"])
         try:
             self.network.load_state_dict(start.model)
             self.average.load_state_dict(start.ema)
