@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from utils.cli.errors import UserError
@@ -65,11 +67,14 @@ def test_stages_of_one_process_refuse_several(environment, values):
         refuse_several_ranks("start one process")
 
 
-@pytest.mark.parametrize("name", ["SLURM_PTY_PORT", "SLURM_PTY_WIN_COL"])
+@pytest.mark.parametrize("name", ["SLURM_PTY_PORT", "SLURM_PTY_WIN_COL", "terminal"])
 def test_a_command_typed_in_a_shell_inside_srun_runs_alone(monkeypatch, capsys, name):
     """`srun --ntasks=4 --pty bash`: nobody types it in the other three shells."""
     for variable, value in {**SRUN, "SLURM_NTASKS": "4", name: "80"}.items():
         monkeypatch.setenv(variable, value)
+    if name == "terminal":  # what srun itself does not say
+        typed = SimpleNamespace(closed=False, isatty=lambda: True)
+        monkeypatch.setattr("sys.stdin", typed)
     assert launched() == Launch()
     let_first_rank_speak()
     assert "a shell inside srun" in capsys.readouterr().out

@@ -8,7 +8,14 @@ import torch
 
 from tests.helpers.images import real_digits
 from utils.data.subsets import permutation
-from utils.evidence.copying import Cells, Near, nearest_in_cells, nearest_within, partition
+from utils.evidence.copying import (
+    Cells,
+    Near,
+    copying_tests,
+    nearest_in_cells,
+    nearest_within,
+    partition,
+)
 from utils.metrics.embedders import load_metric
 from utils.metrics.nearest import nearest
 
@@ -59,3 +66,19 @@ def test_the_nearest_training_image_of_the_same_cell(digits, l2):
         found = nearest_in_cells(metric, images, Near(near**power, index), cells, train, own, None)
         np.testing.assert_allclose(found, apart.min(1) ** power, rtol=1e-5)
     assert (found > near[:, 0] ** 2 * 1.001).any()  # some are nearest to one of another cell
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_copies_of_images_that_occur_twice_are_found_by_the_ratio(digits, l2, squared):
+    """Published, d_2 is the distance to the second of the two, and all copies are missed."""
+    metric = replace(l2, squared=squared)
+    once, held_out = digits[:40], digits[1000:1200]
+    copies = once + 0.01 * torch.randn(once.shape, generator=torch.Generator().manual_seed(0))
+    for train in (once, once.repeat(2, 1, 1, 1), torch.cat([once, 0.99 * once])):
+        tests, arrays = copying_tests(metric, copies, train, held_out, Cells())
+        found = {one.test: one for one in tests}["ratio"]
+        assert found.details["samples"] == 1 and found.details["held out"] < 0.1
+        apart = np.sort(torch.cdist(copies.flatten(1), once.flatten(1)).numpy(), axis=1)
+        second = apart[:, 1] ** 2 if squared else apart[:, 1]
+        if train[-40:].equal(once):
+            np.testing.assert_allclose(arrays["sample-distances"][:, 1], second, rtol=1e-3)

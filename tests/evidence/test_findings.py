@@ -340,7 +340,7 @@ def test_tests_are_corrected_one_by_one_and_k_without_a_verdict_do_not_count():
 
 def test_the_ratio_is_a_third():
     result = ratio([[0.32, 1], [0.34, 1], [0, 2], [0, 0]], [[1.0, 1.0]] * 9)
-    assert result.details["samples"] == 0.5  # two distances of 0: the training set holds it twice
+    assert result.details["samples"] == 0.5  # two distances of 0 have no ratio
 
 
 def test_two_models_agree_where_the_pair_is_nearer_than_either_to_its_own():

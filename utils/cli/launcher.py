@@ -59,8 +59,12 @@ def launched() -> Launch:
 
 def in_shell_of_srun() -> bool:
     """Whether this command is typed in a shell that `srun --pty` has started: it runs alone, since
-    nobody types it in the shells of the other tasks."""
-    return bool(os.environ.get("SLURM_PTY_PORT") or os.environ.get("SLURM_PTY_WIN_COL"))
+    nobody types it in the shells of the other tasks.
+
+    Where srun sets no variable for it, its input shows it: that of a rank is never a terminal."""
+    if os.environ.get("SLURM_PTY_PORT") or os.environ.get("SLURM_PTY_WIN_COL"):
+        return True
+    return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
 
 
 def launcher_name() -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from utils.data.views import Images, View
+from utils.evidence.duplicates import NEAR_DEPTH, duplicate_groups, nearest_different
 from utils.evidence.findings import Finding, authenticity, copying, ratio
 from utils.metrics.embedders import Embedder, as_float
 from utils.metrics.nearest import SearchSettings, nearest
@@ -36,35 +37,39 @@ def copying_tests(
     held_out: Images,
     cells: Cells,
     search: SearchSettings | None = None,
-    nearest_two: tuple[Near, Near] | None = None,
+    near: tuple[Near, Near] | None = None,
+    groups: np.ndarray | None = None,
 ) -> tuple[list[Finding], dict[str, np.ndarray]]:
     """C_T, authenticity and the ratio test of samples [N, C, H, W], with the arrays behind them.
 
-    nearest_two: the two nearest training images, or more, of each sample and of each held-out
-    image, if they are known. With one training image C_T alone is defined."""
-    if nearest_two is None:
-        nearest_two = tuple(
-            Near(*nearest(embedder, images, train, 2, settings=search))
+    near: the two nearest training images, or more, of each sample and of each held-out image, if
+    they are known; groups [K]: of duplicates among the training images, as `duplicate_groups`. With
+    one training image C_T alone is defined."""
+    if groups is None:
+        groups = duplicate_groups(embedder, train, search)
+    if near is None:
+        depth = NEAR_DEPTH if len(np.unique(groups)) < len(groups) else 2
+        near = tuple(
+            Near(*nearest(embedder, images, train, depth, settings=search))
             for images in (samples, held_out)
         )
     of_train, *of_sets = partition(train, cells, samples, held_out)
     inside = [
-        nearest_in_cells(embedder, images, near, own, train, of_train, search)
-        for images, near, own in zip((samples, held_out), nearest_two, of_sets, strict=True)
+        nearest_in_cells(embedder, images, found, own, train, of_train, search)
+        for images, found, own in zip((samples, held_out), near, of_sets, strict=True)
     ]
     findings = [copying(*inside, *of_sets)]
-    of_samples, of_known = nearest_two
+    of_samples, of_known = near
+    different = [nearest_different(*found, groups) for found in near]
     if len(train) > 1:
         indices = of_samples.indices[:, 0], of_known.indices[:, 0]
         gaps = nearest_within(embedder, train, indices, search)
-        nearest_one = (near.distances[:, 0] for near in nearest_two)
-        findings.append(authenticity(*nearest_one, *gaps))
+        findings.append(authenticity(*(d[:, 0] for d in different), *gaps))
         # d_1 / d_2 is one of Euclidean distances
-        plain = [near.distances[:, :2] for near in nearest_two]
-        findings.append(ratio(*(np.sqrt(d) if embedder.squared else d for d in plain)))
+        findings.append(ratio(*(np.sqrt(d) if embedder.squared else d for d in different)))
     arrays = {}
-    for name, near in zip(("sample", "held-out"), nearest_two, strict=True):
-        arrays[f"{name}-distances"] = near.distances[:, :2]
+    for name, distances in zip(("sample", "held-out"), different, strict=True):
+        arrays[f"{name}-distances"] = distances
     for name, distances, own in zip(("sample", "held-out"), inside, of_sets, strict=True):
         arrays |= {f"{name}-cells": own, f"{name}-cell-distances": distances}
     return findings, arrays

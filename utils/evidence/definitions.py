@@ -88,12 +88,13 @@ TESTS = {
     "ratio": Test(
         "Ratio test",
         "share, less that of held-out images",
-        "Share of samples with d_1 / d_2 < 1/3, the Euclidean distances to their two nearest "
-        "training images, minus the same share of held-out images.",
+        "Share of samples with d_1 / d_2 < 1/3, the Euclidean distances to their nearest training "
+        "image and to the nearest different one, which is no duplicate of it, minus the same share "
+        "of held-out images.",
         "Yoon et al. 2023 (ICML workshop on structured probabilistic inference); Carlini et al. "
-        "2023, arXiv 2301.13188",
-        "It misses copies of images that the training set holds twice, and near copies whose "
-        "distance is above a third of the next one. Not defined for K = 1.",
+        "2023, arXiv 2301.13188; duplicates passed over by us",
+        "It misses near copies whose distance is above a third of the next one. Not defined for "
+        "K = 1.",
         0.0,
         1,
     ),

@@ -226,9 +226,8 @@ def authenticity(
 
 
 def ratio(samples: ArrayLike, held_out: ArrayLike) -> Finding:
-    """`ratio` of distances [N, 2] and [M, 2], ascending, to the two nearest training images.
-
-    Two distances of 0 are a copy of an image that occurs twice: not counted, as published."""
+    """`ratio` of distances [N, 2] and [M, 2], ascending, to the nearest training image and to the
+    nearest different one, see `nearest_different`."""
     samples_hit, held_out_hit = (
         d[:, 0] < RATIO * d[:, 1] for d in (_distances(samples), _distances(held_out))
     )

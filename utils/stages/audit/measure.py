@@ -86,7 +86,7 @@ class Examination:
         nearest = Search("nearest", queries, self.train.images, depth, names, variants=compared)
         self.searches = {"nearest": nearest}
         if len(compared) > 1 and sets.held_out is not None:
-            self.searches["plain"] = Search("plain", queries, self.train.images, 2, names)
+            self.searches["plain"] = Search("plain", queries, self.train.images, depth, names)
         for name, once, digests in (
             ("train", self.train, sets.train.fingerprint),
             ("samples", self.samples, sets.samples.fingerprint),
@@ -129,7 +129,9 @@ class Examination:
             smallest_p=None if control is None else 1 / (len(control.copies) + 1),
             duplicates=groups.counts(),
             states=self.groups("samples", self.samples, near).counts(),
-            findings=self.findings(split(near.get("plain", near["nearest"]), n), settings),
+            findings=self.findings(
+                split(near.get("plain", near["nearest"]), n), of_distinct, settings
+            ),
             copied=copied_images(judged, train_names, self.train.times),
             inputs={name: one.describe() for name, one in sets.named().items()},
             metric=self.embedder.name,
@@ -166,13 +168,15 @@ class Examination:
         joined = near_groups(self.lengths(near[name]), near[name].indices)
         return Groups(once.of, joined[once.of])
 
-    def findings(self, near: list[Near], settings: SearchSettings) -> dict[str, Any]:
+    def findings(
+        self, near: list[Near], groups: np.ndarray, settings: SearchSettings
+    ) -> dict[str, Any]:
         """C_T, authenticity and the ratio test, by name; none without held-out images."""
         if self.sets.held_out is None:
             return {}
         sets = self.sets.samples, self.train.images, self.sets.held_out
         cells = Cells(seed=self.options.seed)
-        tests, _ = copying_tests(self.embedder, *sets, cells, settings, (near[0], near[1]))
+        tests, _ = copying_tests(self.embedder, *sets, cells, settings, (near[0], near[1]), groups)
         return {
             one.test: {
                 "title": TESTS[one.test].title,
