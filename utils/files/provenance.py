@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -13,7 +14,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from utils.cli.errors import UserError
+from utils.cli.options.choices import SHIPPED
 from utils.cli.options.sections import SECTIONS, known_only
+from utils.cli.progress import print_once
 from utils.files.arrays import read_npz
 from utils.files.k_files import k_of
 from utils.files.pickles import plain
@@ -58,7 +61,25 @@ def resolve_args(args: Any, path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: args: {name}", str(error), "use another file") from error
         except UserError as error:
             raise UserError(f"{path}: args: {name}", str(error), "use another file") from error
+    if result["data"]["data_name"] not in SHIPPED:
+        result["data"]["data_path"] = found_data_path(result["data"]["data_path"], Path(path))
     return result
+
+
+def found_data_path(data_path: str, path: Path) -> str:
+    """The folder of the data sets that a file at path names, if need be from another folder.
+
+    A relative one is of the folder that the training was started in. Where it is not below the
+    current folder, it is looked for below the folders above the file; what is there once is taken,
+    and a line says so. Otherwise it stays as it is, and is missed when images are read."""
+    if os.path.isabs(data_path) or os.path.isdir(os.path.expanduser(data_path)):
+        return data_path
+    places = {os.path.realpath(above / data_path) for above in path.absolute().parents}
+    existing = [place for place in places if os.path.isdir(place)]
+    if len(existing) != 1:
+        return data_path
+    print_once(f"data path {data_path}: {existing[0]}, since it is not below this folder")
+    return os.path.relpath(existing[0])
 
 
 def differing(section: str, values: Mapping[str, Any]) -> dict[str, Any]:

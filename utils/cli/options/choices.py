@@ -27,6 +27,7 @@ DATA_NAMES = {  # channels of the images; None: 1 or 3, as --in-channels says
     "lsun-church": 3,
     "folder": None,
 }
+SHIPPED = ("digits", "photos")  # with a package that is installed: they need no --data-path
 SAMPLER_NAMES = {
     "ddpm": Sampler(None, "ancestral"),
     "ddim": Sampler(50, "deterministic"),
