@@ -8,7 +8,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models.schedule import Schedule, coefficients, predict_eps, predict_x0, score
+from models.schedule import (
+    Schedule,
+    coefficients,
+    eps_from_v,
+    predict_eps,
+    predict_x0,
+    score,
+    x0_from_v,
+)
+
+PREDICTIONS = ("epsilon", "sample", "v")
 
 
 class Denoiser(ABC):
@@ -35,7 +45,7 @@ class Denoiser(ABC):
 
 
 class NetworkDenoiser(Denoiser):
-    """A network that predicts epsilon or sample (x_0), evaluated without gradients.
+    """A network that predicts epsilon, sample (x_0) or v (`predict_v`), without gradients.
 
     `dtype` bfloat16 runs the network under autocast; inputs and results stay float32."""
 
@@ -48,8 +58,9 @@ class NetworkDenoiser(Denoiser):
         scale_by_sigma: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        if prediction_type not in ("epsilon", "sample"):
-            raise ValueError(f"prediction_type: found {prediction_type!r}")
+        if prediction_type not in PREDICTIONS:
+            remedy = f"choose {', '.join(PREDICTIONS)}"
+            raise ValueError(f"prediction_type: found {prediction_type!r}; {remedy}")
         self.network = network.eval().requires_grad_(False)
         self.schedule, self.shape = schedule, shape
         self.prediction_type, self.scale_by_sigma = prediction_type, scale_by_sigma
@@ -57,17 +68,25 @@ class NetworkDenoiser(Denoiser):
         self.device = next(network.parameters()).device
 
     def output(self, x_t: Tensor, t: int | Tensor) -> Tensor:
-        """What the network predicts, noise or x_0: [B, C, H, W] at time t."""
+        """What the network predicts, noise, x_0 or v: [B, C, H, W] at time t."""
         times = torch.as_tensor(t).expand(len(x_t)).to(x_t.device)
         return predict(self.network, x_t, times, self.schedule, self.scale_by_sigma, self.dtype)
 
     def eps(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        output, alpha_bar = self.output(x_t, t), self.schedule.alpha_bar_at(t)
         if self.prediction_type == "epsilon":
-            return self.output(x_t, t)
-        return predict_eps(x_t, self.output(x_t, t), self.schedule.alpha_bar_at(t))
+            return output
+        if self.prediction_type == "sample":
+            return predict_eps(x_t, output, alpha_bar)
+        return eps_from_v(x_t, output, alpha_bar)
 
     def x_0(self, x_t: Tensor, t: int | Tensor) -> Tensor:
-        return self.output(x_t, t) if self.prediction_type == "sample" else super().x_0(x_t, t)
+        output, alpha_bar = self.output(x_t, t), self.schedule.alpha_bar_at(t)
+        if self.prediction_type == "sample":
+            return output
+        if self.prediction_type == "epsilon":
+            return predict_x0(x_t, output, alpha_bar)
+        return x0_from_v(x_t, output, alpha_bar)
 
 
 def predict(

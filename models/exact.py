@@ -163,7 +163,10 @@ class ExactDenoiser(Denoiser):
         if len(outside):
             remedy = f"choose 0 to {self.schedule.timesteps - 1}"
             raise ValueError(f"t: found {outside[0].item()}; {remedy}")
-        return self.schedule.alpha_bar_at(t).expand(rows)
+        alpha_bar = self.schedule.alpha_bar_at(t)
+        if (alpha_bar == 1).any():
+            raise ValueError("t: found 0, at which this schedule has no noise; choose 1 or more")
+        return alpha_bar.expand(rows)
 
     def _like(self, image: Tensor, flat: Tensor) -> Tensor:
         """Rows [B, D] as images with the dtype and device of image."""

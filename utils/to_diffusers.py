@@ -23,6 +23,7 @@ from utils.cli.options.sections import ToDiffusersStage
 from utils.files.atomic import PART, atomic_write, check_writable, reason, remove_leftovers
 from utils.inputs.checkpoints import Checkpoint, denoiser_of, load_checkpoint
 from utils.inputs.diffusers_names import diffusers_config, scheduler_config, to_diffusers
+from utils.inputs.schedules import schedule_of
 
 INDEX = "model_index.json"
 
@@ -58,7 +59,7 @@ def pipeline_files(checkpoint: Checkpoint, path: Path) -> dict[str, bytes]:
     model, train = checkpoint.args["model"], checkpoint.args["train"]
     try:
         unet = diffusers_config(model)
-        scheduler = scheduler_config(train["timesteps"], train["prediction_type"])
+        scheduler = scheduler_config(schedule_of(checkpoint.args), train["prediction_type"])
     except ValueError as error:
         problem = f"what diffusers cannot express ({error})"
         raise UserError(path, problem, "convert a model trained with other options") from error

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.samplers import ddim, ddpm
-from models.schedule import Schedule
+from models.schedule import SCHEDULES, Schedule
 from models.unet import UNet
 from tests.helpers.runs import assert_one_line, run_here, run_script, train_options, with_options
 from utils import to_diffusers as converter
@@ -182,11 +182,14 @@ def test_a_ddim_run_of_the_pipeline_is_ours(trained, prediction):
     torch.testing.assert_close(theirs, ours / 2 + 0.5, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("timesteps", [2, 20, 1000])
-def test_the_scheduler_has_our_betas_and_times(timesteps):
+def test_the_scheduler_has_our_betas_and_times(timesteps, name):
     from diffusers import DDPMScheduler
 
-    theirs, ours = DDPMScheduler(**scheduler_config(timesteps, "epsilon")), Schedule(timesteps)
+    ours = Schedule(timesteps, name)
+    theirs = DDPMScheduler(**scheduler_config(ours, "v"))
+    assert theirs.config.prediction_type == "v_prediction"
     torch.testing.assert_close(theirs.betas, ours.beta.float())
     for steps in {2, min(50, timesteps), timesteps}:
         theirs.set_timesteps(steps)
@@ -284,9 +287,7 @@ def test_a_state_of_other_options_is_refused():
     with pytest.raises(ValueError, match="state: found an unknown 'y'"):
         from_diffusers({**named, "y": torch.ones(1)}, model)
     with pytest.raises(ValueError, match="prediction_type: found 'v_prediction'"):
-        scheduler_config(20, "v_prediction")
-    with pytest.raises(ValueError, match="timesteps: found 1"):
-        scheduler_config(1, "epsilon")
+        scheduler_config(Schedule(20), "v_prediction")
 
 
 def test_weights_that_misfit_are_refused(tmp_path):

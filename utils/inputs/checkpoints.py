@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from models.denoiser import NetworkDenoiser
-from models.schedule import Schedule
 from models.unet import UNet
 from utils.cli.errors import UserError
 from utils.files.k_files import k_of
 from utils.files.provenance import check_same, digest, resolve_args
 from utils.files.tensors import load_torch, save_torch
+from utils.inputs.schedules import schedule_of
 from utils.jobs.devices import pick_dtype
 
 FORMAT_VERSION = 1
@@ -190,7 +190,7 @@ def denoiser_of(
         raise UserError(path, problem, remedy) from error
     return NetworkDenoiser(
         network.to(device),
-        Schedule(train["timesteps"]),
+        schedule_of(checkpoint.args),
         (model["in_channels"], model["image_size"], model["image_size"]),
         train["prediction_type"],
         model["scale_by_sigma"],

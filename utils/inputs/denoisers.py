@@ -14,7 +14,6 @@ from torch import Tensor
 
 from models.denoiser import Denoiser
 from models.exact import ExactDenoiser
-from models.schedule import Schedule
 from utils.cli.errors import UserError
 from utils.cli.options.choices import SAMPLER_NAMES
 from utils.cli.options.samples import GenerateOptions
@@ -23,6 +22,7 @@ from utils.data.datasets import to_float
 from utils.data.subsets import training_subset
 from utils.files.provenance import digest, with_data_path
 from utils.inputs.checkpoints import denoiser_of, load_checkpoint
+from utils.inputs.schedules import schedule_of
 from utils.inputs.unchanged import check_unchanged, content_of, missing_input
 from utils.jobs.devices import compiled
 
@@ -57,8 +57,7 @@ class Model:
     ) -> Denoiser:
         """The model on a device. Raises UserError where its file has changed or misfits."""
         if self.path is None:
-            schedule = Schedule(self.args["train"]["timesteps"])
-            return ExactDenoiser(self.training_images().to(device), schedule)
+            return ExactDenoiser(self.training_images().to(device), schedule_of(self.args))
         if not self.path.exists():
             raise missing_input(self.path)
         checkpoint = load_checkpoint(self.path)

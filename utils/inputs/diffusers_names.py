@@ -72,25 +72,30 @@ def diffusers_config(model_options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def scheduler_config(timesteps: int, prediction_type: str) -> dict[str, Any]:
+# The names of schedules and of what a network predicts, ours -> theirs.
+SCHEDULES = {"linear": "linear", "scaled-linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v": "v_prediction"}
+
+
+def scheduler_config(schedule: Schedule, prediction_type: str) -> dict[str, Any]:
     """The arguments of diffusers' DDPMScheduler that make it `models.samplers.ddpm`.
 
-    timesteps: T; prediction_type: epsilon or sample. With linspace it takes the times of
-    `Schedule.times` for 2 .. T steps too, except that for some counts (103 of 1000, but not 50,
-    100 or 250) a time half way between two whole numbers is rounded to the other. Raises
-    ValueError for T < 2 and other predictions."""
-    if prediction_type not in ("epsilon", "sample"):
+    prediction_type: epsilon, sample or v. With linspace it takes the times of `Schedule.times` for
+    2 .. T steps too, except that for some counts (103 of 1000, but not 50, 100 or 250) a time half
+    way between two whole numbers is rounded to the other. Raises ValueError for other
+    predictions."""
+    if prediction_type not in PREDICTIONS:
         raise ValueError(f"prediction_type: found {prediction_type!r}")
-    beta = Schedule(timesteps).beta
+    theirs = SCHEDULES.get(schedule.name)
+    betas = {"beta_start": schedule.beta[0].item(), "beta_end": schedule.beta[-1].item()}
+    betas |= {"beta_schedule": theirs} if theirs else {"trained_betas": schedule.beta.tolist()}
     return {
-        "num_train_timesteps": timesteps,
-        "beta_start": beta[0].item(),
-        "beta_end": beta[-1].item(),
-        "beta_schedule": "linear",
+        "num_train_timesteps": schedule.timesteps,
+        **betas,
         "variance_type": "fixed_small",  # that of the posterior
         "clip_sample": True,
         "clip_sample_range": 1.0,
-        "prediction_type": prediction_type,
+        "prediction_type": PREDICTIONS[prediction_type],
         "timestep_spacing": "linspace",
     }
 

@@ -28,6 +28,13 @@ DATA_NAMES = {  # channels of the images; None: 1 or 3, as --in-channels says
     "folder": None,
 }
 SHIPPED = ("digits", "photos")  # with a package that is installed: they need no --data-path
+PREDICTION_NAMES = {
+    "epsilon": "the noise",
+    "sample": "x_0",
+    "v": "sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0",
+}
+SCHEDULE_NAMES = ("linear", "scaled-linear", "cosine", "sigmoid")
+OTHER_SCHEDULE = "other"  # of a model made elsewhere: its alpha_bar is stored
 SAMPLER_NAMES = {
     "ddpm": Sampler(None, "ancestral"),
     "ddim": Sampler(50, "deterministic"),

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import all_within, ints, one_of, with_help, within
-from utils.cli.options.choices import DATA_NAMES, either
+from utils.cli.options.choices import (
+    DATA_NAMES,
+    OTHER_SCHEDULE,
+    PREDICTION_NAMES,
+    SCHEDULE_NAMES,
+    either,
+)
 
 # Far beyond any network that is trained; building one of a billion blocks would not end.
 MOST_BLOCKS, MOST_CHANNELS = 1000, 2**20
@@ -45,8 +51,12 @@ class TrainOptions:
     ema_decay: float = 0.9999  # decay of the averaged weights, 0 to 1
     ema_warmup: bool = False  # average with min(decay, (1 + n) / (10 + n)) at step n
     clip_grad: bool = True  # clip the gradient's norm at 1
-    prediction_type: str = "epsilon"  # what the network predicts: epsilon or sample (x_0)
-    beta_schedule: str = "linear"  # linear
+    prediction_type: str = with_help(
+        "epsilon",
+        "what the network predicts: "
+        + ", ".join(f"{name} ({text})" for name, text in PREDICTION_NAMES.items()),
+    )
+    beta_schedule: str = with_help("linear", f"noise schedule: {either(SCHEDULE_NAMES)}")
     timesteps: int = 1000  # T, noise levels
     centercrop: bool = False  # cut the middle square at the image size (ADM's crop)
     subset: str = "first"  # first (perm[:K]) or second (the disjoint perm[K:2K])
@@ -65,8 +75,9 @@ class TrainOptions:
         within(self, "timesteps", 2, 100_000)
         if not 0 < self.lr < float("inf"):
             raise UserError("--lr", self.lr, "choose a positive number")
-        one_of(self, "prediction_type", ("epsilon", "sample"))
-        one_of(self, "beta_schedule", ("linear",))
+        one_of(self, "prediction_type", PREDICTION_NAMES)
+        if self.beta_schedule != OTHER_SCHEDULE:  # in files alone: training refuses it
+            one_of(self, "beta_schedule", SCHEDULE_NAMES)
         one_of(self, "subset", ("first", "second"))
         one_of(self, "compile", ("auto", "on", "off"))
 

@@ -71,10 +71,9 @@ class Curvature:
 
     def scaled(self, values: np.ndarray) -> np.ndarray:
         """(1 - alpha_bar_t) times values [n, T', ...]: noise alone then gives 1."""
-        from models.schedule import Schedule
+        from utils.inputs.schedules import schedule_of
 
-        schedule = Schedule(self.args["train"]["timesteps"])
-        noise = 1 - schedule.alpha_bar.numpy()[self.t]  # [T']
+        noise = 1 - schedule_of(self.args).alpha_bar.numpy()[self.t]  # [T']
         return values * noise.reshape(-1, *[1] * (values.ndim - 2))
 
 

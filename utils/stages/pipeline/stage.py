@@ -153,7 +153,7 @@ def check(options: PipelineStage, plans: list[Plan]) -> None:
     """Raises UserError now for what a later stage would refuse after hours."""
     for plan in plans:
         if plan.training:
-            train.check_sizes(plan.training)
+            train.check_training(plan.training)
         sampling_steps(options.generate, plan.args["train"]["timesteps"])
     load_metric(options.pipeline.metric, weights_folder(options), torch.device("cpu"))
     if options.pipeline.criterion == "calibrated":

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.errors import UserError
+from utils.cli.options.checks import one_of
+from utils.cli.options.choices import SCHEDULE_NAMES
 from utils.cli.options.sections import TrainStage
 from utils.data.datasets import open_images
 from utils.files.atomic import check_writable, copy_file, remove_leftovers
@@ -40,7 +42,7 @@ def claim_start(options: TrainStage, args: dict) -> Iterator[int]:
     """Yield the step from which to train, once and while K is claimed, if there is anything to do.
 
     Raises UserError for whatever is known to be wrong before work starts."""
-    check_sizes(options)
+    check_training(options)
     if not has_subset(options):
         return
     k, folder, fresh = options.train.train_size, options.data.results_path, options.run.overwrite
@@ -87,8 +89,10 @@ def has_subset(options: TrainStage) -> bool:
     return False
 
 
-def check_sizes(options: TrainStage) -> None:
-    """Raises UserError where the data set is absent, misfits, or has fewer than K images."""
+def check_training(options: TrainStage) -> None:
+    """Raises UserError where the data set is absent, misfits, or has fewer than K images, or the
+    schedule is none to train with."""
+    one_of(options.train, "beta_schedule", SCHEDULE_NAMES)
     k, n = options.train.train_size, count_images(options)
     if k > n:
         remedy = f"choose {n} or less, the size of {options.data.data_name}"

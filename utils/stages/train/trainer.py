@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from models.denoiser import NetworkDenoiser, predict
 from models.noise import SeededNoise, mix
 from models.samplers import ddim
-from models.schedule import Schedule
 from utils.cli.errors import Interrupted, UserError
 from utils.cli.options.sections import TrainStage
 from utils.cli.progress import progress
@@ -34,6 +33,7 @@ from utils.inputs.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from utils.inputs.schedules import schedule_of
 from utils.jobs.devices import compiled, processor_name
 from utils.jobs.ranks import ALONE, Ranks
 from utils.stages.train.batches import batch_indices
@@ -84,7 +84,7 @@ class Trainer:
         self.images = subset.images.to(plan.device)  # uint8 [K, C, H, W]
         self.args = {**plan.args, "images": subset.origin}  # of every file made from this training
         self.held_out = validation_subset(self.args)[:VALID_IMAGES].to(plan.device)
-        self.schedule = Schedule(self.train_options.timesteps)
+        self.schedule = schedule_of(plan.args)
         # On the device, so that a step need not wait for it: of each t, float32 [2, T].
         alpha_bar = self.schedule.alpha_bar
         both = torch.stack([alpha_bar.sqrt(), (1 - alpha_bar).sqrt()])
@@ -235,7 +235,8 @@ class Trainer:
             return torch.zeros((), device=self.device, requires_grad=True)
         signal, noise = self.signal_and_noise[:, t, None, None, None]
         x_t = signal * x_0 + noise * eps
-        target = eps if self.train_options.prediction_type == "epsilon" else x_0
+        targets = {"epsilon": eps, "sample": x_0, "v": signal * eps - noise * x_0}
+        target = targets[self.train_options.prediction_type]
         return part * F.mse_loss(output(x_t, t), target)
 
     @torch.no_grad()
