@@ -12,6 +12,7 @@ from models.schedule import (
     Schedule,
     coefficients,
     eps_from_v,
+    factor,
     predict_eps,
     predict_x0,
     score,
@@ -47,25 +48,27 @@ class Denoiser(ABC):
 class NetworkDenoiser(Denoiser):
     """A network that predicts epsilon, sample (x_0) or v (`predict_v`), without gradients.
 
-    `dtype` bfloat16 runs the network under autocast; inputs and results stay float32."""
+    network: called with x_t [B, C, H, W] and t int64 [B], 0 .. T - 1; a Module, or any function
+    with the device of its tensors. `dtype` bfloat16 runs it under autocast; inputs and results stay
+    float32."""
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Callable[[Tensor, Tensor], Tensor],
         schedule: Schedule,
         shape: tuple[int, ...],
         prediction_type: str = "epsilon",
         scale_by_sigma: bool = False,
         dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
     ) -> None:
         if prediction_type not in PREDICTIONS:
             remedy = f"choose {', '.join(PREDICTIONS)}"
             raise ValueError(f"prediction_type: found {prediction_type!r}; {remedy}")
-        self.network = network.eval().requires_grad_(False)
-        self.schedule, self.shape = schedule, shape
+        self.network, self.schedule, self.shape = frozen(network), schedule, shape
         self.prediction_type, self.scale_by_sigma = prediction_type, scale_by_sigma
         self.dtype = dtype
-        self.device = next(network.parameters()).device
+        self.device = device or device_of(network)
 
     def output(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """What the network predicts, noise, x_0 or v: [B, C, H, W] at time t."""
@@ -87,6 +90,50 @@ class NetworkDenoiser(Denoiser):
         if self.prediction_type == "epsilon":
             return predict_x0(x_t, output, alpha_bar)
         return x0_from_v(x_t, output, alpha_bar)
+
+
+class SigmaDenoiser(Denoiser):
+    """A denoiser of the variance-exploding form, D(y; sigma) = E[x_0 | y = x_0 + sigma n].
+
+        x_0(x_t, t) = D(x_t / sqrt(alpha_bar_t); sigma_t),
+        sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)
+
+    which is exact, since x_t / sqrt(alpha_bar_t) = x_0 + sigma_t eps. network: called with y
+    [B, C, H, W] and sigma [B], both float32. schedule: any, as `Schedule.from_sigma` of the noise
+    levels of the training. Source: Karras et al. 2022, arXiv 2206.00364, eq. 3 and table 1."""
+
+    def __init__(
+        self,
+        network: Callable[[Tensor, Tensor], Tensor],
+        schedule: Schedule,
+        shape: tuple[int, ...],
+        device: torch.device | None = None,
+    ) -> None:
+        self.network, self.schedule, self.shape = frozen(network), schedule, shape
+        self.device = device or device_of(network)
+
+    def x_0(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        alpha_bar = self.schedule.alpha_bar_at(t)
+        scale, sigma = (1 / alpha_bar).sqrt(), ((1 - alpha_bar) / alpha_bar).sqrt()
+        levels = sigma.expand(len(x_t)).to(x_t.device, x_t.dtype)
+        return self.network(factor(scale, x_t) * x_t, levels).float()
+
+    def eps(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        return predict_eps(x_t, self.x_0(x_t, t), self.schedule.alpha_bar_at(t))
+
+
+def frozen(network: Callable) -> Callable:
+    """The network, its weights fixed and its dropout off where it is a Module."""
+    return network.eval().requires_grad_(False) if isinstance(network, nn.Module) else network
+
+
+def device_of(network: Callable) -> torch.device:
+    """The device of a Module's weights. Raises ValueError where there are none."""
+    weights = network.parameters() if isinstance(network, nn.Module) else iter(())
+    weight = next(weights, None)
+    if weight is None:
+        raise ValueError("device: found a network without weights; give the device of its tensors")
+    return weight.device
 
 
 def predict(

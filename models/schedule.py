@@ -52,6 +52,14 @@ class Schedule:
         schedule.beta = 1 - alpha_bar / before
         return schedule
 
+    @classmethod
+    def from_sigma(cls, sigma: Tensor) -> Schedule:
+        """The schedule of noise levels sigma [T], strictly increasing, 0 or more, of the variance-
+        exploding form x_0 + sigma n: alpha_bar = 1 / (1 + sigma^2). Raises ValueError for others.
+
+        Source: Karras et al. 2022, arXiv 2206.00364, table 1."""
+        return cls.from_alpha_bar(1 / (1 + torch.as_tensor(sigma, dtype=torch.float64).square()))
+
     @property
     def name(self) -> str | None:
         """Its name in `SCHEDULES`, also if it was made of an array; None for any other one.
@@ -111,7 +119,7 @@ def sigmoid(timesteps: int) -> Tensor:
 
 
 def _betas(timesteps: int, signal: Callable[[Tensor], Tensor]) -> Tensor:
-    """beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, at most MOST_BETA; signal: alpha_bar(u), u <= 1."""
+    """beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, at most MOST_BETA; signal: alpha_bar(u)."""
     alpha_bar = signal(torch.linspace(0, 1, timesteps + 1, dtype=torch.float64))
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MOST_BETA)
 

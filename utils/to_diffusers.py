@@ -23,7 +23,7 @@ from utils.cli.options.sections import ToDiffusersStage
 from utils.files.atomic import PART, atomic_write, check_writable, reason, remove_leftovers
 from utils.inputs.checkpoints import Checkpoint, denoiser_of, load_checkpoint
 from utils.inputs.diffusers_names import diffusers_config, scheduler_config, to_diffusers
-from utils.inputs.schedules import schedule_of
+from utils.inputs.training_args import schedule_of
 
 INDEX = "model_index.json"
 

@@ -117,8 +117,8 @@ def test_one_set_without_a_name_has_the_k_that_is_told(own, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ((), ("do not say their data name", "--data-name")),
-        (SAID[:2], ("do not say their global seed", "it chose 8 of 1797 images", "--global-seed")),
+        ((), ("unknown training set", "--data-name")),
+        (SAID[:2], ("unknown seed", "it chose 8 of 1797 images", "--global-seed")),
         (("--data-name", "none"), ("--data-name", "none", "digits")),
     ],
 )

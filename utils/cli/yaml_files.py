@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from utils.cli.errors import UserError
-from utils.cli.options.checks import parse_ints
+from utils.cli.options.checks import flag, parse_ints
 from utils.cli.options.sections import SECTIONS, flag_sections, option_type
+from utils.cli.options.training import COMMAND_LINE_ONLY
 
 CONFIG_FLAG = "--config_path"
 MOST_VALUES, MOST_DEPTH = 10_000, 20  # of a YAML file: configs/ have about 40 and 2
@@ -50,6 +51,8 @@ def _read_config(path: Path, stage_class: type) -> Values:
                 remedy = f"known are {', '.join(known)}"
                 raise UserError(f"{path}: {section}", f"the key {key!r}", remedy)
             where = f"{path}: {section}: {key}"
+            if COMMAND_LINE_ONLY in known[key].metadata:
+                raise UserError(where, item, f"give {flag(key)} on the command line: it runs code")
             options.setdefault(section, {})[key] = _converted(section, key, item, where)
     return options
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from utils.cli.errors import UserError
 from utils.cli.options.choices import DATA_NAMES
 from utils.cli.options.sections import SECTIONS
+from utils.data.any_images import open_any_images
 from utils.data.celeba import open_celeba, open_celebahq
 from utils.data.image_files import (
     Form,
@@ -183,4 +184,5 @@ OPENERS: dict[str, Callable[[Path, Form, str], ImageSet]] = {
     "celebahq": open_celebahq,
     "lsun-church": open_lsun_church,
     "folder": open_folder,
+    "images": open_any_images,
 }

@@ -30,10 +30,22 @@ EXEMPT = {
     *("times_path", "identified_path", "second_synth_path", "checkpoints", "second_checkpoints"),
 }
 
+ELSEWHERE = {
+    *("data_name", "train", "train_size", "global_seed", "centercrop", "model"),
+    *("samples_range", "samples_layout", "ref_range"),
+}
+
 
 def to_plain(options: Any) -> dict[str, Any]:
     """An option section as plain values: paths as strings, tuples as lists."""
     return json.loads(json.dumps(dataclasses.asdict(options), default=str))
+
+
+def stage_section(options: Any, without: Iterable[str] = ()) -> dict[str, Any]:
+    """The options of a stage as `args` store them: without those that say what samples and models
+    made elsewhere are of, which the sections data, train and model hold."""
+    left_out = {*without, *ELSEWHERE}
+    return {name: value for name, value in to_plain(options).items() if name not in left_out}
 
 
 def resolve_args(args: Any, path: Path) -> dict[str, Any]:

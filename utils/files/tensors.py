@@ -82,6 +82,18 @@ def load_torch(path: Path) -> Any:
         raise UserError(path, f"content that is not allowed ({refused})", remedy) from None
 
 
+def load_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors of a .safetensors file by name. Raises UserError where it cannot be read."""
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except OSError as error:
+        raise UserError(path, reason(error), "check the path") from error
+    except Exception as error:  # a damaged file may raise anything
+        raise UserError(path, f"no whole .safetensors file ({error})", "copy it again") from error
+
+
 def other_format(path: Path, file: BinaryIO) -> UserError:
     """The error for a .pt file that is no archive of torch.save: a sound file of another format
     needs no second copy."""

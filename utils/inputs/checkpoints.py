@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.denoiser import NetworkDenoiser
+from models.denoiser import Denoiser, NetworkDenoiser
 from models.unet import UNet
 from utils.cli.errors import UserError
+from utils.cli.progress import print_once
 from utils.files.k_files import k_of
 from utils.files.provenance import check_same, digest, resolve_args
 from utils.files.tensors import load_torch, save_torch
-from utils.inputs.schedules import schedule_of
+from utils.inputs.training_args import Sections, complete_args, schedule_of
 from utils.jobs.devices import pick_dtype
 
 FORMAT_VERSION = 1
@@ -53,17 +54,34 @@ class Checkpoint:
         return digest(*(self.ema[name].numpy() for name in sorted(self.ema)))
 
 
+@dataclass(frozen=True)
+class StoredModel:
+    """A model that has been read, in whatever form, not yet on a device.
+
+    args: its resolved options (`data`, `train`, `model`). fingerprint: 16 hex digits that stand for
+    its weights. build: the model on a device, at a --precision."""
+
+    args: dict[str, Any]
+    fingerprint: str
+    build: Callable[[torch.device, str], Denoiser]
+
+
 def save_checkpoint(path: Path, checkpoint: Any) -> None:
     """Write a Checkpoint, or the toy's ToyCheckpoint: its fields and the version of the format."""
     save_torch(path, {**vars(checkpoint), "format_version": FORMAT_VERSION})
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint of ours or of the original toolkit, on the CPU.
+def load_checkpoint(
+    path: Path, known: Sections | None = None, described: Sections | None = None
+) -> Checkpoint:
+    """A checkpoint of ours or of the original toolkit, on the CPU; also a state dict alone.
 
-    Raises UserError where it is missing, cut short, holds NaN, or its K is not its name's."""
+    known, described: the options of weights alone, see `described_args`. Raises UserError where it
+    is missing, cut short, holds NaN, or its K is not its name's."""
     path = Path(path)
     content = load_torch(path)
+    if described is not None and is_state_dict(content):
+        content = {"ema": content, "args": described_args(path, known or {}, described)}
     is_dict = isinstance(content, Mapping)
     missing = [key for key in ("ema", "args") if not is_dict or key not in content]
     if missing:
@@ -92,6 +110,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
         remedy = f"name it {checkpoint.k}.pt"
         raise UserError(path, f"a model of K = {checkpoint.k}", remedy)
     return checkpoint
+
+
+def is_state_dict(content: Any) -> bool:
+    """Whether a file holds tensors by name, and nothing else."""
+    return isinstance(content, Mapping) and bool(content) and all(map(_is_real, content.values()))
+
+
+def described_args(path: Path, known: Sections, described: Sections) -> dict[str, Any]:
+    """The args of weights alone: network and kind of training as the options of a stage describe
+    them (--config_path), the training images as known. Raises UserError where these are unknown."""
+    model, train = described["model"], dict(described["train"])
+    for name in ("train_size", "global_seed"):
+        del train[name]  # their defaults are no knowledge
+    sections = {**known, "model": model, "train": {**train, **known.get("train", {})}}
+    shape = model["in_channels"], model["image_size"], model["image_size"]
+    args = complete_args({}, sections, path, shape)
+    words = "{prediction_type}, {beta_schedule} schedule, T = {timesteps}".format(**args["train"])
+    print_once(f"{path}: weights alone: a network that predicts {words}, as --config_path says")
+    return args
 
 
 def _weights(state: Any, path: Path) -> dict[str, Tensor]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.denoiser import Denoiser
+from models.denoiser import Denoiser, NetworkDenoiser
 from models.exact import ExactDenoiser
 from utils.cli.errors import UserError
-from utils.cli.options.choices import SAMPLER_NAMES
+from utils.cli.options.choices import ANY_IMAGES, SAMPLER_NAMES
 from utils.cli.options.samples import GenerateOptions
 from utils.cli.options.sections import GeneralizationOptions
-from utils.data.datasets import to_float
+from utils.data.datasets import open_images, to_float
 from utils.data.subsets import training_subset
-from utils.files.provenance import digest, with_data_path
-from utils.inputs.checkpoints import denoiser_of, load_checkpoint
-from utils.inputs.schedules import schedule_of
+from utils.files.provenance import digest, to_plain, with_data_path
+from utils.inputs.checkpoints import StoredModel
+from utils.inputs.model_files import is_function, read_model
+from utils.inputs.training_args import Sections, schedule_of
 from utils.inputs.unchanged import check_unchanged, content_of, missing_input
 from utils.jobs.devices import compiled
 
@@ -34,12 +36,13 @@ class Model:
     """A model that is known to be sound, not yet on a device.
 
     args: its resolved options (`data`, `train`, `model`). fingerprint: of its weights, or "exact".
-    path: its checkpoint; None for the exact model. images: digest of the exact model's images,
-    where a stage has planned with them."""
+    read: reads its file again; None for the exact model. path: what it is read from, for messages.
+    images: digest of the exact model's images, where a stage has planned with them."""
 
     args: dict[str, Any]
     fingerprint: str
     path: Path | None = None
+    read: Callable[[], StoredModel] | None = None
     images: str | None = None
 
     @property
@@ -56,16 +59,17 @@ class Model:
         self, device: torch.device, precision: str = "auto", compile: str = "off"
     ) -> Denoiser:
         """The model on a device. Raises UserError where its file has changed or misfits."""
-        if self.path is None:
+        if self.read is None:
             return ExactDenoiser(self.training_images().to(device), schedule_of(self.args))
-        if not self.path.exists():
+        if not is_function(self.path) and not self.path.exists():
             raise missing_input(self.path)
-        checkpoint = load_checkpoint(self.path)
-        check_unchanged(self.path, self.fingerprint, checkpoint.fingerprint, "weights")
-        now = with_data_path(checkpoint.args, self.args["data"]["data_path"])
+        stored = self.read()
+        check_unchanged(self.path, self.fingerprint, stored.fingerprint, "weights")
+        now = with_data_path(stored.args, self.args["data"]["data_path"])
         check_unchanged(self.path, content_of(self.args), content_of(now), "options")
-        denoiser = denoiser_of(checkpoint, self.path, device, precision)
-        denoiser.network = compiled(denoiser.network, compile, device)
+        denoiser = stored.build(device, precision)
+        if isinstance(denoiser, NetworkDenoiser):
+            denoiser.network = compiled(denoiser.network, compile, device)
         return denoiser
 
     def training_images(self) -> Tensor:
@@ -77,23 +81,34 @@ class Model:
         return images
 
 
-def trained_model(path: Path, data_path: Path | None = None) -> Model:
-    """The model of a checkpoint. Raises UserError as `load_checkpoint` does."""
-    checkpoint = load_checkpoint(path)
-    args = with_data_path(checkpoint.args, data_path)
-    return Model(args, checkpoint.fingerprint, Path(path))
-
-
-def exact_model(
-    args: Mapping[str, Any], train_size: int | None = None, data_path: Path | None = None
+def trained_model(
+    path: Path,
+    data_path: Path | None = None,
+    known: Sections | None = None,
+    described: Sections | None = None,
 ) -> Model:
-    """The exact model of the training images that args describe; train_size and data_path replace
-    K and the folder of the data sets."""
-    args = with_data_path(args, data_path)
-    if train_size and train_size != args["train"]["train_size"]:
-        args["train"] = {**args["train"], "train_size": train_size}
-        args.pop("images", None)  # those of another K
-    return Model(args, EXACT)
+    """The model of a checkpoint, or of another form. Raises UserError as `read_model` does."""
+    read = partial(read_model, Path(path), known, described)
+    stored = read()
+    return Model(with_data_path(stored.args, data_path), stored.fingerprint, Path(path), read)
+
+
+def described_by(stage: Any) -> dict[str, dict[str, Any]]:
+    """The sections data, train and model of a stage, as args store them."""
+    return {name: to_plain(getattr(stage, name)) for name in ("data", "train", "model")}
+
+
+def exact_model(args: Mapping[str, Any], known: Sections | None = None) -> Model:
+    """The exact model of the training images that args describe; what is known replaces K, the
+    data set, and the rest of them."""
+    known = known or {}
+    data, train = known.get("data", {}), known.get("train", {})
+    result = {**args, "data": {**args["data"], **data}, "train": {**args["train"], **train}}
+    if data.get("data_name") == ANY_IMAGES and "train_size" not in train:
+        result["train"]["train_size"] = len(open_images(result))
+    if any(result["train"][name] != args["train"][name] for name in train) or "data_name" in data:
+        result.pop("images", None)  # those of other options
+    return Model(result, EXACT)
 
 
 def training_images(args: Mapping[str, Any]) -> Tensor:

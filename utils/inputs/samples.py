@@ -12,17 +12,18 @@ import numpy as np
 import torch
 
 from utils.cli.errors import UserError
-from utils.cli.options.checks import flag as flag_of
 from utils.cli.progress import print_once
-from utils.data.datasets import open_images, to_float
+from utils.data.datasets import to_float
 from utils.data.image_files import Form
 from utils.data.sources.arrays import SIGNED, Range
-from utils.data.sources.opened import Opening, open_source, parse_layout
+from utils.data.sources.by_name import open_source
+from utils.data.sources.opened import Opening, parse_layout
 from utils.data.sources.scan import scan
 from utils.files.arrays import read_npz, save_npz
 from utils.files.k_files import k_files, k_named, k_of
-from utils.files.provenance import parse_args, read_args, resolve_named
+from utils.files.provenance import parse_args, read_args
 from utils.files.schema import Array, check_arrays
+from utils.inputs.training_args import check_said, complete_args, is_complete
 
 MOST_BYTES = 2**62  # kept in memory: all that other stages work on
 SIDE_LIMIT = 1 + 1e-3  # images lie in [-1, 1]; rounding may pass it by a hair
@@ -123,12 +124,12 @@ def load_samples(
     if not isinstance(own, Mapping):
         raise UserError(f"{path}: args", "no options", "use another file")
     if not is_complete(own):
-        check_said(own, known, path)
+        check_said(own, known.args, path)
     if own and "samples" in arrays and arrays["samples"].dtype.kind == "f":
         images = arrays["samples"]
     else:
         images = foreign_images(path, known)
-    args = complete_args(own, known, path, images.shape)
+    args = complete_args(own, known.args, path, images.shape[1:])
     in_class = "sizes" in arrays  # a class may well hold bright images alone
     images = check_images(images, args, path, known.value_range or (SIGNED if in_class else None))
     sizes = check_sizes(arrays["sizes"], images, path) if in_class else None
@@ -148,60 +149,6 @@ def foreign_images(path: Path, known: Known) -> np.ndarray:
     print_once(f"{known.flag} {images.describe()}")
     block = images[:]
     return (to_float(block) if block.dtype == torch.uint8 else block).numpy()
-
-
-def complete_args(
-    own: Mapping[str, Any], known: Known, path: Path, shape: tuple[int, ...]
-) -> dict[str, Any]:
-    """The resolved args of samples: those of the file, then what is known, then what the samples
-    and the name of the file show. Raises UserError that names what must be said.
-
-    The data set is asked for: any other one would give wrong distances. So is the seed that chose
-    the K images, where not all images of the data set were training images."""
-    if is_complete(own):
-        return resolve_named(own, path)
-    k = k_of(path)
-    shown = {
-        "model": {"image_size": shape[2], "in_channels": shape[1]},
-        "train": {} if k is None else {"train_size": k},
-    }
-    sections = {
-        name: {**shown.get(name, {}), **known.args.get(name, {}), **(own.get(name) or {})}
-        for name in ("data", "train", "model")
-    }
-    args = resolve_named({**own, **sections}, path)
-    if "global_seed" not in sections["train"]:
-        count, k = len(open_images(args)), args["train"]["train_size"]
-        if k < count:
-            raise unknown(path, "global_seed", f" (it chose {k} of {count} images)")
-    return args
-
-
-def is_complete(own: Mapping[str, Any]) -> bool:
-    """Whether args are those of a training: then they are read, or refused, as they are."""
-    train = own.get("train", {})
-    return not isinstance(train, Mapping) or "train_size" in train
-
-
-def check_said(own: Mapping[str, Any], known: Known, path: Path) -> None:
-    """Raises UserError, before the images are read, where nobody says what they are of."""
-    for section, name in (("data", "data_name"), ("train", "train_size")):
-        said = [own.get(section), known.args.get(section)]
-        if name == "train_size" and k_of(path) is not None:
-            continue
-        if not any(isinstance(one, Mapping) and name in one for one in said):
-            raise unknown(path, name)
-
-
-def unknown(path: Path, name: str, why: str = "") -> UserError:
-    """The error where samples do not say what they are of."""
-    what = {
-        "data_name": "the data set that the model was trained on",
-        "train_size": "K, the number of training images",
-        "global_seed": f"the seed of the training{why}",
-    }
-    remedy = f"give {what[name]}: {flag_of(name)}"
-    return UserError(path, f"samples that do not say their {name.replace('_', ' ')}", remedy)
 
 
 def check_images(

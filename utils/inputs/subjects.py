@@ -13,14 +13,20 @@ from utils.cli.errors import UserError
 from utils.cli.options.checks import required
 from utils.cli.options.measures import SubjectOptions
 from utils.cli.options.run import SliceOptions
-from utils.files.k_files import k_files
-from utils.files.provenance import digest, to_plain
-from utils.inputs.denoisers import Model, exact_model, trained_model, training_images
+from utils.files.provenance import digest, stage_section, with_data_path
+from utils.inputs.denoisers import (
+    Model,
+    described_by,
+    exact_model,
+    trained_model,
+    training_images,
+)
+from utils.inputs.model_files import model_files
 from utils.inputs.samples import SampleSet, known_of, load_samples, sample_files
+from utils.inputs.training_args import check_contradiction
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.k_jobs import Job, plan_jobs
 
-FOREIGN = ("samples_range", "samples_layout", "ref_range")
 Samples = tuple[SampleSet, tuple[int, int] | None]  # as `load_samples` returns them
 
 
@@ -59,10 +65,7 @@ class Subject(Job):
     def with_section(self, name: str, settings: SubjectOptions, **stage_args: Any) -> Subject:
         """The subject whose args have the section of a stage: its options, and the digests of
         the model and samples that they were applied to."""
-        section = to_plain(settings)
-        del section["train_size"]  # args.train has it
-        for option in FOREIGN:  # the content of the samples says it
-            section.pop(option, None)
+        section = stage_section(settings)
         section |= {"checkpoint": self.model.fingerprint, "samples": self.content, **stage_args}
         return replace(self, args={**self.args, name: section})
 
@@ -79,11 +82,12 @@ def plan_subjects(settings: SubjectOptions, part: SliceOptions, stage: Any) -> l
     files = None
     if settings.sample_path is not None:
         remedy = "give a folder of samples, as identified/memorized (an empty class has no files)"
-        files = sample_files(settings.sample_path, "--sample-path", remedy)
+        k = settings.train_size
+        files = sample_files(settings.sample_path, "--sample-path", remedy, k)
     if settings.exact:
         subjects = exact_subjects(settings, part, stage, files, target)
     else:
-        subjects = trained_subjects(settings, part, files, target)
+        subjects = trained_subjects(settings, part, stage, files, target)
     planned = []
     for subject in subjects:
         if subject.file is None:
@@ -108,31 +112,32 @@ def exact_subjects(
 ) -> list[Subject]:
     """With --exact data set and K come from the samples, or from --config_path and --train-size."""
     if files is None:
-        args = {name: to_plain(getattr(stage, name)) for name in ("data", "train", "model")}
-        model = exact_model(args, settings.train_size, settings.data_path)
+        model = exact_model(described_by(stage), settings.known())
         return [Subject(model.k, target, target / f"{model.k}.npz", model.args, model=model)]
-    if settings.train_size:
-        remedy = "leave it out: the samples name their K"
-        raise UserError("--train-size", f"{settings.train_size} beside --sample-path", remedy)
     subjects = []
     for job in plan_jobs(files, target, part):
-        load = partial(load_samples, known=known_of(settings, "--sample-path"))
-        file, (sample_set, _) = first_read(job.source, load)
-        model = exact_model(sample_set.args, data_path=settings.data_path)
+        known = known_of(settings, "--sample-path", settings.known())
+        file, (sample_set, _) = first_read(job.source, partial(load_samples, known=known))
+        check_contradiction(job.source, sample_set.args, known.args)
+        model = exact_model(with_data_path(sample_set.args, settings.data_path))
         subjects.append(subject_of(job, model, file))
     return subjects
 
 
 def trained_subjects(
-    settings: SubjectOptions, part: SliceOptions, files: dict[int, Path] | None, target: Path
+    settings: SubjectOptions,
+    part: SliceOptions,
+    stage: Any,
+    files: dict[int, Path] | None,
+    target: Path,
 ) -> list[Subject]:
-    """One for each K.pt of the slice; a K without samples, an empty class, is left out."""
-    remedy = "give a folder of trained models"
-    models = k_files(Path(required(settings, "ckpt_path")), ".pt", "--ckpt-path", remedy)
+    """One for each model of the slice; a K without samples, an empty class, is left out."""
+    described = described_by(stage)
+    models = model_files(settings, described)
     without_model = sorted(set(files or {}) - set(models))
     if without_model:
         names = ", ".join(map(str, without_model))
-        problem = f"K = {names}, without a model in {settings.ckpt_path}"
+        problem = f"K = {names}, without a model in {settings.model or settings.ckpt_path}"
         remedy = "give the models they are of"
         raise UserError(f"--sample-path {settings.sample_path}", problem, remedy)
     subjects = []
@@ -140,7 +145,9 @@ def trained_subjects(
         if files is not None and job.k not in files:
             print(f"{job.name}: no samples in {settings.sample_path}: an empty class is left out")
             continue
-        subject = subject_of(job, trained_model(job.source, settings.data_path))
+        model = trained_model(job.source, settings.data_path, settings.known(), described)
+        check_contradiction(job.source, model.args, settings.known())
+        subject = subject_of(job, model)
         subjects.append(with_samples(subject, files[job.k], settings) if files else subject)
     return subjects
 

@@ -26,7 +26,8 @@ from tests.helpers.sources import (
 )
 from utils.data.image_files import Form
 from utils.data.sources.arrays import Range
-from utils.data.sources.opened import Opening, open_source
+from utils.data.sources.by_name import open_source
+from utils.data.sources.opened import Opening
 from utils.data.sources.scan import scan
 from utils.inputs.samples import save_synthetics
 
@@ -201,7 +202,7 @@ def test_known_data_sets_are_opened_by_name(tmp_path):
         ("mnist:valid", ("mnist:valid", "mnist:train")),
         ("digits:test", ("no official test split",)),
         ("photos:train", ("--image-size", "nothing")),
-        ("folder:train", ("give the folder itself",)),
+        ("folder:train", ("give the path itself",)),
         ("nothing.here", ("no such file", "give a folder")),
     ],
 )

@@ -26,7 +26,9 @@ DATA_NAMES = {  # channels of the images; None: 1 or 3, as --in-channels says
     "celebahq": 3,
     "lsun-church": 3,
     "folder": None,
+    "images": None,
 }
+ANY_IMAGES = "images"  # the data set whose --data-path is a file or a folder, as of run_audit.py
 SHIPPED = ("digits", "photos")  # with a package that is installed: they need no --data-path
 PREDICTION_NAMES = {
     "epsilon": "the noise",

@@ -11,6 +11,7 @@ from utils.cli.errors import UserError
 from utils.cli.options.checks import MOST, all_within, ints, one_of, with_help, within
 from utils.cli.options.choices import SAMPLER_NAMES, either
 from utils.cli.options.metric import MetricOptions
+from utils.cli.options.training import ModelSourceOptions
 
 
 def check_times(options: CurvatureOptions | GeneralizationOptions) -> None:
@@ -21,24 +22,27 @@ def check_times(options: CurvatureOptions | GeneralizationOptions) -> None:
 
 
 @dataclass
-class SubjectOptions:
-    """The samples to measure, each K with its own model."""
+class SubjectFolders:
+    """Samples to measure, and the folder of the results."""
 
     result_path: Path | None = None  # folder for the results, K.npz
-    ckpt_path: Path | None = None  # folder of trained models, K.pt
     sample_path: Path | None = None  # folder of samples: K.npz, K/; default: the training images
-    data_path: Path | None = None  # folder of the data sets; default: that of the training
+
+
+@dataclass
+class SubjectOptions(ModelSourceOptions, SubjectFolders):
+    """The samples to measure, each K with its own model."""
+
     sample_size: int = 64  # samples of each K, the most typical first; negative: all
     use_least: bool = False  # take the least typical samples of a class, not the most typical
     batch_size: int = 256  # rows of a network call; changes results by rounding only
     exact: bool = False  # the exact model of the K training images instead of a checkpoint
-    train_size: int | None = None  # with --exact and no --sample-path: K
     samples_range: str | None = None  # values of black and white in the samples, as 0,1 or =-1,1
     samples_layout: str | None = None  # axes of an array of samples, as nhwc
 
     def __post_init__(self) -> None:
+        self.check_model_source()
         within(self, "batch_size", 1)
-        within(self, "train_size", 1)
         within(self, "sample_size", -MOST)
         if self.sample_size == 0:
             raise UserError("--sample-size", 0, "choose 1 or more, or a negative number for all")
@@ -122,7 +126,6 @@ class GeneralizationInputs:
     """Files that the tests of generalization read, and the folder that they write."""
 
     result_path: Path | None = None  # folder for the tests, K.json and K.npz
-    ckpt_path: Path | None = None  # folder of trained models, K.pt
     synth_path: Path | None = None  # folder of their synthetic sets: K.npz, or K/ with pictures
     samples_range: str | None = None  # values of black and white in the samples, as 0,1 or =-1,1
     samples_layout: str | None = None  # axes of an array of samples, as nhwc
@@ -131,11 +134,10 @@ class GeneralizationInputs:
     identified_path: Path | None = None  # folder of run_classify.py, to draw its shares too
     checkpoints: Path | None = None  # one training's ITER.pt, instead of K: tests over its steps
     second_checkpoints: Path | None = None  # with it: of a training with --subset second
-    data_path: Path | None = None  # folder of the data sets; default: that of the training
 
 
 @dataclass
-class GeneralizationOptions(MetricOptions, GeneralizationInputs):
+class GeneralizationOptions(MetricOptions, ModelSourceOptions, GeneralizationInputs):
     """Tests that tell generalization from memory, for each K or over one training."""
 
     t: tuple[int, ...] = ints(20, 50, 100, 200, 400, 700)  # times of losses, each 0 to T - 1
@@ -152,6 +154,7 @@ class GeneralizationOptions(MetricOptions, GeneralizationInputs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_model_source()
         check_times(self)
         one_of(self, "sampler", SAMPLER_NAMES)
         for name in ("samples", "steps", "batch_size"):

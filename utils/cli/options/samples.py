@@ -6,21 +6,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import one_of, parse_memory, parse_share, with_help, within
-from utils.cli.options.choices import CRITERIA, DATA_NAMES, SAMPLER_NAMES
+from utils.cli.options.choices import CRITERIA, SAMPLER_NAMES
 from utils.cli.options.metric import MetricOptions
+from utils.cli.options.training import ModelSourceOptions, TrainingSetOptions
 
 
 @dataclass
-class GenerateOptions:
-    """Sampling: image i is drawn from seed + i."""
+class GenerateFolders:
+    """Folders that samples are written to."""
 
     result_path: Path | None = None  # folder for the shards
-    ckpt_path: Path | None = None  # trained model, K.pt
     synth_path: Path | None = None  # folder for the merged set, K.npz
+
+
+@dataclass
+class GenerateOptions(ModelSourceOptions, GenerateFolders):
+    """Sampling: image i is drawn from seed + i."""
+
     batch_size: int = 512  # images at once and in a file; changes images by rounding only
     num_files: int = 10_000  # files to write, of --batch-size images
     num_samples: int | None = None  # images to draw, instead of --num-files
@@ -34,12 +39,11 @@ class GenerateOptions:
         + ", ".join(f"{s.calls or 'all timesteps'} for {n}" for n, s in SAMPLER_NAMES.items()),
     )
     exact: bool = False  # the exact model of the K training images instead of a checkpoint
-    train_size: int | None = None  # with --exact: K
-    data_path: Path | None = None  # with --exact: folder of the data sets
     compile: str = "auto"  # torch.compile: auto (on CUDA), on, off
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_files", "num_samples", "steps", "train_size"):
+        self.check_model_source()
+        for name in ("batch_size", "num_files", "num_samples", "steps"):
             within(self, name, 1)
         within(self, "seed", 0, 2**62)
         one_of(self, "sampler", SAMPLER_NAMES)
@@ -52,32 +56,12 @@ class DistancesInputs:
 
     result_path: Path | None = None  # folder for the distances, K.npz
     synth_path: Path | None = None  # folder of synthetic sets: K.npz, or K/ with pictures
-    data_path: Path | None = None  # folder of the data sets; default: that of the training
     samples_range: str | None = None  # values of black and white in the samples, as 0,1 or =-1,1
     samples_layout: str | None = None  # axes of an array of samples, as nhwc
-    data_name: str | None = None  # of samples made elsewhere: the data set of the training
-    train_size: int | None = None  # the same: K, where the file is not named by it
-    global_seed: int | None = None  # the same: the seed that chose the K images
-    centercrop: bool = False  # the same: cut the middle square at the image size
-
-    def known(self) -> dict[str, dict[str, Any]]:
-        """What the options say of samples whose file does not say it, in sections of args."""
-        sections = {
-            "data": {"data_name": self.data_name, "data_path": self.data_path},
-            "train": {
-                "train_size": self.train_size,
-                "global_seed": self.global_seed,
-                "centercrop": self.centercrop or None,
-            },
-        }
-        return {
-            name: {key: value for key, value in section.items() if value is not None}
-            for name, section in sections.items()
-        }
 
 
 @dataclass
-class DistancesOptions(MetricOptions, DistancesInputs):
+class DistancesOptions(MetricOptions, TrainingSetOptions, DistancesInputs):
     """Nearest training and synthetic neighbours of each sample."""
 
     k: int = 5  # neighbours to keep
@@ -90,10 +74,8 @@ class DistancesOptions(MetricOptions, DistancesInputs):
         super().__post_init__()
         parse_share(self.shard, "--shard")
         parse_memory(self.memory)
-        if self.data_name is not None:
-            one_of(self, "data_name", DATA_NAMES)
-        within(self, "global_seed", 0, 2**62)
-        for name in ("k", "eval_batch_size", "ref_batch_size", "train_size"):
+        self.check_training_set()
+        for name in ("k", "eval_batch_size", "ref_batch_size"):
             within(self, name, 1)
 
 

@@ -116,6 +116,9 @@ class GeneralizationStage:
     cache: CacheOptions
     slice: SliceOptions
     run: RunOptions
+    data: DataOptions = from_yaml_only()
+    train: TrainOptions = from_yaml_only()
+    model: ModelOptions = from_yaml_only()
 
 
 @dataclass

@@ -4,12 +4,15 @@ Nothing heavy is imported here. `__post_init__` only checks: simple-parsing call
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import all_within, ints, one_of, with_help, within
 from utils.cli.options.choices import (
+    ANY_IMAGES,
     DATA_NAMES,
     OTHER_SCHEDULE,
     PREDICTION_NAMES,
@@ -19,6 +22,8 @@ from utils.cli.options.choices import (
 
 # Far beyond any network that is trained; building one of a billion blocks would not end.
 MOST_BLOCKS, MOST_CHANNELS = 1000, 2**20
+FUNCTION = r".+\.py:[A-Za-z_]\w*"
+COMMAND_LINE_ONLY = "command line only"  # in the metadata of a field: YAML may not name it
 MOST_LEVELS = 13  # at 4096 pixels the last level has a single one
 
 
@@ -32,6 +37,76 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         one_of(self, "data_name", DATA_NAMES)
+
+
+@dataclass
+class TrainingSetOptions:
+    """The training images of samples or models made elsewhere, whose files do not name them."""
+
+    data_path: Path | None = None  # folder of the data sets; default: that of the training
+    data_name: str | None = None  # of what was made elsewhere: the data set of the training
+    train: str | None = None  # the same: the training images themselves, in any form of run_audit
+    train_size: int | None = None  # the same: K, where the file is not named by it
+    global_seed: int | None = None  # the same: the seed that chose the K images
+    centercrop: bool = False  # the same: cut the middle square at the image size
+
+    def check_training_set(self) -> None:
+        """Raises UserError for impossible values."""
+        within(self, "train_size", 1)
+        within(self, "global_seed", 0, 2**62)
+        if self.data_name is not None:
+            one_of(self, "data_name", DATA_NAMES)
+        if self.train is not None and self.data_name is not None:
+            problem = f"{self.train} beside --data-name {self.data_name}"
+            raise UserError("--train", problem, "leave one of them out")
+
+    def known(self) -> dict[str, dict[str, Any]]:
+        """What the options say where a file does not, in sections of args."""
+        data = {"data_name": self.data_name, "data_path": self.data_path and str(self.data_path)}
+        if self.train is not None:
+            name, colon, part = self.train.rpartition(":")
+            by_name = colon and name in DATA_NAMES and part == "train"
+            data["data_name"] = name if by_name else ANY_IMAGES
+            data["data_path"] = data["data_path"] if by_name else self.train
+        sections = {
+            "data": data,
+            "train": {
+                "train_size": self.train_size,
+                "global_seed": self.global_seed,
+                "centercrop": self.centercrop or None,
+            },
+        }
+        return {
+            name: {key: value for key, value in section.items() if value is not None}
+            for name, section in sections.items()
+        }
+
+
+@dataclass
+class ModelFiles:
+    """Where models lie."""
+
+    # K.pt, a folder of them, or models of diffusers: the folder of one, or a folder K for each
+    ckpt_path: Path | None = None
+    # a model of your own: FILE.py:FUNCTION (docs/extending.md)
+    model: str | None = field(default=None, metadata={COMMAND_LINE_ONLY: True})
+
+
+@dataclass
+class ModelSourceOptions(TrainingSetOptions, ModelFiles):
+    """Where models come from, and what is known of those made elsewhere."""
+
+    def check_model_source(self) -> None:
+        """Raises UserError for impossible values."""
+        self.check_training_set()
+        if self.model is None:
+            return
+        if self.ckpt_path is not None:
+            problem = f"{self.model} beside --ckpt-path {self.ckpt_path}"
+            raise UserError("--model", problem, "leave one of them out")
+        if not re.fullmatch(FUNCTION, self.model):
+            remedy = "give a file and a function in it, as my_model.py:load"
+            raise UserError("--model", self.model, remedy)
 
 
 @dataclass

@@ -92,7 +92,7 @@ def on_levels(block: np.ndarray, known: Range) -> bool:
     return bool((np.abs(levels - np.rint(levels)) <= LEVEL).all())
 
 
-def layout_of(shape: Sequence[int], where: object, asked: str | None, flag: str) -> str:
+def layout_of(shape: Sequence[int], where: object, asked: str | None, flag: str | None) -> str:
     """One of LAYOUTS: what was asked for, else the only one that fits the shape.
 
     Raises UserError where none or several fit."""
@@ -100,10 +100,12 @@ def layout_of(shape: Sequence[int], where: object, asked: str | None, flag: str)
     if asked is not None:
         if asked not in fitting:
             remedy = f"choose one that fits {list(shape)}: {', '.join(fitting) or 'none does'}"
-            raise UserError(flag, asked, remedy)
+            raise UserError(f"{flag}-layout", asked, remedy)
         return asked
     if len(fitting) > 1:
-        remedy = f"say which axes these are: {flag} {' or '.join(fitting)}"
+        axes = " or ".join(fitting)
+        remedy = f"say which axes these are: {flag}-layout {axes}"
+        remedy = remedy if flag else "give images [N, C, H, W]"
         raise UserError(where, f"an array of shape {list(shape)}", remedy)
     if not fitting:
         remedy = "give images [N, C, H, W], [N, H, W, C] or [N, H, W], with C = 1 or 3"
@@ -132,14 +134,14 @@ class ArraySource:
         where: object,
         *,
         names: Sequence[str] | None = None,
-        flag: str = "--samples",
+        flag: str | None = "--samples",
         layout: str | None = None,
         value_range: Range | None = None,
         known: Range | None = None,
     ) -> None:
         self.where, self._arrays = where, arrays
         shape = tuple(arrays[0].shape)
-        self.layout = layout_of(shape, where, layout, f"{flag}-layout")
+        self.layout = layout_of(shape, where, layout, flag)
         for array in arrays:
             if self.layout in ("chw", "hwc") and tuple(array.shape) != shape:
                 raise UserError(where, "arrays of several shapes", "give images of one shape")
@@ -278,9 +280,12 @@ def dtype_of(array: Any) -> np.dtype:
     return np.dtype(array.dtype)
 
 
-def unclear(where: object, values: Values, dtype: np.dtype, flag: str) -> UserError:
-    """The error where the values have no range, or several are possible."""
+def unclear(where: object, values: Values, dtype: np.dtype, flag: str | None) -> UserError:
+    """The error where the values have no range, or several are possible. flag: of the option that
+    says the range; None without one."""
     seen = f"{dtype} values {values.least:.4g} to {values.most:.4g}"
+    if flag is None:
+        return UserError(where, f"{seen}: their range is not clear", "save them as 8 bits (uint8)")
     if values.inside(UNIT):
         remedy = f"say what black and white are: {flag}-range=0,1 or {flag}-range=-1,1"
         return UserError(where, f"{seen}, in [0, 1] or the bright half of [-1, 1]", remedy)

@@ -1,4 +1,4 @@
-"""Open images, wherever they are: a path, the name of a data set, or what Python holds."""
+"""Open images, wherever they are: a path, or what Python holds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
-from utils.cli.options.choices import DATA_NAMES
-from utils.data.datasets import MemorySet, load_image_set
 from utils.data.sources.arrays import LAYOUTS, SIGNED, ArraySource, Range
 from utils.data.sources.pictures import (
     PictureSource,
@@ -31,7 +29,6 @@ from utils.jobs.memory import as_size, free_memory
 KEYS = ("samples", "arr_0", "images", "x")  # of a .npz file or a dict, in this order
 LARGE = 2**26  # bytes of a .npy file from which on it is read a block at a time
 TENSOR_ENDINGS = (".pt", ".pth")
-WITH_SIDE = ("digits", "mnist", "fashionmnist", "cifar10")  # all images of one size
 FORMS = "give a folder, .npy, .npz, .zip, .tar, .pt, .safetensors, .parquet, or NAME:train"
 Source = PictureSource | ArraySource
 
@@ -40,22 +37,25 @@ Source = PictureSource | ArraySource
 class Opening:
     """How one set of images is read. flag: --samples, --train or --held-out, for its errors.
 
-    size: the side of the images, for data sets by name that must be cropped; None if unknown."""
+    size: the side of the images, for data sets by name that must be cropped; None if unknown.
+    can_say: whether there are options that say the range and the layout."""
 
     flag: str = "--samples"
     value_range: Range | None = None
     layout: str | None = None
     data_path: Path = Path("data")
     size: int | None = None
+    can_say: bool = True
 
     def array(self, arrays: list[Any], where: object, **more: Any) -> ArraySource:
-        settings = {"flag": self.flag, "layout": self.layout, "value_range": self.value_range}
+        settings = {"layout": self.layout, "value_range": self.value_range}
+        settings["flag"] = self.flag if self.can_say else None
         return ArraySource(arrays, where, **settings, **more)
 
 
-def open_source(given: Any, opening: Opening) -> Source:
-    """Images as a path (also `file.npz:key`), as NAME:SPLIT of a known data set, as an array or a
-    tensor, or as an iterable of arrays, tensors or Pillow's pictures.
+def open_given(given: Any, opening: Opening) -> Source:
+    """Images as a path (also `file.npz:key`), as an array or a tensor, or as an iterable of arrays,
+    tensors or Pillow's pictures.
 
     Raises UserError where it is missing, damaged, of no known kind, or not clear."""
     if not isinstance(given, (str, os.PathLike)):
@@ -65,12 +65,8 @@ def open_source(given: Any, opening: Opening) -> Source:
     if path.exists():
         return open_path(path, opening, "")
     before, colon, after = text.rpartition(":")
-    if colon and before in DATA_NAMES:
-        return named(before, after, opening)
     if colon and Path(before).is_file():
         return open_path(Path(before), opening, after)
-    if text in DATA_NAMES:
-        raise UserError(opening.flag, text, f"say which part: {text}:train or {text}:test")
     raise UserError(f"{opening.flag} {text}", "no such file or folder", FORMS)
 
 
@@ -221,34 +217,6 @@ def open_tensors(path: Path, opening: Opening, key: str) -> ArraySource:
     if not isinstance(content, Tensor):
         raise UserError(path, "no tensor of images", "give a tensor [N, C, H, W]")
     return opening.array([content], path)
-
-
-def named(name: str, split: str, opening: Opening) -> Source:
-    """The train or test part of a data set that this project knows."""
-    if split not in ("train", "test"):
-        remedy = f"give {name}:train or {name}:test"
-        raise UserError(opening.flag, f"{name}:{split}", remedy)
-    if name == "folder":
-        raise UserError(opening.flag, f"folder:{split}", "give the folder itself")
-    channels = DATA_NAMES[name] or 3
-    size = opening.size
-    if size is None:
-        if name not in WITH_SIDE:
-            remedy = f"give the side of the images: {name} has none of its own"
-            raise UserError("--image-size", "nothing", remedy)
-        size = load_image_set(name, opening.data_path, 1, channels, True, split).side
-    image_set = load_image_set(name, opening.data_path, size, channels, True, split)
-    where = f"{name}:{split}"
-    if isinstance(image_set, MemorySet):
-        return opening.array([image_set.images], where)
-    names = [str(getattr(key, "name", key)) for key in image_set.keys]
-    return PictureSource(where, names, lambda i: as_picture(image_set.read([i])[0]))
-
-
-def as_picture(image: Tensor) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(image.permute(1, 2, 0).squeeze(2).contiguous().numpy())
 
 
 def in_memory(given: Any, opening: Opening, where: object = "") -> Source:

@@ -14,7 +14,8 @@ from utils.cli.options.samples import SOURCES, AuditOptions
 from utils.cli.progress import progress
 from utils.data.image_files import Form
 from utils.data.sources.arrays import Range
-from utils.data.sources.opened import Opening, Source, open_source, parse_layout
+from utils.data.sources.by_name import open_source
+from utils.data.sources.opened import Opening, Source, parse_layout
 from utils.data.sources.scan import ImageList, scan
 
 KEPT = 4  # a set is kept in memory where it takes a part of the budget, 1 in KEPT, or less

@@ -71,7 +71,7 @@ class Curvature:
 
     def scaled(self, values: np.ndarray) -> np.ndarray:
         """(1 - alpha_bar_t) times values [n, T', ...]: noise alone then gives 1."""
-        from utils.inputs.schedules import schedule_of
+        from utils.inputs.training_args import schedule_of
 
         noise = 1 - schedule_of(self.args).alpha_bar.numpy()[self.t]  # [T']
         return values * noise.reshape(-1, *[1] * (values.ndim - 2))

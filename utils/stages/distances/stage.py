@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.cli.errors import UserError
 from utils.cli.launcher import Launch, launched, launcher_name
-from utils.cli.options.checks import flag, parse_memory, required
+from utils.cli.options.checks import parse_memory, required
 from utils.cli.options.samples import DistancesOptions
 from utils.cli.options.sections import DistancesStage
 from utils.cli.progress import progress
@@ -20,6 +19,7 @@ from utils.data.subsets import training_subset
 from utils.files.arrays import read_shape
 from utils.files.provenance import digest, is_finished, with_data_path
 from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_files
+from utils.inputs.training_args import check_contradiction
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.claims import take_turns, wait_for
 from utils.jobs.devices import pick_dtype, prepare
@@ -110,20 +110,11 @@ def plan_distances(options: DistancesStage) -> list[DistancesJob]:
             "k": settings.k,
             "samples": digest(sample_set.samples),
         }
-        check_said(job.source, sample_set.args, settings)
+        check_contradiction(job.source, sample_set.args, settings.known())
         args = {**with_data_path(sample_set.args, settings.data_path), "distances": stage_args}
         n = len(sample_set.samples)
         jobs.append(DistancesJob(job.k, job.source, job.target, args, samples=samples, n=n))
     return jobs
-
-
-def check_said(path: Path, args: Mapping, settings: DistancesOptions) -> None:
-    """Raises UserError where a set was made with other options than those of the command line."""
-    for section, values in settings.known().items():
-        for name, value in values.items():
-            if name != "data_path" and args[section][name] != value:
-                problem = f"{value}, beside {args[section][name]} in {path}"
-                raise UserError(flag(name), problem, "leave it out: these samples say it")
 
 
 def cost(k: int, path: Path) -> float:

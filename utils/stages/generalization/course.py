@@ -19,7 +19,7 @@ from utils.data.subsets import held_out_images
 from utils.evidence.definitions import MEMORY
 from utils.figures.save import save_figure
 from utils.files.k_files import k_files
-from utils.files.provenance import difference, to_plain
+from utils.files.provenance import difference, stage_section
 from utils.inputs.denoisers import (
     Model,
     check_samples,
@@ -89,7 +89,7 @@ def plan_steps(options: GeneralizationStage) -> list[Step]:
                 problem = f"the same training images as {path}"
                 raise UserError(second_path, problem, "train it with --subset second")
         calls = sampling_steps(settings, model.args["train"]["timesteps"])
-        section = {name: x for name, x in to_plain(settings).items() if name not in SWEEP_ONLY}
+        section = stage_section(settings, SWEEP_ONLY)
         section |= {"steps": calls, "checkpoint": model.fingerprint, "step": step}
         section["second"] = second.fingerprint if second else None
         args = {**model.args, "generalization": section}

@@ -15,10 +15,19 @@ from utils.data.datasets import to_float
 from utils.data.subsets import held_out_images
 from utils.figures.save import save_figure
 from utils.files.k_files import k_files
-from utils.files.provenance import difference, digest, to_plain, with_data_path
-from utils.inputs.denoisers import Model, check_times, exact_model, trained_model, training_images
+from utils.files.provenance import difference, digest, stage_section, with_data_path
+from utils.inputs.denoisers import (
+    Model,
+    check_times,
+    described_by,
+    exact_model,
+    trained_model,
+    training_images,
+)
+from utils.inputs.model_files import model_files
 from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_files
 from utils.inputs.subjects import check_shape
+from utils.inputs.training_args import Sections, check_contradiction
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.devices import float32_for_auto, prepare
 from utils.jobs.k_jobs import Job, is_to_run, plan_jobs, work_through
@@ -37,7 +46,6 @@ from utils.stages.generalization.measures import (
 from utils.stages.generalization.overview import show_generalization
 
 COURSE_ONLY = ("checkpoints", "second_checkpoints", "samples", "sampler", "steps")
-NOT_STORED = (*COURSE_ONLY, "samples_range", "samples_layout")
 IMAGES_OF_MODEL = {"subset", "train_size"}  # what may differ between the two models of a K
 
 
@@ -81,19 +89,25 @@ def plan_generalization(options: GeneralizationStage) -> list[GeneralizationJob]
     if settings.exact and settings.ckpt_path:
         raise UserError("--exact", f"--ckpt-path {settings.ckpt_path} too", "choose one of them")
     folder = Path(required(settings, "synth_path"))
-    sets = sample_files(folder, "--synth-path", "give a folder of sets, K.npz")
-    models = None if settings.exact else model_files(settings, sets)
+    k = settings.train_size
+    sets = sample_files(folder, "--synth-path", "give a folder of sets, K.npz", k)
+    described = described_by(options)
+    models = None if settings.exact else models_with_sets(settings, described, sets)
     second_sets = {}
     if settings.second_synth_path is not None:
         remedy = "give sets of models that were trained with --subset second"
         second_sets = k_files(settings.second_synth_path, ".npz", "--second-synth-path", remedy)
     jobs = []
     for job in plan_jobs(sets if models is None else models, target, options.slice):
-        model = models and trained_model(models[job.k], settings.data_path)
-        known = known_of(settings, "--synth-path", model.args if model else None)
+        asked = settings.known()
+        model = models and trained_model(models[job.k], settings.data_path, asked, described)
+        if model:
+            check_contradiction(models[job.k], model.args, asked)
+        known = known_of(settings, "--synth-path", model.args if model else asked)
         drawn, sample_set = first_read(sets[job.k], partial(load_synthetics, known=known))
         if model is None:
-            model = exact_model(sample_set.args, data_path=settings.data_path)
+            check_contradiction(sets[job.k], sample_set.args, asked)
+            model = exact_model(with_data_path(sample_set.args, settings.data_path))
         check_drawn(sets[job.k], sample_set, model)
         check_times(model.args, settings.t)
         second = None
@@ -104,7 +118,7 @@ def plan_generalization(options: GeneralizationStage) -> list[GeneralizationJob]
             print(f"{job.name}: {missing}: the test of two models is left out")
         if not has_held_out(job.name, model, second is not None):
             continue
-        section = {name: x for name, x in to_plain(settings).items() if name not in NOT_STORED}
+        section = stage_section(settings, COURSE_ONLY)
         section |= {"checkpoint": model.fingerprint, "drawn": digest(sample_set.samples)}
         section["second"] = second.content if second else None
         args = {**sample_set.args, **model.args, "generalization": section}
@@ -113,17 +127,19 @@ def plan_generalization(options: GeneralizationStage) -> list[GeneralizationJob]
     return jobs
 
 
-def model_files(settings: GeneralizationOptions, sets: dict[int, Path]) -> dict[int, Path]:
+def models_with_sets(
+    settings: GeneralizationOptions, described: Sections, sets: dict[int, Path]
+) -> dict[int, Path]:
     """Models by K, each of which has a set. Raises UserError where none has."""
-    folder = Path(required(settings, "ckpt_path"))
-    models = k_files(folder, ".pt", "--ckpt-path", "give a folder of trained models")
+    models = model_files(settings, described)
     if without_set := [k for k in models if k not in sets]:
         names = ", ".join(map(str, without_set))
         print(f"K = {names}: no set in {settings.synth_path}: left out")
     models = {k: path for k, path in models.items() if k in sets}
     if not models:
         remedy = "give the sets that run_generate.py drew from these models"
-        raise UserError(f"--synth-path {settings.synth_path}", f"no set of a K in {folder}", remedy)
+        problem = f"no set of a K in {settings.model or settings.ckpt_path}"
+        raise UserError(f"--synth-path {settings.synth_path}", problem, remedy)
     return models
 
 

@@ -21,9 +21,17 @@ from utils.cli.progress import progress
 from utils.data.subsets import training_subset
 from utils.figures.images import image_grid
 from utils.files.atomic import check_writable, save_png
-from utils.files.provenance import check_same, is_finished, to_plain
-from utils.inputs.denoisers import Model, check_samples, exact_model, sampling_steps, trained_model
+from utils.files.provenance import check_same, is_finished, stage_section
+from utils.inputs.denoisers import (
+    Model,
+    check_samples,
+    described_by,
+    exact_model,
+    sampling_steps,
+    trained_model,
+)
 from utils.inputs.samples import load_shard, save_shard, save_synthetics
+from utils.inputs.training_args import check_contradiction
 from utils.jobs.devices import prepare
 from utils.jobs.k_jobs import Job, work_through
 from utils.jobs.ranks import joined
@@ -98,24 +106,25 @@ def claim_and_merge(options: GenerateStage, plan: Plan) -> Iterator[int]:
 
 def is_finished_run(options: GenerateStage) -> bool:
     """Whether `run` would find everything done. Raises UserError as it would."""
-    path = Path(required(options.generate, "ckpt_path"))
-    return not options.run.overwrite and path.exists() and is_complete(plan_shards(options))
+    path = options.generate.ckpt_path
+    there = path is None or Path(path).exists()
+    return not options.run.overwrite and there and is_complete(plan_shards(options))
 
 
 def plan_shards(options: GenerateStage) -> Plan:
     """The model, the seeds and the files of a run. Raises UserError where there is no model."""
     settings = options.generate
     if settings.exact:
-        args = {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
-        model = exact_model(args, settings.train_size, settings.data_path)
+        model = exact_model(described_by(options), settings.known())
         model.args["images"] = training_subset(model.args).origin
     else:
-        model = trained_model(Path(required(settings, "ckpt_path")))
+        source = Path(settings.model or required(settings, "ckpt_path"))
+        model = trained_model(source, None, settings.known(), described_by(options))
+        check_contradiction(source, model.args, settings.known())
     steps = sampling_steps(settings, model.args["train"]["timesteps"])
     count = settings.num_samples or settings.num_files * settings.batch_size
-    section = {**to_plain(settings), "steps": steps, "num_samples": count}
+    section = {**stage_section(settings), "steps": steps, "num_samples": count}
     section["checkpoint"] = model.fingerprint
-    del section["train_size"]  # args.train has it
     return Plan(
         model,
         folder=Path(required(settings, "result_path")),

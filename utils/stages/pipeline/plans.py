@@ -9,11 +9,16 @@ from typing import Any
 from utils.cli.errors import UserError
 from utils.cli.options.checks import required
 from utils.cli.options.sections import GenerateStage, PipelineStage, TrainStage
-from utils.files.k_files import k_files
 from utils.files.training_log import last_row
-from utils.inputs.denoisers import trained_model
+from utils.inputs.denoisers import described_by, trained_model
+from utils.inputs.model_files import models_in
 from utils.stages.generate import stage as generate
-from utils.stages.pipeline.settings import generate_stage, train_stage
+from utils.stages.pipeline.settings import (
+    generate_stage,
+    known_of_models,
+    said_by,
+    train_stage,
+)
 from utils.stages.train import stage as train
 
 
@@ -52,15 +57,18 @@ def plan_all(options: PipelineStage) -> list[Plan]:
         stages = {k: train_stage(options, k) for k in sizes}
         args = {k: train.training_args(stage) for k, stage in stages.items()}
     else:
-        remedy = "give a folder of trained models"
-        files = k_files(options.pipeline.models, ".pt", "--models", remedy)
+        files = models_in(Path(options.pipeline.models), "--models")
         sizes = sorted(options.pipeline.sizes or files)
         missing = [k for k in sizes if k not in files]
         if missing:
-            problem, remedy = f"no {missing[0]}.pt", "leave its K out of --sizes"
+            problem, remedy = f"no model of K = {missing[0]}", "leave its K out of --sizes"
             raise UserError(f"--models {options.pipeline.models}", problem, remedy)
         stages = {}
-        args = {k: trained_model(files[k], options.data.data_path).args for k in sizes}
+        known, described = known_of_models(options), described_by(options)
+        args = {
+            k: trained_model(files[k], options.data.data_path, known, described).args for k in sizes
+        }
+        options = said_by(args.values(), options)
     return [Plan(k, args[k], stages.get(k), generate_stage(options, k)) for k in sizes]
 
 

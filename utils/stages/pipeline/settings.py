@@ -4,6 +4,7 @@ Each function returns what the stage's own script would have parsed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from utils.cli.options.sections import (
     TrainStage,
     flag_sections,
 )
+from utils.inputs.model_files import models_in
 
 OUR_RANGE = "-1,1"  # of the samples and references that a sweep writes
 REFERENCES = 4  # real images that energies are taken against
@@ -42,6 +44,43 @@ def stage_options(kind: type[Stage], options: PipelineStage, **values: Any) -> S
 def models_folder(options: PipelineStage) -> Path:
     """The folder of the trained models, K.pt."""
     return Path(options.pipeline.models or Path(options.pipeline.root) / "models")
+
+
+def model_file(options: PipelineStage, k: int) -> Path:
+    """The model of one K."""
+    if options.pipeline.models:
+        return models_in(models_folder(options), "--models")[k]
+    return models_folder(options) / f"{k}.pt"
+
+
+def known_of_models(options: PipelineStage) -> dict[str, dict[str, Any]]:
+    """What the options of the sweep say of the training of models in --models made elsewhere."""
+    data, train = options.data, options.train
+    return {
+        "data": {"data_name": data.data_name, "data_path": str(data.data_path)},
+        "train": {"global_seed": train.global_seed, "centercrop": train.centercrop},
+    }
+
+
+def said_by(args: Iterable[Mapping[str, Any]], options: PipelineStage) -> PipelineStage:
+    """The options with the data set and the seed that the models of --models name."""
+    one, *_ = args
+    train = {name: one["train"][name] for name in ("global_seed", "centercrop")}
+    return replace(
+        options,
+        data=replace(options.data, data_name=one["data"]["data_name"]),
+        train=replace(options.train, **train),
+    )
+
+
+def model_values(options: PipelineStage) -> dict[str, Any]:
+    """Where the models lie, and what is known of those made elsewhere."""
+    values: dict[str, Any] = {"ckpt_path": models_folder(options)}
+    if options.pipeline.models:
+        values["data_name"] = options.data.data_name
+        values["global_seed"] = options.train.global_seed
+        values["centercrop"] = options.train.centercrop
+    return values
 
 
 def input_values(options: PipelineStage) -> dict[str, Any]:
@@ -70,7 +109,7 @@ def class_values(options: PipelineStage, results: str, name: str) -> dict[str, A
     """What is measured of a class, and where its results go."""
     root = Path(options.pipeline.root)
     return {
-        "ckpt_path": models_folder(options),
+        **model_values(options),
         "sample_path": root / "identified" / name,
         "result_path": root / results / name,
         **input_values(options),
@@ -109,11 +148,12 @@ def train_stage(options: PipelineStage, k: int, second: bool = False) -> TrainSt
 
 def generate_stage(options: PipelineStage, k: int, second: bool = False) -> GenerateStage:
     root = root_of(options, second)
-    models = root / "models" if second else models_folder(options)
+    values = {} if second else model_values(options)
+    values["ckpt_path"] = root / "models" / f"{k}.pt" if second else model_file(options, k)
     return stage_options(
         GenerateStage,
         options,
-        ckpt_path=models / f"{k}.pt",
+        **values,
         result_path=root / "generations" / str(k),
         synth_path=root / "synthetics",
         num_samples=options.pipeline.samples,
@@ -182,7 +222,7 @@ def generalization_stage(options: PipelineStage, two_models: bool) -> Generaliza
     return stage_options(
         GeneralizationStage,
         options,
-        ckpt_path=models_folder(options),
+        **model_values(options),
         synth_path=root / "synthetics",
         second_synth_path=root / SECOND / "synthetics" if two_models else None,
         times_path=root / "times" if options.pipeline.basins else None,

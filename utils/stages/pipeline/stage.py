@@ -25,7 +25,7 @@ from utils.figures.save import figure_files, save_figure
 from utils.files.arrays import read_npz, save_npz
 from utils.files.atomic import check_writable, write_text
 from utils.files.training_log import read_stats
-from utils.inputs.denoisers import sampling_steps, trained_model
+from utils.inputs.denoisers import described_by, sampling_steps, trained_model
 from utils.inputs.samples import OURS, load_synthetics
 from utils.inputs.unchanged import check_unchanged
 from utils.jobs.workers import run_side_by_side
@@ -61,8 +61,10 @@ from utils.stages.pipeline.settings import (
     distances_stage,
     energy_stage,
     generalization_stage,
-    models_folder,
+    known_of_models,
+    model_file,
     repeat,
+    said_by,
     weights_folder,
 )
 from utils.stages.report import page as report
@@ -79,6 +81,8 @@ def run(options: PipelineStage) -> None:
     refuse_several_ranks("start one process: --jobs of them work side by side")
     root = Path(options.pipeline.root)
     plans = plan_all(options)
+    if options.pipeline.models is not None:
+        options = said_by((plan.args for plan in plans), options)
     second_plans = plan_second_models(options, plans)
     numbers = range(2, options.pipeline.repeats + 1)
     repeats = [repeat(options, number) for number in numbers]
@@ -168,10 +172,11 @@ def check_models(options: PipelineStage, sizes: list[int]) -> None:
     """Raises UserError where a model is not the one that its samples were drawn from: if training
     went on in --models meanwhile, basins and classes would be those of different weights."""
     for k in sizes:
-        path = models_folder(options) / f"{k}.pt"
+        path = model_file(options, k)
         samples = load_synthetics(Path(options.pipeline.root) / "synthetics" / f"{k}.npz", OURS)
         before = samples.args["generate"]["checkpoint"]
-        check_unchanged(path, before, trained_model(path).fingerprint, "weights")
+        model = trained_model(path, None, known_of_models(options), described_by(options))
+        check_unchanged(path, before, model.fingerprint, "weights")
 
 
 def measure_classes(

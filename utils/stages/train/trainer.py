@@ -33,7 +33,7 @@ from utils.inputs.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from utils.inputs.schedules import schedule_of
+from utils.inputs.training_args import schedule_of
 from utils.jobs.devices import compiled, processor_name
 from utils.jobs.ranks import ALONE, Ranks
 from utils.stages.train.batches import batch_indices
