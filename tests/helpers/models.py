@@ -5,6 +5,8 @@ import torch
 
 from models.denoiser import Denoiser
 from models.schedule import Schedule, predict_eps
+from models.unet import UNet
+from utils.inputs.checkpoints import build_network
 from utils.stages.energy.path_integral import (
     energy,
 )
@@ -92,3 +94,16 @@ def even(k, start=0.0, radius=1.0):
     """k points [k, 2] at equal angles on a circle around 0, the first at the angle `start`."""
     angle = start + 2 * np.pi * np.arange(k) / k
     return radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def random_network(model: dict) -> UNet:
+    """Weights that keep signals near 1 and leave nothing zero: every swap of two would show."""
+    torch.manual_seed(0)
+    network = build_network(model).eval()
+    for name, parameter in network.named_parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        else:
+            is_scale = "GroupNorm" in name and name.endswith("weight")
+            torch.nn.init.normal_(parameter, mean=float(is_scale), std=0.3)
+    return network

@@ -7,7 +7,7 @@ import torch
 
 from models.samplers import ddim, ddpm
 from models.schedule import SCHEDULES, Schedule
-from models.unet import UNet
+from tests.helpers.models import random_network
 from tests.helpers.runs import assert_one_line, run_here, run_script, train_options, with_options
 from utils import to_diffusers as converter
 from utils.cli.errors import UserError
@@ -15,7 +15,6 @@ from utils.cli.options.sections import TrainStage
 from utils.files.arrays import read_npz
 from utils.inputs.checkpoints import (
     Checkpoint,
-    build_network,
     denoiser_of,
     load_checkpoint,
     save_checkpoint,
@@ -59,19 +58,6 @@ def options(**model) -> dict:
     """The resolved args of a training of the small network, unless model says else."""
     stage = with_options(TrainStage, train={"timesteps": 50, "train_size": 8}, model=model)
     return train.training_args(stage)
-
-
-def random_network(model: dict) -> UNet:
-    """Weights that keep signals near 1 and leave nothing zero: every swap of two would show."""
-    torch.manual_seed(0)
-    network = build_network(model).eval()
-    for name, parameter in network.named_parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-        else:
-            is_scale = "GroupNorm" in name and name.endswith("weight")
-            torch.nn.init.normal_(parameter, mean=float(is_scale), std=0.3)
-    return network
 
 
 def save(path, args: dict):

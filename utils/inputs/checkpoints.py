@@ -223,7 +223,7 @@ def denoiser_of(
         problem = (
             f"weights that do not fit its options ({str(error).splitlines()[-1].strip()[:90]})"
         )
-        remedy = "give it the options (args) that it was trained with"
+        remedy = "give the options that it was trained with (args; of weights alone --config_path)"
         raise UserError(path, problem, remedy) from error
     return NetworkDenoiser(
         network.to(device),
