@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import runpy
+import sys
 import traceback
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ def read_function(text: str, known: Sections) -> StoredModel:
         if precision == "bfloat16":
             remedy = "leave it out: a model of your own chooses its number format"
             raise UserError("--precision", precision, remedy)
-        return called(path, function, device)
+        return loaded(path, function, code, device)
 
     denoiser = build(torch.device("cpu"))
     check_denoiser(denoiser, text)
@@ -47,8 +49,13 @@ def read_function(text: str, known: Sections) -> StoredModel:
     return StoredModel({**args, **beside}, fingerprint, build)
 
 
-def called(path: Path, function: str, device: torch.device) -> Denoiser:
-    """What the function returns. Raises UserError that names its line where it fails."""
+@lru_cache(maxsize=2)
+def loaded(path: Path, function: str, code: bytes, device: torch.device) -> Denoiser:
+    """What the function returns; kept, since a stage reads its model when it plans and when it
+    works. code: of the file. Raises UserError that names its line where it fails."""
+    beside = str(path.absolute().parent)
+    if beside not in sys.path:
+        sys.path.append(beside)  # its own modules, as `python FILE.py` would find them
     try:
         found = runpy.run_path(str(path)).get(function)
         if callable(found):
