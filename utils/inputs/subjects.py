@@ -23,7 +23,7 @@ from utils.inputs.denoisers import (
 )
 from utils.inputs.model_files import model_files
 from utils.inputs.samples import SampleSet, known_of, load_samples, sample_files
-from utils.inputs.training_args import check_contradiction
+from utils.inputs.training_args import check_contradiction, stated_size
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.k_jobs import Job, plan_jobs
 
@@ -82,7 +82,7 @@ def plan_subjects(settings: SubjectOptions, part: SliceOptions, stage: Any) -> l
     files = None
     if settings.sample_path is not None:
         remedy = "give a folder of samples, as identified/memorized (an empty class has no files)"
-        k = settings.train_size
+        k = stated_size(settings)
         files = sample_files(settings.sample_path, "--sample-path", remedy, k)
     if settings.exact:
         subjects = exact_subjects(settings, part, stage, files, target)

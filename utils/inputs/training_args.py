@@ -12,7 +12,9 @@ from models.schedule import Schedule
 from utils.cli.errors import UserError
 from utils.cli.options.checks import flag
 from utils.cli.options.choices import ANY_IMAGES, OTHER_SCHEDULE
+from utils.cli.options.training import TrainingSetOptions
 from utils.data.datasets import open_images
+from utils.data.sources.opened import Opening, open_given
 from utils.files.k_files import k_of
 from utils.files.provenance import resolve_named
 
@@ -54,6 +56,14 @@ def complete_args(
         if k < count:
             raise unknown(path, "global_seed", f" (it chose {k} of {count} images)")
     return args
+
+
+def stated_size(settings: TrainingSetOptions) -> int | None:
+    """K as the options state it: by --train-size, or by the number of images that --train names."""
+    any_images = settings.known()["data"].get("data_name") == ANY_IMAGES
+    if settings.train_size is None and settings.train is not None and any_images:
+        return len(open_given(settings.train, Opening("--train", can_say=False)))
+    return settings.train_size
 
 
 def is_complete(own: Mapping[str, Any]) -> bool:

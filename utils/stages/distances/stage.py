@@ -19,7 +19,7 @@ from utils.data.subsets import training_subset
 from utils.files.arrays import read_shape
 from utils.files.provenance import digest, is_finished, with_data_path
 from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_files
-from utils.inputs.training_args import check_contradiction
+from utils.inputs.training_args import check_contradiction, stated_size
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.claims import take_turns, wait_for
 from utils.jobs.devices import pick_dtype, prepare
@@ -100,7 +100,7 @@ def plan_distances(options: DistancesStage) -> list[DistancesJob]:
     settings = options.distances
     synth, result = Path(required(settings, "synth_path")), Path(required(settings, "result_path"))
     remedy = "give the folder of synthetic sets, K.npz"
-    files = sample_files(synth, "--synth-path", remedy, settings.train_size)
+    files = sample_files(synth, "--synth-path", remedy, stated_size(settings))
     load = partial(load_synthetics, known=known_of(settings, "--synth-path", settings.known()))
     jobs = []
     for job in plan_jobs(files, result, options.slice, cost):

@@ -27,7 +27,7 @@ from utils.inputs.denoisers import (
 from utils.inputs.model_files import model_files
 from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_files
 from utils.inputs.subjects import check_shape
-from utils.inputs.training_args import Sections, check_contradiction
+from utils.inputs.training_args import Sections, check_contradiction, stated_size
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.devices import float32_for_auto, prepare
 from utils.jobs.k_jobs import Job, is_to_run, plan_jobs, work_through
@@ -89,7 +89,7 @@ def plan_generalization(options: GeneralizationStage) -> list[GeneralizationJob]
     if settings.exact and settings.ckpt_path:
         raise UserError("--exact", f"--ckpt-path {settings.ckpt_path} too", "choose one of them")
     folder = Path(required(settings, "synth_path"))
-    k = settings.train_size
+    k = stated_size(settings)
     sets = sample_files(folder, "--synth-path", "give a folder of sets, K.npz", k)
     described = described_by(options)
     models = None if settings.exact else models_with_sets(settings, described, sets)
