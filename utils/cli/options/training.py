@@ -138,6 +138,9 @@ class TrainOptions:
     keep_checkpoints: int = 0  # newest checkpoints to keep; 0 keeps all
     model_path: Path | None = None  # folder for the finished model, K.pt
     compile: str = "auto"  # torch.compile: auto (on CUDA), on, off
+    random_flip: bool = False  # mirror each image of a batch with probability 1/2
+    duplicates: int = 1  # show each of the first K / 10 images (rounded up) so many times
+    tracker: str = "none"  # also log to tensorboard or wandb (pip install them)
 
     def __post_init__(self) -> None:
         for name in ("global_batch_size", "iterations", "log_every", "ckpt_every", "train_size"):
@@ -147,6 +150,8 @@ class TrainOptions:
         for name in ("global_seed", "run_seed"):
             within(self, name, 0, 2**63 - 1)
         within(self, "ema_decay", 0, 1)
+        within(self, "duplicates", 1, 10_000)
+        one_of(self, "tracker", ("none", "tensorboard", "wandb"))
         within(self, "timesteps", 2, 100_000)
         if not 0 < self.lr < float("inf"):
             raise UserError("--lr", self.lr, "choose a positive number")

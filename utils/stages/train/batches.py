@@ -23,6 +23,19 @@ def batch_indices(size: int, batch: int, step: int, seed: int) -> Tensor:
     return line[offset : offset + batch]
 
 
+def shown_positions(size: int, times: int) -> Tensor:
+    """The images that an epoch shows: all of `size`, and each of the first r = ceil(size / 10)
+    `times` times: int64 [size + (times - 1) r]; 0 .. size - 1 for times = 1."""
+    return torch.cat([torch.arange(size), torch.arange(-(-size // 10)).repeat(times - 1)])
+
+
+def mirrored(images: Tensor, step: int, seed: int) -> Tensor:
+    """Images [B, C, H, W], each mirrored left to right with probability 1/2, by (seed, step)."""
+    generator = torch.Generator().manual_seed(mix(seed, "flip", step))
+    chosen = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(chosen.to(images.device)[:, None, None, None], images.flip(3), images)
+
+
 def _epoch(size: int, epoch: int, seed: int) -> Tensor:
     global _last_epoch  # one permutation serves many steps
     key = (size, epoch, seed)

@@ -36,7 +36,8 @@ from utils.inputs.checkpoints import (
 from utils.inputs.training_args import schedule_of
 from utils.jobs.devices import compiled, processor_name
 from utils.jobs.ranks import ALONE, Ranks
-from utils.stages.train.batches import batch_indices
+from utils.stages.train.batches import batch_indices, mirrored, shown_positions
+from utils.stages.train.trackers import open_tracker
 
 GRID_IMAGES, GRID_STEPS = 64, 50
 VALID_IMAGES = 512  # of the held-out images, at most, for each validation loss
@@ -82,6 +83,7 @@ class Trainer:
         known = {**plan.args, "images": start.args.get("images")} if start else plan.args
         subset = training_subset(known)
         self.images = subset.images.to(plan.device)  # uint8 [K, C, H, W]
+        self.positions = shown_positions(len(self.images), self.train_options.duplicates)
         self.args = {**plan.args, "images": subset.origin}  # of every file made from this training
         self.held_out = validation_subset(self.args)[:VALID_IMAGES].to(plan.device)
         self.schedule = schedule_of(plan.args)
@@ -135,11 +137,13 @@ class Trainer:
         Raises UserError where the loss is no longer finite, Interrupted on a signal."""
         options = self.train_options
         log = TrainingLog(self.plan.folder, self.step) if self.ranks.first else None
+        wanted = options.tracker if self.ranks.first else "none"
+        self.tracker = open_tracker(wanted, self.plan.folder, self.step, self.args)
         bar = progress(
             total=options.iterations, initial=self.step, unit="step", desc=f"K = {len(self.images)}"
         )
         losses, norms, since = [], [], time.perf_counter()
-        with stop_request() as stop, bar:
+        with stop_request() as stop, bar, self.tracker:
             while self.step < options.iterations:
                 loss, norm = self.train_step()
                 losses.append(loss)
@@ -173,14 +177,16 @@ class Trainer:
         self.ranks.together(partial(self.check_finite, values))
         rate = len(losses) / (time.perf_counter() - since)
         if log:
-            log.write(
-                step=self.step,
-                loss=loss,
-                valid_loss=valid_loss,
-                grad_norm=norm,
-                images_per_second=rate * options.global_batch_size,
-                seconds_left=(options.iterations - self.step) / rate,
-            )
+            row = {
+                "step": self.step,
+                "loss": loss,
+                "valid_loss": valid_loss,
+                "grad_norm": norm,
+                "images_per_second": rate * options.global_batch_size,
+                "seconds_left": (options.iterations - self.step) / rate,
+            }
+            log.write(**row)
+            self.tracker.log(self.step, row)
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One step of Adam on |prediction - target|^2; returns this rank's part of the loss, and
@@ -188,9 +194,13 @@ class Trainer:
 
         Source: Ho et al. 2020, arXiv 2006.11239, algorithm 1."""
         options = self.train_options
-        index = batch_indices(len(self.images), options.global_batch_size, self.step, self.seed)
+        shown = self.positions
+        index = batch_indices(len(shown), options.global_batch_size, self.step, self.seed)
+        images = self.images[shown[index].to(self.device, non_blocking=True)]
+        if options.random_flip:
+            images = mirrored(images, self.step, self.seed)
         torch.manual_seed(mix(self.seed, "step", self.step))
-        loss = self.loss(self.network_output, self.images[index.to(self.device, non_blocking=True)])
+        loss = self.loss(self.network_output, images)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.ranks.add_up(self.gradients())
@@ -316,3 +326,4 @@ class Trainer:
         images = ddim(self.denoiser(), noise.draw, min(GRID_STEPS, self.schedule.timesteps))
         grid = image_grid(images.cpu().numpy())
         save_png(self.plan.folder / "samples" / f"{self.step}.png", grid)
+        self.tracker.picture(self.step, grid)
