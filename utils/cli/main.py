@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.errors import CheckFailed, Interrupted, ReportedByAnotherRank, UserError
+from utils.cli.hub import fetched
 from utils.cli.launcher import let_first_rank_speak
 from utils.cli.parse import parse
 from utils.cli.signals import GO_ON, ignore_for_good, print_stopped, stop_at_once, stopping
@@ -56,7 +57,7 @@ def run_stage(
         let_first_rank_speak()
         options = parse(stage_class, arguments, doc, prog)
         print_options(options)
-        main(options)
+        main(fetched(options))
         ignore_for_good()  # the work is done: a signal now would only change the exit code
     except UserError as error:
         _stop(f"error: {error}", error.exit_code)
