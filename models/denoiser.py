@@ -69,11 +69,15 @@ class NetworkDenoiser(Denoiser):
         self.prediction_type, self.scale_by_sigma = prediction_type, scale_by_sigma
         self.dtype = dtype
         self.device = device or device_of(network)
+        # The class of all rows, int64 [], or of each row, [B]; of a class-conditional network.
+        self.labels: Tensor | None = None
 
     def output(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """What the network predicts, noise, x_0 or v: [B, C, H, W] at time t."""
         times = torch.as_tensor(t).expand(len(x_t)).to(x_t.device)
-        return predict(self.network, x_t, times, self.schedule, self.scale_by_sigma, self.dtype)
+        labels = None if self.labels is None else self.labels.expand(len(x_t)).to(x_t.device)
+        how = (self.schedule, self.scale_by_sigma, self.dtype)
+        return predict(self.network, x_t, times, *how, labels)
 
     def eps(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         output, alpha_bar = self.output(x_t, t), self.schedule.alpha_bar_at(t)
@@ -137,18 +141,19 @@ def device_of(network: Callable) -> torch.device:
 
 
 def predict(
-    network: Callable[[Tensor, Tensor], Tensor],
+    network: Callable[..., Tensor],
     x_t: Tensor,
     t: Tensor,
     schedule: Schedule,
     scale_by_sigma: bool,
     dtype: torch.dtype,
+    labels: Tensor | None = None,
 ) -> Tensor:
-    """The network's output in float32, computed in dtype; x_t: [B, C, H, W], t: [B].
+    """The network's output in float32, computed in dtype; x_t: [B, C, H, W], t and labels: [B].
 
     scale_by_sigma divides it by sqrt(1 - alpha_bar_t)."""
     with torch.autocast(x_t.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        output = network(x_t, t).float()
+        output = (network(x_t, t) if labels is None else network(x_t, t, labels)).float()
     if scale_by_sigma:
         output = output / coefficients(schedule.alpha_bar_at(t.cpu()), output)[1]
     return output

@@ -163,11 +163,19 @@ def ddpm_step(
 
 
 def draw_images(
-    denoiser: Denoiser, seeds: Seeds, sampler: str, steps: int, batch_size: int
+    denoiser: Denoiser,
+    seeds: Seeds,
+    sampler: str,
+    steps: int,
+    batch_size: int,
+    labels: np.ndarray | None = None,
 ) -> Iterator[Tensor]:
     """Yield images [b, C, H, W] in [-1, 1] on the CPU, b <= batch_size, in the order of seeds.
 
-    An image depends on its seed alone, beyond rounding. sampler: a name in SAMPLERS."""
+    An image depends on its seed, and its class, alone, beyond rounding. sampler: a name in
+    SAMPLERS; labels: of a class-conditional network, the class of each image."""
     for start in range(0, len(seeds), batch_size):
         noise = SeededNoise(seeds[start : start + batch_size], denoiser.shape)
+        if labels is not None:
+            denoiser.labels = torch.from_numpy(labels[start : start + batch_size])
         yield SAMPLERS[sampler](denoiser, noise.draw, steps).cpu()

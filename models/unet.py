@@ -22,6 +22,9 @@ from models.layers import (
 class UNet(nn.Module):
     """Predicts the noise (or x_0) in x_t; `forward(x, t)` with x [B, C, H, W], t [B] in steps.
 
+    With num_classes, `forward(x, t, labels)`: an embedding of the class, labels int64 [B], is added
+    to that of the time (as Dhariwal and Nichol 2021, arXiv 2105.05233).
+
     The modules are in one flat list, in the order of the published checkpoints: two Linear for
     the time, conv_in, the levels downwards, the middle, the levels upwards, GroupNorm, conv_out.
     `plan` tells which of them are blocks, attention and resampling.
@@ -41,6 +44,7 @@ class UNet(nn.Module):
         conditional: bool = True,
         resamp_with_conv: bool = True,
         nonlinearity: str = "swish",
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         levels = len(dim_mults)
@@ -67,6 +71,9 @@ class UNet(nn.Module):
             else:
                 add(f"block {kind}", block)
 
+        if num_classes and not conditional:
+            raise ValueError(f"num_classes: found {num_classes} without conditional; set it")
+        self.label_embedding = nn.Embedding(num_classes, time_dim) if num_classes else None
         if conditional:
             self.all_modules.extend([dense(dim, 4 * dim), dense(4 * dim, 4 * dim)])
         self.all_modules.append(conv(in_channels, dim, padding=1))
@@ -91,12 +98,14 @@ class UNet(nn.Module):
                 add("up", Upsample(channels, resamp_with_conv))
         self.all_modules.extend([group_norm(channels), conv(channels, in_channels, 0, padding=1)])
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         modules = iter(self.all_modules)
         temb = None
         if self.conditional:
             temb = next(modules)(time_embedding(t, self.dim))
             temb = next(modules)(self.act(temb))  # [B, 4 dim]
+        if self.label_embedding is not None:
+            temb = temb + self.label_embedding(labels)
         h = next(modules)(x)
         skips = [h]
         for step in self.plan:

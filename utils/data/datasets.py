@@ -20,6 +20,7 @@ from utils.cli.options.sections import SECTIONS
 from utils.data.any_images import open_any_images
 from utils.data.celeba import open_celeba, open_celebahq
 from utils.data.image_files import (
+    FileSet,
     Form,
     decode_all,
     no_test_split,
@@ -106,15 +107,33 @@ def load_image_set(
     return OPENERS[data_name](Path(os.path.expanduser(data_path)), form, split)
 
 
-class MemorySet:
-    """A data set in memory: uint8 [N, C, H, W], cropped when read."""
+def labels_of(image_set: ImageSet) -> Tensor:
+    """The class of each image, int64 [N], 0 or more; of a folder with a folder for each class its
+    number in the order of their names. Raises UserError for a set without classes."""
+    labels = getattr(image_set, "labels", None)
+    names = image_set.names() if isinstance(image_set, FileSet) else []
+    if labels is None and names and all("/" in name for name in names):
+        folders = [name.split("/", 1)[0] for name in names]
+        number = {folder: i for i, folder in enumerate(sorted(set(folders)))}
+        labels = torch.tensor([number[folder] for folder in folders])
+    if labels is None:
+        remedy = "leave it out, or give a folder with a folder for each class"
+        raise UserError("--class-conditional", f"no class labels in {image_set.name}", remedy)
+    return labels
 
-    def __init__(self, name: str, images: Tensor, form: Form) -> None:
+
+class MemorySet:
+    """A data set in memory: uint8 [N, C, H, W], cropped when read.
+
+    labels: the class of each image, int64 [N], where there are classes."""
+
+    def __init__(self, name: str, images: Tensor, form: Form, labels: Tensor | None = None) -> None:
         size = images.shape[-1]
         if size != form.size and not form.crop:
             remedy = f"choose {size}, the size of {name}, or add --centercrop"
             raise UserError("--image-size", form.size, remedy)
         self.name, self.shape, self.images, self.side = name, form.shape, images, size
+        self.labels = labels
         self._form, self._as_is = form, size == form.size
 
     def __len__(self) -> int:
@@ -132,41 +151,44 @@ class MemorySet:
         return to_tensor(Image.fromarray(pixels), self.name, self._form)
 
 
-def digit_values() -> np.ndarray:
-    """scikit-learn's digits [1797, 8, 8], 0 .. 16.
+def digit_values() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits [1797, 8, 8], 0 .. 16, and which digit each is [1797].
 
     Read from its file where that is found: the import of scikit-learn takes a second."""
     places = getattr(find_spec("sklearn"), "submodule_search_locations", None) or []
     for place in places:
         path = Path(place, "datasets", "data", "digits.csv.gz")
         if path.is_file():
-            return np.loadtxt(path, delimiter=",")[:, :-1].reshape(-1, 8, 8)
+            table = np.loadtxt(path, delimiter=",")
+            return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
     from sklearn.datasets import load_digits
 
-    return load_digits().images
+    digits = load_digits()
+    return digits.images, digits.target
 
 
 def open_digits(root: Path, form: Form, split: str) -> MemorySet:
     """scikit-learn's 1,797 digits, 8 x 8: round(255 v / 16), v = 0 .. 16."""
     if split == "test":
         raise no_test_split("digits")
-    pixels = np.rint(digit_values() * 255 / 16).astype(np.uint8)
-    return MemorySet("digits", torch.from_numpy(pixels).unsqueeze(1), form)  # [N, 1, 8, 8]
+    values, labels = digit_values()
+    pixels = torch.from_numpy(np.rint(values * 255 / 16).astype(np.uint8))
+    return MemorySet("digits", pixels.unsqueeze(1), form, torch.from_numpy(labels))
 
 
 def open_mnist(root: Path, form: Form, split: str) -> MemorySet:
-    images = from_torchvision("MNIST", "MNIST", root, split)  # [N, 28, 28]
-    return MemorySet("mnist", images.unsqueeze(1), form)
+    images, labels = from_torchvision("MNIST", "MNIST", root, split)  # [N, 28, 28]
+    return MemorySet("mnist", images.unsqueeze(1), form, labels)
 
 
 def open_fashionmnist(root: Path, form: Form, split: str) -> MemorySet:
-    images = from_torchvision("FashionMNIST", "FashionMNIST", root, split)
-    return MemorySet("fashionmnist", images.unsqueeze(1), form)
+    images, labels = from_torchvision("FashionMNIST", "FashionMNIST", root, split)
+    return MemorySet("fashionmnist", images.unsqueeze(1), form, labels)
 
 
 def open_cifar10(root: Path, form: Form, split: str) -> MemorySet:
-    images = from_torchvision("CIFAR10", "cifar-10-batches-py", root, split)  # [N, 32, 32, 3]
-    return MemorySet("cifar10", images.permute(0, 3, 1, 2).contiguous(), form)
+    images, labels = from_torchvision("CIFAR10", "cifar-10-batches-py", root, split)
+    return MemorySet("cifar10", images.permute(0, 3, 1, 2).contiguous(), form, labels)
 
 
 def open_photos(root: Path, form: Form, split: str) -> MemorySet:

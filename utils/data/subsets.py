@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
-from utils.data.datasets import ImageSet, open_images, setting
+from utils.data.datasets import ImageSet, labels_of, open_images, setting
 from utils.data.origin import check_origin, origin_of
 
 
@@ -75,6 +75,16 @@ def validation_subset(args: Mapping) -> Tensor:
     """The held-out images of a model with these options: uint8 [V, C, H, W]."""
     images = open_images(args)
     return images.read(_split(args, len(images))[1])
+
+
+def class_labels(args: Mapping) -> tuple[Tensor, Tensor]:
+    """The classes of the training and of the validation images: int64 [K] and [V].
+
+    Raises UserError where the data set has no classes."""
+    images = open_images(args)
+    labels = labels_of(images)
+    train, valid = _split(args, len(images))
+    return labels[train], labels[valid]
 
 
 @dataclass(frozen=True)

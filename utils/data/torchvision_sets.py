@@ -15,8 +15,8 @@ from utils.cli.errors import UserError
 from utils.files.atomic import make_folder
 
 
-def from_torchvision(name: str, folder: str, root: Path, split: str) -> Tensor:
-    """The pixels of a torchvision set in root/folder, downloaded where it is absent.
+def from_torchvision(name: str, folder: str, root: Path, split: str) -> tuple[Tensor, Tensor]:
+    """The pixels and class labels of a torchvision set in root/folder, downloaded where absent.
 
     Raises UserError where the files are damaged or cannot be downloaded."""
     try:
@@ -39,14 +39,14 @@ def _damaged(name: str, where: Path, error: Exception) -> UserError:
     return UserError(where, f"no readable {name} ({error})", "delete it and run again, or copy it")
 
 
-def _pixels(name: str, root: Path, split: str, download: bool = False) -> Tensor:
+def _pixels(name: str, root: Path, split: str, download: bool = False) -> tuple[Tensor, Tensor]:
     from torchvision import datasets
 
     with warnings.catch_warnings():
         # CIFAR-10's pickles are of Python 2: NumPy 2.4 warns of their form of a dtype.
         warnings.filterwarnings("ignore", message=r"dtype\(\): align")
         data_set = getattr(datasets, name)(root, train=split == "train", download=download)
-    return torch.as_tensor(data_set.data)
+    return torch.as_tensor(data_set.data), torch.as_tensor(data_set.targets).long()
 
 
 def download(name: str, folder: str, root: Path) -> None:

@@ -29,7 +29,7 @@ AVERAGED = "ema_model."  # of ema-pytorch, beside the weights that are not avera
 COUNTERS = {"n_averaged", "initted", "step"}  # beside the weights of averaged models
 NETWORK_OPTIONS = (
     *("image_size", "in_channels", "dim", "dim_mults", "attn_resolutions", "num_res_blocks"),
-    *("dropout", "conditional", "resamp_with_conv", "nonlinearity"),
+    *("dropout", "conditional", "resamp_with_conv", "nonlinearity", "num_classes"),
 )
 
 

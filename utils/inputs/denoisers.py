@@ -50,15 +50,25 @@ class Model:
         return self.args["train"]["train_size"]
 
     @property
+    def num_classes(self) -> int:
+        """Classes of a class-conditional model; 0 of any other."""
+        return self.args["model"]["num_classes"]
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of its images."""
         model = self.args["model"]
         return model["in_channels"], model["image_size"], model["image_size"]
 
     def denoiser(
-        self, device: torch.device, precision: str = "auto", compile: str = "off"
+        self,
+        device: torch.device,
+        precision: str = "auto",
+        compile: str = "off",
+        label: int | None = None,
     ) -> Denoiser:
-        """The model on a device. Raises UserError where its file has changed or misfits."""
+        """The model on a device; label: the class of all images, of a class-conditional one.
+        Raises UserError where its file has changed or misfits."""
         if self.read is None:
             return ExactDenoiser(self.training_images().to(device), schedule_of(self.args))
         if not is_function(self.path) and not self.path.exists():
@@ -70,6 +80,7 @@ class Model:
         denoiser = stored.build(device, precision)
         if isinstance(denoiser, NetworkDenoiser):
             denoiser.network = compiled(denoiser.network, compile, device)
+            denoiser.labels = None if label is None else torch.tensor(label)
         return denoiser
 
     def training_images(self) -> Tensor:
@@ -114,6 +125,19 @@ def exact_model(args: Mapping[str, Any], known: Sections | None = None) -> Model
 def training_images(args: Mapping[str, Any]) -> Tensor:
     """The training images of a model with these args: float32 [K, C, H, W] in [-1, 1]."""
     return to_float(training_subset(args).images)
+
+
+def check_label(model: Model, label: int | None) -> None:
+    """Raises UserError where --label is no class of the model, or is missing."""
+    classes = model.num_classes if model.read is not None else 0
+    if label is not None and label >= classes:
+        remedy = (
+            f"choose 0 to {classes - 1}" if classes else "leave it out: the model has no classes"
+        )
+        raise UserError("--label", label, remedy)
+    if label is None and classes:
+        remedy = f"choose a class, 0 to {classes - 1}: the model is class-conditional"
+        raise UserError("--label", "nothing", remedy)
 
 
 def check_times(args: Mapping[str, Any], times: Iterable[int]) -> None:

@@ -43,6 +43,7 @@ def diffusers_config(model_options: Mapping[str, Any]) -> dict[str, Any]:
         ("resamp_with_conv", True, "UNet2DModel always resamples with convolutions"),
         ("nonlinearity", "swish", "UNet2DModel ends with swish"),
         ("scale_by_sigma", False, "UNet2DModel does not divide its output"),
+        ("num_classes", 0, "networks that take a class are not converted"),
     ):
         if model_options[name] != required:
             raise ValueError(f"{name}: found {model_options[name]!r}; {why}")

@@ -31,19 +31,25 @@ SIDE_LIMIT = 1 + 1e-3  # images lie in [-1, 1]; rounding may pass it by a hair
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Images [N, C, H, W] float32 in [-1, 1], and the options of the stages that made them."""
+    """Images [N, C, H, W] float32 in [-1, 1], and the options of the stages that made them.
+
+    labels: int64 [N], the class that each was drawn for; None where there are none."""
 
     samples: np.ndarray
     args: dict[str, Any]
+    labels: np.ndarray | None = None
 
     @property
     def k(self) -> int:
         return self.args["train"]["train_size"]
 
 
-def save_synthetics(path: Path, samples: np.ndarray, args: Mapping) -> None:
+def save_synthetics(
+    path: Path, samples: np.ndarray, args: Mapping, labels: np.ndarray | None = None
+) -> None:
     """synthetics/K.npz."""
-    save_npz(path, samples=samples.astype(np.float32, copy=False), args=json.dumps(args))
+    more = {} if labels is None else {"labels": labels}
+    save_npz(path, samples=samples.astype(np.float32, copy=False), **more, args=json.dumps(args))
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,11 @@ def load_samples(
     in_class = "sizes" in arrays  # a class may well hold bright images alone
     images = check_images(images, args, path, known.value_range or (SIGNED if in_class else None))
     sizes = check_sizes(arrays["sizes"], images, path) if in_class else None
-    return SampleSet(images, args), sizes
+    labels = arrays.get("labels")
+    if labels is not None:
+        rule = Array("i", (len(images),), low=0)
+        check_arrays(arrays, {"labels": rule}, path, "leave them out, or give one for each image")
+    return SampleSet(images, args, labels), sizes
 
 
 def foreign_images(path: Path, known: Known) -> np.ndarray:

@@ -13,9 +13,11 @@ from utils.cli.errors import UserError
 from utils.cli.options.checks import required
 from utils.cli.options.measures import SubjectOptions
 from utils.cli.options.run import SliceOptions
+from utils.data.subsets import class_labels
 from utils.files.provenance import digest, stage_section, with_data_path
 from utils.inputs.denoisers import (
     Model,
+    check_label,
     described_by,
     exact_model,
     trained_model,
@@ -46,9 +48,26 @@ class Subject(Job):
 
         Raises UserError where they are no longer those that the job was planned with."""
         if self.file is None:
-            return self.select(self.model.training_images().numpy(), settings)
+            images = self.model.training_images().numpy()
+            return self.select(self.of_class(images, None, settings), settings)
         sample_set, sizes = self.file.read()
-        return self.select(sample_set.samples, settings, sizes)
+        images = self.of_class(sample_set.samples, sample_set.labels, settings)
+        return self.select(images, settings, sizes)
+
+    def of_class(
+        self, images: np.ndarray, labels: np.ndarray | None, settings: SubjectOptions
+    ) -> np.ndarray:
+        """The images of the class --label, for a class-conditional model; all, for any other.
+
+        labels [n]: of the samples; None for training images, whose labels the data set has."""
+        if settings.label is None:
+            return images
+        if self.file is None:
+            labels = class_labels(self.model.args)[0].numpy()
+        if labels is None:
+            remedy = "give synthetics/K.npz of run_generate.py, which has labels"
+            raise UserError(self.file.path, "samples without labels", remedy)
+        return images[labels == settings.label]
 
     def select(
         self, images: np.ndarray, settings: SubjectOptions, sizes: tuple[int, int] | None = None
@@ -90,16 +109,17 @@ def plan_subjects(settings: SubjectOptions, part: SliceOptions, stage: Any) -> l
         subjects = trained_subjects(settings, part, stage, files, target)
     planned = []
     for subject in subjects:
+        check_label(subject.model, settings.label)
         if subject.file is None:
             images = training_images(subject.model.args).numpy()
             subject = replace(subject, model=replace(subject.model, images=digest(images)))
-            samples = subject.select(images, settings)
+            samples = subject.select(subject.of_class(images, None, settings), settings)
         else:
             samples = subject.samples(settings)
         if len(samples):
             planned.append(replace(subject, content=digest(samples)))
         else:
-            print(f"{subject.name}: {subject.file.path} has no least typical samples")
+            print(f"{subject.name}: no samples that are asked for: left out")
     return planned
 
 

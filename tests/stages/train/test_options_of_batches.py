@@ -80,7 +80,7 @@ def test_the_loss_of_the_true_answer_is_0(tmp_path, prediction, schedule):
     )
     image = to_float(trainer.images)
 
-    def answer(x_t, t):
+    def answer(x_t, t, labels):
         alpha_bar = trainer.schedule.alpha_bar_at(t)
         eps = predict_eps(x_t, image, alpha_bar)
         x_0 = image.expand(len(x_t), -1, -1, -1)

@@ -90,6 +90,7 @@ class ModelFiles:
     ckpt_path: Path | None = None
     # a model of your own: FILE.py:FUNCTION (docs/extending.md)
     model: str | None = field(default=None, metadata={COMMAND_LINE_ONLY: True})
+    label: int | None = None  # class, of a class-conditional model: 0 or more
 
 
 @dataclass
@@ -99,6 +100,7 @@ class ModelSourceOptions(TrainingSetOptions, ModelFiles):
     def check_model_source(self) -> None:
         """Raises UserError for impossible values."""
         self.check_training_set()
+        within(self, "label", 0)
         if self.model is None:
             return
         if self.ckpt_path is not None:
@@ -138,6 +140,7 @@ class TrainOptions:
     keep_checkpoints: int = 0  # newest checkpoints to keep; 0 keeps all
     model_path: Path | None = None  # folder for the finished model, K.pt
     compile: str = "auto"  # torch.compile: auto (on CUDA), on, off
+    class_conditional: bool = False  # give the network each image's class, where there are classes
     random_flip: bool = False  # mirror each image of a batch with probability 1/2
     duplicates: int = 1  # show each of the first K / 10 images (rounded up) so many times
     tracker: str = "none"  # also log to tensorboard or wandb (pip install them)
@@ -177,6 +180,7 @@ class ModelOptions:
     resamp_with_conv: bool = True  # convolutions in down- and upsampling
     nonlinearity: str = "swish"  # swish, relu, lrelu or elu
     scale_by_sigma: bool = False  # divide the output by the noise's standard deviation
+    num_classes: int = 0  # classes of a network of --class-conditional, which sets them
 
     def __post_init__(self) -> None:
         within(self, "image_size", 1, 4096)
@@ -184,6 +188,7 @@ class ModelOptions:
         within(self, "num_res_blocks", 1, MOST_BLOCKS)
         all_within(self, "attn_resolutions", 1)
         within(self, "dropout", 0, 1)
+        within(self, "num_classes", 0, MOST_CHANNELS)
         one_of(self, "nonlinearity", ("swish", "relu", "lrelu", "elu"))
         if not 32 <= self.dim <= MOST_CHANNELS or self.dim % 32:
             remedy = f"choose a multiple of 32 (group norm), up to {MOST_CHANNELS}"

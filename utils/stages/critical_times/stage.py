@@ -63,7 +63,7 @@ def run(options: CriticalTimesStage, redo_changed: bool = False) -> None:
         return
     judge = Judge(load_metric(settings.metric, settings.lpips_weights, device))
     for job in work_through(jobs, is_done, options.run.overwrite):
-        denoiser = job.model.denoiser(device, options.run.precision)
+        denoiser = job.model.denoiser(device, options.run.precision, label=settings.label)
         Basins(settings, job).measure(denoiser, judge, fresh=options.run.overwrite)
     show_times(Path(settings.result_path))
 

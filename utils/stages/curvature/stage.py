@@ -97,7 +97,7 @@ def run(options: CurvatureStage, redo_changed: bool = False) -> None:
     if options.run.precision == "bfloat16":
         print("--precision bfloat16: a Hessian is a small difference, taken in float32")
     for job in work_through(jobs, is_done, options.run.overwrite):
-        denoiser = job.model.denoiser(device, "float32")
+        denoiser = job.model.denoiser(device, "float32", label=settings.label)
         samples = torch.from_numpy(job.samples(settings))
         arrays = measure(denoiser, samples, methods[job.k], job.name)
         save_curvature(job.target, Curvature(**arrays, args=job.args))

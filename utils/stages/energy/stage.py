@@ -63,7 +63,9 @@ def run(options: EnergyStage, redo_changed: bool = False) -> None:
     if not is_to_run(jobs, options.run):
         return
     for job in work_through(jobs, is_done, options.run.overwrite):
-        denoiser = job.model.denoiser(device, float32_for_auto(options.run.precision))
+        denoiser = job.model.denoiser(
+            device, float32_for_auto(options.run.precision), label=settings.label
+        )
         samples = torch.from_numpy(job.samples(settings))
         others = references[job.model.shape]
         arrays = relative_energies(denoiser, samples, others, settings, job.k)

@@ -103,6 +103,9 @@ def plan_generalization(options: GeneralizationStage) -> list[GeneralizationJob]
         model = models and trained_model(models[job.k], settings.data_path, asked, described)
         if model:
             check_contradiction(models[job.k], model.args, asked)
+            if model.num_classes:
+                remedy = "give models without classes; distances and classes of samples work"
+                raise UserError(models[job.k], "a class-conditional model", remedy)
         known = known_of(settings, "--synth-path", model.args if model else asked)
         drawn, sample_set = first_read(sets[job.k], partial(load_synthetics, known=known))
         if model is None:

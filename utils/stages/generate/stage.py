@@ -24,6 +24,7 @@ from utils.files.atomic import check_writable, save_png
 from utils.files.provenance import check_same, is_finished, stage_section
 from utils.inputs.denoisers import (
     Model,
+    check_label,
     check_samples,
     described_by,
     exact_model,
@@ -55,6 +56,13 @@ class Plan:
     @property
     def name(self) -> str:
         return f"K = {self.model.k}"
+
+    def labels(self, seeds: Seeds) -> np.ndarray | None:
+        """The class of each image: that of --label, else all of them in turn; None without any."""
+        classes, label = self.model.num_classes, self.args["generate"]["label"]
+        if not classes:
+            return None
+        return np.asarray(seeds) % classes if label is None else np.full(len(seeds), label)
 
     @property
     def shards(self) -> list[Path]:
@@ -121,6 +129,8 @@ def plan_shards(options: GenerateStage) -> Plan:
         source = Path(settings.model or required(settings, "ckpt_path"))
         model = trained_model(source, None, settings.known(), described_by(options))
         check_contradiction(source, model.args, settings.known())
+    if settings.label is not None:
+        check_label(model, settings.label)
     steps = sampling_steps(settings, model.args["train"]["timesteps"])
     count = settings.num_samples or settings.num_files * settings.batch_size
     section = {**stage_section(settings), "steps": steps, "num_samples": count}
@@ -179,7 +189,8 @@ def draw_missing(options: GenerateStage, device: torch.device, plan: Plan, seeds
 def draw(denoiser: Denoiser, plan: Plan, seeds: Seeds) -> None:
     """Write a shard for each batch of seeds."""
     section = plan.args["generate"]
-    batches = draw_images(denoiser, seeds, section["sampler"], section["steps"], plan.batch_size)
+    how = (section["sampler"], section["steps"], plan.batch_size, plan.labels(seeds))
+    batches = draw_images(denoiser, seeds, *how)
     first = 0
     with progress(total=len(seeds), unit="image", desc=plan.name) as bar:
         for images in batches:
@@ -192,7 +203,7 @@ def draw(denoiser: Denoiser, plan: Plan, seeds: Seeds) -> None:
 
 def merge(plan: Plan) -> None:
     """Write all shards, in the order of their seeds, as synthetics/K.npz."""
-    save_synthetics(plan.merged, merged_images(plan), plan.args)
+    save_synthetics(plan.merged, merged_images(plan), plan.args, plan.labels(plan.seeds))
 
 
 def merged_images(plan: Plan, count: int | None = None) -> np.ndarray:

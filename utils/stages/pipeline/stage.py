@@ -158,6 +158,11 @@ def check(options: PipelineStage, plans: list[Plan]) -> None:
     for plan in plans:
         if plan.training:
             train.check_training(plan.training)
+        wanted = options.pipeline
+        measured = wanted.basins, wanted.curvature, wanted.generalization
+        if plan.args["model"]["num_classes"] and any(measured):
+            remedy = "add --nobasins: measure one class at a time, by run_critical_times.py --label"
+            raise UserError("--class-conditional", "basins, curvature or generalization", remedy)
         sampling_steps(options.generate, plan.args["train"]["timesteps"])
     load_metric(options.pipeline.metric, weights_folder(options), torch.device("cpu"))
     if options.pipeline.criterion == "calibrated":

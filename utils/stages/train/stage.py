@@ -12,7 +12,7 @@ from utils.cli.errors import UserError
 from utils.cli.options.checks import one_of
 from utils.cli.options.choices import SCHEDULE_NAMES
 from utils.cli.options.sections import TrainStage
-from utils.data.datasets import open_images
+from utils.data.datasets import labels_of, open_images
 from utils.files.atomic import check_writable, copy_file, remove_leftovers
 from utils.files.provenance import check_same, to_plain
 from utils.inputs.checkpoints import load_checkpoint, newest_checkpoint, remove_training
@@ -69,7 +69,10 @@ def claim_start(options: TrainStage, args: dict) -> Iterator[int]:
 
 def training_args(options: TrainStage) -> dict[str, Any]:
     """The resolved options that the checkpoint, and every file made from it, will carry."""
-    return {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
+    args = {name: to_plain(getattr(options, name)) for name in ("data", "train", "model")}
+    if options.train.class_conditional:
+        args["model"]["num_classes"] = int(labels_of(open_images(args)).max()) + 1
+    return args
 
 
 def count_images(options: TrainStage) -> int:
@@ -93,6 +96,11 @@ def check_training(options: TrainStage) -> None:
     """Raises UserError where the data set is absent, misfits, or has fewer than K images, or the
     schedule is none to train with."""
     one_of(options.train, "beta_schedule", SCHEDULE_NAMES)
+    if options.train.class_conditional and options.model.dim * max(options.model.dim_mults) == 32:
+        # Each of the 32 groups of group norm is one channel, whose mean it removes: that is where
+        # time and class are added.
+        remedy = "choose --dim 64, or a level of 64 channels by --dim-mults 1,2"
+        raise UserError("--class-conditional", "32 channels at every level", remedy)
     k, n = options.train.train_size, count_images(options)
     if k > n:
         remedy = f"choose {n} or less, the size of {options.data.data_name}"

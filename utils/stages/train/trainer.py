@@ -22,7 +22,7 @@ from utils.cli.options.sections import TrainStage
 from utils.cli.progress import progress
 from utils.cli.signals import GO_ON, stop_request
 from utils.data.datasets import to_float
-from utils.data.subsets import training_subset, validation_subset
+from utils.data.subsets import class_labels, training_subset, validation_subset
 from utils.figures.images import image_grid
 from utils.files.atomic import copy_file, save_png
 from utils.files.training_log import TrainingLog
@@ -86,6 +86,10 @@ class Trainer:
         self.positions = shown_positions(len(self.images), self.train_options.duplicates)
         self.args = {**plan.args, "images": subset.origin}  # of every file made from this training
         self.held_out = validation_subset(self.args)[:VALID_IMAGES].to(plan.device)
+        self.labels = self.held_out_labels = None
+        if self.train_options.class_conditional:
+            labels, held_out = (part.to(plan.device) for part in class_labels(self.args))
+            self.labels, self.held_out_labels = labels, held_out[:VALID_IMAGES]
         self.schedule = schedule_of(plan.args)
         # On the device, so that a step need not wait for it: of each t, float32 [2, T].
         alpha_bar = self.schedule.alpha_bar
@@ -196,11 +200,12 @@ class Trainer:
         options = self.train_options
         shown = self.positions
         index = batch_indices(len(shown), options.global_batch_size, self.step, self.seed)
-        images = self.images[shown[index].to(self.device, non_blocking=True)]
+        index = shown[index].to(self.device, non_blocking=True)
+        images, labels = self.images[index], None if self.labels is None else self.labels[index]
         if options.random_flip:
             images = mirrored(images, self.step, self.seed)
         torch.manual_seed(mix(self.seed, "step", self.step))
-        loss = self.loss(self.network_output, images)
+        loss = self.loss(self.network_output, images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.ranks.add_up(self.gradients())
@@ -224,12 +229,13 @@ class Trainer:
         self.ranks.add_up([mean])
         return mean.item()
 
-    def network_output(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def network_output(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         scale = self.plan.options.model.scale_by_sigma
-        return predict(self.forward, x_t, t, self.schedule, scale, self.plan.dtype)
+        return predict(self.forward, x_t, t, self.schedule, scale, self.plan.dtype, labels)
 
-    def loss(self, output: Any, images: Tensor) -> Tensor:
-        """Mean squared error of the prediction at uniform times; images: uint8 [B, C, H, W].
+    def loss(self, output: Any, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Mean squared error of the prediction at uniform times; images: uint8 [B, C, H, W], labels
+        int64 [B] of a class-conditional network.
 
         Each of several ranks returns the part of its rows; the sum of the parts is the mean."""
         x_0 = to_float(images)
@@ -247,7 +253,8 @@ class Trainer:
         x_t = signal * x_0 + noise * eps
         targets = {"epsilon": eps, "sample": x_0, "v": signal * eps - noise * x_0}
         target = targets[self.train_options.prediction_type]
-        return part * F.mse_loss(output(x_t, t), target)
+        labels = None if labels is None else labels[rows]
+        return part * F.mse_loss(output(x_t, t, labels), target)
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -267,8 +274,9 @@ class Trainer:
         denoiser = self.denoiser()
         network, dtype = denoiser.network, self.plan.dtype
         scale = denoiser.scale_by_sigma
-        output = lambda x, t: predict(network, x, t, self.schedule, scale, dtype)  # noqa: E731
-        return self.mean_over_ranks([self.loss(output, self.held_out)])
+        how = (self.schedule, scale, dtype)
+        output = lambda x, t, labels: predict(network, x, t, *how, labels)  # noqa: E731
+        return self.mean_over_ranks([self.loss(output, self.held_out, self.held_out_labels)])
 
     def denoiser(self) -> NetworkDenoiser:
         return NetworkDenoiser(
@@ -323,7 +331,10 @@ class Trainer:
     def save_grid(self) -> None:
         """A grid of samples of the averaged network, always from the same noise."""
         noise = SeededNoise(range(GRID_IMAGES), self.images.shape[1:])
-        images = ddim(self.denoiser(), noise.draw, min(GRID_STEPS, self.schedule.timesteps))
+        denoiser, classes = self.denoiser(), self.args["model"]["num_classes"]
+        if classes:
+            denoiser.labels = torch.arange(GRID_IMAGES) % classes
+        images = ddim(denoiser, noise.draw, min(GRID_STEPS, self.schedule.timesteps))
         grid = image_grid(images.cpu().numpy())
         save_png(self.plan.folder / "samples" / f"{self.step}.png", grid)
         self.tracker.picture(self.step, grid)
