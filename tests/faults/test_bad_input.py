@@ -111,7 +111,7 @@ def test_samples_that_are_no_images(own, samples, words):
     ("args", "words"),
     [
         ("not json", ("8.npz", "args", "no JSON")),
-        ("{}", ("8.npz", "do not say their data name", "--data-name")),
+        ("{}", ("8.npz", "unknown training set", "--data-name")),
         ("[1]", ("8.npz", "args", "no options")),
         (other_k, ("8.npz", "args of K = 9", "name it 9.npz")),
         ('{"train": {"train_size": "x"}, "data": {}, "model": {}}', ("8.npz", "args: train")),

@@ -207,6 +207,7 @@ def test_models_of_a_folder_are_named_by_k(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "m" / "16")
     shutil.copytree(folder, tmp_path / "m" / "8")
     (tmp_path / "m" / "2").mkdir()  # no model
+    (tmp_path / "m" / "2" / "config.json").write_text("{}")
     assert list(models_in(tmp_path / "m", "--ckpt-path")) == [8, 16]
     torch.save({}, tmp_path / "m" / "8.pt")
     with complaint("--ckpt-path", "8.pt and a folder 8", "keep one"):

@@ -20,17 +20,19 @@ from scipy.spatial.distance import cdist
 
 from models.noise import SeededNoise
 from models.samplers import SAMPLERS
+from tests.helpers.images import real_digits
 from tests.helpers.models import GaussianDenoiser
-from tests.helpers.runs import ROOT, SMALL
+from tests.helpers.runs import ROOT, SMALL, ok, run_here
 from utils.cli.options.choices import DATA_NAMES, METRIC_NAMES, SAMPLER_NAMES
 from utils.data.datasets import OPENERS, to_float
 from utils.data.subsets import fingerprint, permutation, training_subset
+from utils.inputs.user_models import read_function
 from utils.metrics.embedders import WITHOUT_NETWORK
 from utils.metrics.lpips import TAPS
 
 GUIDE = (ROOT / "docs" / "extending.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.+?)(?=^## |\Z)", GUIDE, re.M | re.S))
-DATA_SET, METRIC, SAMPLER = SECTIONS
+DATA_SET, METRIC, SAMPLER, MODEL = SECTIONS
 QUICK = ["--config_path", ROOT / "tests" / "quick.yaml", *SMALL, "--iterations", 2]
 
 
@@ -80,7 +82,7 @@ def args_of(arrays: dict[str, np.ndarray]) -> dict:
     return json.loads(str(arrays["args"]))
 
 
-@pytest.mark.parametrize("title", SECTIONS)
+@pytest.mark.parametrize("title", [DATA_SET, METRIC, SAMPLER])
 def test_a_change_has_fewer_than_twenty_lines(title):
     lines = re.findall(r"^[+-](?!\+\+ |-- ).*", block(title, "diff"), re.M)
     assert 0 < len(lines) < 20
@@ -171,3 +173,70 @@ def test_a_sampler_is_added(tmp_path):
         return (images - denoiser.x_0(end, 0)).abs().max().item()
 
     assert 3.8 < error(199) / error(399) < 4.2
+
+
+def python_blocks(title: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", SECTIONS[title], re.M | re.S)
+
+
+def test_a_model_of_denoising_diffusion_pytorch(tmp_path, monkeypatch):
+    """Trained there for 50 steps on digits, examined here by the commands of the page."""
+    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+
+    torch.manual_seed(0)
+    diffusion = GaussianDiffusion(Unet(dim=32, dim_mults=(1, 2), channels=1), image_size=8)
+    images = real_digits(64) / 2 + 0.5  # it takes [0, 1]
+    optimizer = torch.optim.Adam(diffusion.parameters(), 1e-3)
+    losses = []
+    for _ in range(50):
+        optimizer.zero_grad()
+        loss = diffusion(images[torch.randint(64, (16,))])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    torch.save(diffusion.state_dict(), tmp_path / "ddp.pt")
+    (tmp_path / "ddp.py").write_text(python_blocks(MODEL)[0])
+    monkeypatch.chdir(tmp_path)
+    known = {"data": {"data_name": "digits"}, "train": {"train_size": 64, "global_seed": 3407}}
+    stored = read_function("ddp.py:load", known)
+    assert stored.args["train"]["beta_schedule"] == "sigmoid"
+    denoiser, x_t = stored.build(torch.device("cpu"), "auto"), torch.randn(4, 1, 8, 8)
+    for t in (0, 300, 999):
+        theirs = diffusion.eval().model_predictions(x_t, torch.full((4,), t))
+        torch.testing.assert_close(denoiser.eps(x_t, t), theirs.pred_noise, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(denoiser.x_0(x_t, t), theirs.pred_x_start, rtol=1e-3, atol=1e-3)
+    small = {"run_generate.py": ["--num-samples", 8, "--steps", 4]}
+    small["run_critical_times.py"] = ["--sample-size", 1, "--stride", 400, "--p-trials", 2]
+    small["run_critical_times.py"] += ["--ddim-steps", 2, "--batch-size", 8]
+    small["run_generalization.py"] = ["--t", 20, "--probe-size", 4, "--held-out-size", 20]
+    for command in block(MODEL, "").splitlines():
+        _, script, *words = shlex.split(command)
+        ok(script, *words, *small.get(script, []), "--device", "cpu", run=run_here_in(tmp_path))
+    for name in ("dists/64.npz", "times/64.npz", "generalization/64.json"):
+        assert (tmp_path / "ddp" / name).exists()
+
+
+def run_here_in(folder: Path):
+    return lambda script, *flags: run_here(script, *flags, cwd=folder)
+
+
+def test_a_network_in_the_form_of_edm(tmp_path, monkeypatch):
+    """F = the network that makes the preconditioned denoiser the exact one of Gaussian data."""
+    (tmp_path / "edm.py").write_text(python_blocks(MODEL)[1])
+    (tmp_path / "edm_network.py").write_text(
+        "import torch\n\n\nclass Network(torch.nn.Module):\n"
+        "    def forward(self, x, c_noise):\n"
+        "        return 0 * x\n\n\nF = Network()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    known = {"data": {"data_name": "digits"}, "train": {"train_size": 8, "global_seed": 1}}
+    denoiser = read_function("edm.py:load", known).build(torch.device("cpu"), "auto")
+    gaussian = GaussianDenoiser(0.5, (1, 8, 8), torch.float32)  # F = 0 is right for N(0, 1/4)
+    gaussian.schedule = denoiser.schedule
+    x_t, near = torch.randn(5, 1, 8, 8), {"rtol": 1e-3, "atol": 1e-4}
+    for t in (0, 500, 999):
+        torch.testing.assert_close(denoiser.x_0(x_t, t), gaussian.x_0(x_t, t))
+        if t:  # at the first time the score is a small difference, over 4e-6
+            torch.testing.assert_close(denoiser.score(x_t, t), gaussian.score(x_t, t), **near)
+    assert denoiser.schedule.timesteps == 1000

@@ -36,8 +36,12 @@ USUAL = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
 
 
 def is_pipeline(folder: Path) -> bool:
-    """Whether a folder is one of diffusers: a pipeline, or a network."""
-    return any((folder / name).is_file() for name in (INDEX, CONFIG, f"unet/{CONFIG}"))
+    """Whether a folder is one of diffusers: a pipeline, or a network.
+
+    A config.json alone may be anything: repositories of the Hub have one to count downloads."""
+    if (folder / INDEX).is_file() or (folder / "unet" / CONFIG).is_file():
+        return True
+    return (folder / CONFIG).is_file() and "_class_name" in read_json(folder / CONFIG)
 
 
 def read_pipeline(folder: Path, known: Sections) -> StoredModel:
