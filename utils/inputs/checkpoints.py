@@ -194,8 +194,8 @@ def whole_checkpoints(
 
 
 def build_network(model_options: Mapping) -> UNet:
-    """The network of resolved `model` options."""
-    return UNet(**{name: model_options[name] for name in NETWORK_OPTIONS})
+    """The network of `model` options; of those that are absent, the defaults."""
+    return UNet(**{name: model_options[name] for name in NETWORK_OPTIONS if name in model_options})
 
 
 def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
