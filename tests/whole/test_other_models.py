@@ -114,6 +114,8 @@ def test_a_sweep_of_models_of_diffusers(forms):
     run("run_pipeline.py", *flags)
     assert (folder / "sweep" / "report.html").exists()
     assert (folder / "sweep" / "synthetics" / "8.npz").exists()
+    page = (folder / "sweep" / "report.html").read_text()
+    assert "run_generate.py --ckpt-path theirs/m/8 --data-name photos --global-seed 3407" in page
 
 
 def test_what_a_folder_of_diffusers_does_not_say_is_asked_for(forms):

@@ -24,7 +24,7 @@ from utils.files.pickles import plain
 # Options that change the speed, or where things lie, but not what a file holds.
 EXEMPT = {
     *("iterations", "log_every", "ckpt_every", "keep_checkpoints", "num_workers", "compile"),
-    "tracker",
+    *("tracker", "model"),
     *("batch_size", "eval_batch_size", "ref_batch_size", "memory", "num_files"),
     *("data_path", "results_path", "result_path", "model_path", "ckpt_path", "synth_path"),
     *("dist_path", "eval_path", "lpips_weights", "valid_size", "sample_path", "ref_path"),
@@ -32,7 +32,7 @@ EXEMPT = {
 }
 
 ELSEWHERE = {
-    *("data_name", "train", "train_size", "global_seed", "centercrop", "model"),
+    *("data_name", "train", "train_size", "global_seed", "centercrop"),
     *("samples_range", "samples_layout", "ref_range"),
 }
 

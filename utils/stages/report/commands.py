@@ -27,7 +27,7 @@ SECOND_INPUTS = {  # of run_generalization.py: option and folder below the root
 }
 # Options that the commands below write themselves: folders and files, the exact model.
 WRITTEN = {"results_path", "model_path", "result_path", "ckpt_path", "synth_path", "sample_path"}
-WRITTEN |= {"ref_path", "lpips_weights", "exact", *SECOND_INPUTS}
+WRITTEN |= {"ref_path", "lpips_weights", "exact", "model", *SECOND_INPUTS}
 
 
 def flags_of(section: str, values: Mapping[str, Any], leave_out: Collection[str] = ()) -> list[str]:
@@ -103,10 +103,24 @@ class Commands:
             if settings.get("sample_path"):  # the samples' args name the training images
                 return f"--exact {self.data(args)}".strip()
             return f"{config_flag(args)} --exact --train-size $K {self.data(args)}".strip()
-        stored = settings.get("ckpt_path")
+        if function := settings.get("model"):
+            return f"--model {shlex.quote(function)} --train-size $K {self.training_set(args)}"
+        stored = settings["ckpt_path"]
         if stored and file:
             stored = Path(stored).parent
-        return "/".join(filter(None, (f"--ckpt-path {self.path('models', stored=stored)}", file)))
+        # One of our files is K.pt; a folder of diffusers does not name its training images.
+        drawn_from = args.get("generate", {}).get("ckpt_path")
+        ours = drawn_from is None or Path(drawn_from).suffix == ".pt"
+        name = file if ours else file.removesuffix(".pt")
+        text = "/".join(filter(None, (f"--ckpt-path {self.path('models', stored=stored)}", name)))
+        return text if ours else f"{text} {self.training_set(args)}"
+
+    def training_set(self, args: Args) -> str:
+        """The flags that name the training images of a model made elsewhere."""
+        train = {name: args["train"][name] for name in ("global_seed", "centercrop")}
+        data = f"--data-name {args['data']['data_name']} --global-seed {train['global_seed']}"
+        crop = " --centercrop" if train["centercrop"] else ""
+        return f"{data}{crop} {self.data(args)}".strip()
 
     def data(self, args: Args) -> str:
         """--data-path, if the data set is not in its default folder."""
