@@ -10,6 +10,7 @@ import torch
 
 from models.schedule import Schedule
 from tests.helpers.runs import complaint
+from utils.cli.errors import UserError
 from utils.inputs.diffusers_models import read_pipeline, schedule_in
 from utils.inputs.model_files import models_in
 
@@ -144,6 +145,7 @@ def changed(folder, target, file, **values):
 
 
 UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -214,3 +216,24 @@ def test_models_of_a_folder_are_named_by_k(folder, tmp_path):
         models_in(tmp_path / "m", "--ckpt-path")
     with complaint("--models", "no K.pt"):
         models_in(tmp_path, "--models")
+
+
+@pytest.mark.parametrize("file", ["model_index.json", UNET, SCHEDULER, WEIGHTS])
+def test_a_mutated_file_gives_one_line_or_a_model(folder, tmp_path, file):
+    """Bytes at random places, many of them in the header: never a traceback, nor endless memory."""
+    copy = tmp_path / "8"
+    shutil.copytree(folder, copy)
+    whole = (copy / file).read_bytes()
+    draw = np.random.default_rng(0)
+    refused = 0
+    for _ in range(60):
+        data = bytearray(whole)
+        for at in draw.integers(0, min(len(data), 3000), 3):
+            data[at] = draw.integers(256)
+        (copy / file).write_bytes(data)
+        try:
+            read_pipeline(copy, KNOWN).build(torch.device("cpu"), "float32")
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 10
