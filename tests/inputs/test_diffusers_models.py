@@ -63,7 +63,12 @@ def test_pipelines_and_bare_networks_give_the_networks_own_numbers(folder, tmp_p
     assert read_pipeline(bare, KNOWN).fingerprint == read_pipeline(folder, KNOWN).fingerprint
     args = read_pipeline(folder, KNOWN).args
     assert args["train"]["beta_schedule"] == "linear" and args["train"]["timesteps"] == 1000
-    other = save(tmp_path / "other", network(norm_eps=1e-3))
+    unet = network()
+    unet.conv_out.bias.data += 1
+    weights = save(tmp_path / "weights", unet)
+    other = save(tmp_path / "other", network(norm_eps=1e-3))  # the same weights
+    prints = {read_pipeline(path, KNOWN).fingerprint for path in (folder, weights, other)}
+    assert len(prints) == 3
     assert not torch.equal(eps_of(other, x_t), expected(network(), x_t))
 
 

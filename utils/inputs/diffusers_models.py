@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -73,7 +74,11 @@ def read_pipeline(folder: Path, known: Sections) -> StoredModel:
         dtype = pick_dtype(precision, device)
         return NetworkDenoiser(wrapped, schedule, shape, prediction, dtype=dtype)
 
-    fingerprint = digest(*(weights[name].float().numpy() for name in sorted(weights)))
+    kept = {
+        name: value for name, value in config.items() if name[0] != "_"
+    }  # of the network itself
+    described = np.array(json.dumps(kept, sort_keys=True))
+    fingerprint = digest(*(weights[name].float().numpy() for name in sorted(weights)), described)
     return StoredModel(args, fingerprint, build)
 
 

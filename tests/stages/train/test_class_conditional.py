@@ -62,10 +62,13 @@ def test_one_class_alone_by_label(trained):
         assert (file["labels"] == 4).all()
         # the same seeds: those that were of class 4 before are the same images
         np.testing.assert_allclose(file["samples"][chosen], both["samples"][chosen], atol=1e-5)
-    flags = ["--ckpt-path", "m", "--sample-path", "s", "--sample-size", 3, "--label", 4, *CPU]
+    flags = ["--ckpt-path", "m", "--sample-path", "s", "--sample-size", -1, "--label", 4, *CPU]
     quick = ["--stride", 40, "--p-trials", 2, "--ddim-steps", 3, "--delta", 2]
     run("run_critical_times.py", *flags, *quick, "--result-path", "t")
     run("run_critical_times.py", *flags[:2], *flags[4:], *quick, "--result-path", "own")
+    for results, count in (("t", chosen.sum()), ("own", 1)):  # one training image is a 4
+        with np.load(folder / results / "16.npz") as file:
+            assert len(file["critical-time"]) == count
     with np.load(folder / "t" / "16.npz") as file:
         assert json.loads(str(file["args"]))["critical_times"]["label"] == 4
 
