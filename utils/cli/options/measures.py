@@ -37,12 +37,14 @@ class SubjectOptions(ModelSourceOptions, SubjectFolders):
     use_least: bool = False  # take the least typical samples of a class, not the most typical
     batch_size: int = 256  # rows of a network call; changes results by rounding only
     exact: bool = False  # the exact model of the K training images instead of a checkpoint
+    label: int | None = None  # class to measure, of a class-conditional model
     samples_range: str | None = None  # values of black and white in the samples, as 0,1 or =-1,1
     samples_layout: str | None = None  # axes of an array of samples, as nhwc
 
     def __post_init__(self) -> None:
         self.check_model_source()
         within(self, "batch_size", 1)
+        within(self, "label", 0)
         within(self, "sample_size", -MOST)
         if self.sample_size == 0:
             raise UserError("--sample-size", 0, "choose 1 or more, or a negative number for all")

@@ -39,10 +39,12 @@ class GenerateOptions(ModelSourceOptions, GenerateFolders):
         + ", ".join(f"{s.calls or 'all timesteps'} for {n}" for n, s in SAMPLER_NAMES.items()),
     )
     exact: bool = False  # the exact model of the K training images instead of a checkpoint
+    label: int | None = None  # class to draw, of a class-conditional model; default: all in turn
     compile: str = "auto"  # torch.compile: auto (on CUDA), on, off
 
     def __post_init__(self) -> None:
         self.check_model_source()
+        within(self, "label", 0)
         for name in ("batch_size", "num_files", "num_samples", "steps"):
             within(self, name, 1)
         within(self, "seed", 0, 2**62)

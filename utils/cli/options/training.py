@@ -44,11 +44,11 @@ class TrainingSetOptions:
     """The training images of samples or models made elsewhere, whose files do not name them."""
 
     data_path: Path | None = None  # folder of the data sets; default: that of the training
-    data_name: str | None = None  # of what was made elsewhere: the data set of the training
-    train: str | None = None  # the same: the training images themselves, in any form of run_audit
-    train_size: int | None = None  # the same: K, where the file is not named by it
-    global_seed: int | None = None  # the same: the seed that chose the K images
-    centercrop: bool = False  # the same: cut the middle square at the image size
+    data_name: str | None = None  # the data set, where samples or models do not name it
+    train: str | None = None  # instead: the training images themselves, in any form of run_audit.py
+    train_size: int | None = None  # K, where neither options in a file nor its name say it
+    global_seed: int | None = None  # the seed that chose the K images, where no file says it
+    centercrop: bool = False  # images are cut to the middle square, where no file says it
 
     def check_training_set(self) -> None:
         """Raises UserError for impossible values."""
@@ -90,7 +90,6 @@ class ModelFiles:
     ckpt_path: Path | None = None
     # a model of your own: FILE.py:FUNCTION (docs/extending.md)
     model: str | None = field(default=None, metadata={COMMAND_LINE_ONLY: True})
-    label: int | None = None  # class, of a class-conditional model: 0 or more
 
 
 @dataclass
@@ -100,9 +99,10 @@ class ModelSourceOptions(TrainingSetOptions, ModelFiles):
     def check_model_source(self) -> None:
         """Raises UserError for impossible values."""
         self.check_training_set()
-        within(self, "label", 0)
         if self.model is None:
             return
+        if getattr(self, "exact", False):
+            raise UserError("--exact", f"--model {self.model} too", "choose one of them")
         if self.ckpt_path is not None:
             problem = f"{self.model} beside --ckpt-path {self.ckpt_path}"
             raise UserError("--model", problem, "leave one of them out")

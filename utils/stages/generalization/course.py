@@ -50,7 +50,8 @@ from utils.stages.generalization.measures import (
 )
 from utils.stages.generalization.overview import stored_alike
 
-SWEEP_ONLY = ("ckpt_path", "synth_path", "second_synth_path", "times_path", "identified_path")
+SWEEP_ONLY = ("ckpt_path", "model", "synth_path", "second_synth_path", "times_path")
+SWEEP_ONLY += ("identified_path",)
 
 
 @dataclass(frozen=True, kw_only=True)
