@@ -45,7 +45,7 @@ def diffusers_config(model_options: Mapping[str, Any]) -> dict[str, Any]:
         ("scale_by_sigma", False, "UNet2DModel does not divide its output"),
         ("num_classes", 0, "networks that take a class are not converted"),
     ):
-        if model_options[name] != required:
+        if model_options.get(name, required) != required:
             raise ValueError(f"{name}: found {model_options[name]!r}; {why}")
     mults = model_options["dim_mults"]
     if list(mults[:1]) != [1]:

@@ -155,7 +155,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path)
     kept = (tmp_path / "run" / "checkpoints" / "2.pt").read_bytes()
     options = train_options(tmp_path, "--iterations", 6)
     plan_of = Trainer.loss
-    Trainer.loss = lambda self, output, images: plan_of(self, output, images) * float("nan")
+    Trainer.loss = lambda self, *batch: plan_of(self, *batch) * float("nan")
     try:
         with pytest.raises(UserError, match=r"loss at step 4: found nan; .*2\.pt is the last good"):
             train.run(options)
