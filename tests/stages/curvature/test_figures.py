@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
+from models.schedule import Schedule
 from tests.helpers.figures import assert_nothing_is_cut_off, texts
 from utils.figures.style import PALE
 from utils.stages.curvature import stage as stage
@@ -12,6 +14,7 @@ from utils.stages.curvature.figures import (
     flat_figure,
     spectra_figure,
 )
+from utils.stages.curvature.files import Curvature
 
 
 def sweep(n, *shape, sizes=(2, 16, 64, 96, 112, 128, 256, 1500), low=-0.5, high=1.1):
@@ -76,3 +79,16 @@ def test_curvature_over_critical_times():
     assert any("no rank correlation (n = 3)" in text for text in texts(fig))
     with pytest.raises(ValueError, match="no critical time"):
         critical_curvature_figure({"memorized": {2: (-np.ones(3), np.ones((3, 1)))}}, [5])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "other"])
+def test_curvatures_are_in_units_of_the_noise_of_their_own_schedule(schedule):
+    """Where noise is all there is, H = I / (1 - alpha_bar_t): 1 in these units, at any schedule."""
+    alpha_bar = torch.linspace(0.99, 0.01, 50, dtype=torch.float64)
+    args = {"train": {"timesteps": 50, "beta_schedule": schedule}, "alpha_bar": alpha_bar.tolist()}
+    if schedule != "other":
+        alpha_bar = Schedule(50, schedule).alpha_bar
+    t = np.array([3, 20, 49])
+    of_noise = (1 / (1 - alpha_bar.numpy()[t])).reshape(1, 3, 1)
+    known = {name: None for name in Curvature.__dataclass_fields__} | {"t": t, "args": args}
+    np.testing.assert_allclose(Curvature(**known).scaled(of_noise), np.ones((1, 3, 1)))
