@@ -129,6 +129,8 @@ def test_what_a_folder_of_diffusers_does_not_say_is_asked_for(forms):
     words = ("unknown seed", "it chose 8 of 2744 images", "--global-seed")
     assert_one_line(said("--data-name", "photos"), *words)
     assert not (folder / "none").exists()
+    several = run_here("run_generate.py", "--ckpt-path", "own/m", *flags[2:], *SAID, cwd=folder)
+    assert_one_line(several, "own/m", "a folder that is no model", "give one model: K.pt")
     own = ["--ckpt-path", "own/m/8.pt", *flags[2:], "--data-name", "mnist"]
     failed = run_here("run_generate.py", *own, cwd=folder)
     assert_one_line(failed, "--data-name", "mnist, beside photos in own/m/8.pt", "leave it out")

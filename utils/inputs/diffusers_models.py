@@ -78,7 +78,8 @@ def read_pipeline(folder: Path, known: Sections) -> StoredModel:
         name: value for name, value in config.items() if name[0] != "_"
     }  # of the network itself
     described = np.array(json.dumps(kept, sort_keys=True))
-    fingerprint = digest(*(weights[name].float().numpy() for name in sorted(weights)), described)
+    values = [weights[name].float().numpy() for name in sorted(weights)]
+    fingerprint = digest(*values, described, schedule.alpha_bar.numpy())
     return StoredModel(args, fingerprint, build)
 
 

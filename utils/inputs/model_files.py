@@ -31,6 +31,11 @@ def read_model(
     if is_function(source):
         return read_function(str(source), known or {})
     if source.is_dir():
+        if not is_pipeline(source):
+            remedy = (
+                "give one model: K.pt, or a folder that save_pretrained of diffusers has written"
+            )
+            raise UserError(source, "a folder that is no model", remedy)
         return read_pipeline(source, known or {})
     checkpoint = load_checkpoint(source, known, described)
     build = partial(denoiser_of, checkpoint, source)

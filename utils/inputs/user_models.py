@@ -25,8 +25,8 @@ REMEDY = "return a models.denoiser.Denoiser from it (docs/extending.md)"
 def read_function(text: str, known: Sections) -> StoredModel:
     """The model that FILE.py:FUNCTION returns: FUNCTION(device) gives a Denoiser.
 
-    The only place that runs a user's code. The fingerprint is of the file and of the weights of
-    the network. Raises UserError where the file cannot be run, or returns anything else."""
+    The only place that runs a user's code. The fingerprint is of the file, the schedule and the
+    weights of the network. Raises UserError where the file cannot be run, or returns anything else."""
     name, _, function = text.rpartition(":")
     path = Path(name)
     try:
@@ -45,7 +45,8 @@ def read_function(text: str, known: Sections) -> StoredModel:
     train, beside = schedule_args(denoiser.schedule)
     known = {**known, "train": {**known.get("train", {}), **train}}
     args = complete_args({}, known, Path(text), tuple(denoiser.shape))
-    fingerprint = digest(np.frombuffer(code, np.uint8), *weights_of(denoiser))
+    parts = np.frombuffer(code, np.uint8), denoiser.schedule.alpha_bar.numpy()
+    fingerprint = digest(*parts, *weights_of(denoiser))
     return StoredModel({**args, **beside}, fingerprint, build)
 
 
