@@ -26,7 +26,8 @@ def read_function(text: str, known: Sections) -> StoredModel:
     """The model that FILE.py:FUNCTION returns: FUNCTION(device) gives a Denoiser.
 
     The only place that runs a user's code. The fingerprint is of the file, the schedule and the
-    weights of the network. Raises UserError where the file cannot be run, or returns anything else."""
+    weights of the network. Raises UserError where the file cannot be run, or returns anything
+    else."""
     name, _, function = text.rpartition(":")
     path = Path(name)
     try:
