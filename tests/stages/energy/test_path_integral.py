@@ -77,12 +77,16 @@ def absolute_integral(gradient, x, r, rule):
     return total
 
 
+KNOWN_TIMES = [(1, 0), (1, 50), (1, 999), (16, 50), (16, 200), (16, 500), (16, 999)]
+
+
 @pytest.mark.parametrize(
-    ("k", "t"), [(1, 0), (1, 50), (1, 999), (16, 50), (16, 200), (16, 500), (16, 999)]
+    ("k", "t", "schedule"),
+    [*((k, t, "linear") for k, t in KNOWN_TIMES), (16, 300, "cosine"), (16, 300, "sigmoid")],
 )
-def test_the_path_integral_is_the_difference_of_energies(digits, k, t):
+def test_the_path_integral_is_the_difference_of_energies(digits, k, t, schedule):
     """To 1e-6 of the integral of |grad u . x'|."""
-    denoiser = ExactDenoiser(digits[:k], Schedule())
+    denoiser = ExactDenoiser(digits[:k], Schedule(1000, schedule))
     x, r = torch.cat([digits[:2], digits[30:32]]), digits[20:22]
     gradient, rule = (
         energy_gradient(denoiser, t),

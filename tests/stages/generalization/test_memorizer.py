@@ -10,7 +10,7 @@ from scipy import stats
 from models.denoiser import Denoiser
 from models.exact import ExactDenoiser
 from models.noise import SeededNoise
-from models.schedule import Schedule, add_noise, predict_eps
+from models.schedule import SCHEDULES, Schedule, add_noise, predict_eps
 from tests.helpers.images import real_digits
 from utils.stages.generalization.memorizer import (
     collapse_times,
@@ -166,9 +166,11 @@ def test_the_standard_error_of_the_largest_variance_is_right():
     assert low - 6 <= inside <= high  # the largest eigenvalue leans upwards a little
 
 
-def test_speciation_is_where_the_noise_hides_the_largest_variance():
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_speciation_is_where_the_noise_hides_the_largest_variance(name):
+    schedule = Schedule(1000, name)
     for variance in (1.5, 10, 1000):
-        t = speciation_time(variance, SCHEDULE)
-        assert SCHEDULE.alpha_bar[t] * variance >= 1 > SCHEDULE.alpha_bar[t + 1] * variance
-    assert speciation_time(0.9, SCHEDULE) == -1
-    assert speciation_time(1e30, SCHEDULE) == 999
+        t = speciation_time(variance, schedule)
+        assert schedule.alpha_bar[t] * variance >= 1 > schedule.alpha_bar[t + 1] * variance
+    assert speciation_time(0.9, schedule) == -1
+    assert speciation_time(1e30, schedule) == 999
