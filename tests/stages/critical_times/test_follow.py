@@ -33,11 +33,14 @@ def patterns(count, seed=0, scale=0.9):
     return (torch.rand(count, 1, 4, 4, generator=generator) * 2 - 1) * scale
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_two_patterns_part_at_their_midplane_trial_by_trial(seed):
+LINEAR = [(seed, "linear") for seed in range(4)]
+
+
+@pytest.mark.parametrize(("seed", "schedule"), [*LINEAR, (0, "cosine"), (0, "sigmoid")])
+def test_two_patterns_part_at_their_midplane_trial_by_trial(seed, schedule):
     """Recovered exactly when x_t lies on its own side of the middle of sqrt(alpha_bar) y_1, y_2."""
     y = patterns(2, seed)
-    denoiser = ExactDenoiser(y, Schedule())
+    denoiser = ExactDenoiser(y, Schedule(1000, schedule))
     delta = (y[0] - y[1]).norm().item() / 2
     times, trials = (1, 101, 201, 301, 401, 601, 801), 40
     result = answers(denoiser, y[:1], delta, times=times, trials=trials, p=1e-9)[0]

@@ -96,11 +96,12 @@ def test_nan_is_refused(digits):
         denoising_errors(broken, exact, digits[0], digits[:2], [3], noises(digits[:2], 1), 4)
 
 
-def test_the_collapse_of_two_patterns_is_on_the_midplane(digits):
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_the_collapse_of_two_patterns_is_on_the_midplane(digits, name):
     """w_own >= 1/2 where x_t is on its own side: sqrt(ab) |y_1 - y_2| / 2 >= sqrt(1 - ab) z, z the
     noise along the line to the other pattern."""
-    pair = digits[:2].double()
-    exact = ExactDenoiser(pair, SCHEDULE)
+    pair, schedule = digits[:2].double(), Schedule(1000, name)
+    exact = ExactDenoiser(pair, schedule)
     images = pair.repeat_interleave(40, 0)
     indices = torch.tensor([0, 1]).repeat_interleave(40)
     eps = SeededNoise(range(80), pair.shape[1:]).draw().double()
@@ -108,7 +109,7 @@ def test_the_collapse_of_two_patterns_is_on_the_midplane(digits):
     line = pair[1 - indices] - images
     along = (eps * line).flatten(1).sum(1) / line.flatten(1).norm(dim=1)
     half = line.flatten(1).norm(dim=1) / 2
-    ab = SCHEDULE.alpha_bar
+    ab = schedule.alpha_bar
     inside = ab.sqrt()[None] * half[:, None] >= (1 - ab).sqrt()[None] * along[:, None]  # [80, T]
     assert (result == inside.sum(1) - 1).all()
     assert len(result.unique()) > 20 and result.max() == 999
