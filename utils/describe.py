@@ -35,6 +35,7 @@ NPZ_KINDS = {
     "samples": "images (synthetics/K.npz, or references)",
 }
 CHECKPOINT_OF_ORIGINAL = "a checkpoint of the original toolkit"
+MOST_SHOWN = 200  # characters of an option: the names of the images of a folder are more
 SHOWN_IMAGES = 64
 
 
@@ -161,7 +162,11 @@ def option_lines(args: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     lines = []
     for name in names:
         if isinstance(args[name], Mapping):
-            options = [f"{key}={value}" for key, value in differing(name, args[name]).items()]
+            shown = {key: str(value) for key, value in differing(name, args[name]).items()}
+            options = [
+                f"{key}={text}" if len(text) <= MOST_SHOWN else f"{key}=({len(text)} characters)"
+                for key, text in shown.items()
+            ]
             lines.append(f"{name}: {' '.join(options) or 'defaults'}")
     return lines
 

@@ -5,10 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.helpers.images import digits_args
 from tests.helpers.runs import ROOT, assert_one_line, run_here, run_script, train_options
 from tests.helpers.sandbox import run_stage, train_toy
 from utils.cli.errors import UserError
+from utils.data.origin import pack_names
 from utils.describe import describe
+from utils.inputs.samples import save_synthetics
 from utils.stages.train import stage as train
 
 
@@ -106,6 +109,17 @@ def test_values_are_described_with_their_faults(tmp_path):
         "c: float64, 0.25",
         "d: float64 [0, 3]",
     ]
+
+
+def test_long_records_are_shortened(tmp_path):
+    """The names of the images of a folder, and the alpha_bar of a schedule without a name."""
+    names = pack_names([f"{i:05}-{hash(i * 7919)}.png" for i in range(3000)])
+    images = {"count": 3000, "sha256": "0123456789abcdef", "names": names}
+    args = {**digits_args(k=8), "images": images, "alpha_bar": [0.5] * 1000}
+    save_synthetics(tmp_path / "8.npz", np.zeros((2, 1, 8, 8), np.float32), args)
+    text = text_of(tmp_path / "8.npz")
+    assert f"images: count=3000 sha256=0123456789abcdef names=({len(names)} characters)" in text
+    assert len(text) < 1500
 
 
 def test_mistakes_end_in_one_line(sweep, tmp_path):

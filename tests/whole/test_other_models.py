@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.helpers.models import random_network
 from tests.helpers.runs import ROOT, assert_one_line, ok, run_here, with_options
@@ -141,6 +142,7 @@ def test_the_configuration_names_the_options_of_weights_alone(forms, tmp_path):
     folder, run = forms
     content = torch.load(folder / "own/m/8.pt", weights_only=True)
     torch.save(content["ema"], tmp_path / "8.pt")
+    save_file(content["ema"], tmp_path / "8.safetensors")
     config = tmp_path / "model.yaml"
     config.write_text(
         "model: {image_size: 32, in_channels: 3, dim: 32, dim_mults: [1, 2], num_res_blocks: 1}\n"
@@ -151,6 +153,10 @@ def test_the_configuration_names_the_options_of_weights_alone(forms, tmp_path):
     done = run("run_generate.py", *flags, "--num-samples", 12, "--sampler", "ddim", "--steps", 4)
     assert "predicts v, cosine schedule, T = 40, as --config_path says" in done.stdout
     assert_close(folder / "own/s/8.npz", tmp_path / "s" / "8.npz", 0)
+    again = ["--ckpt-path", tmp_path / "8.safetensors", "--synth-path", tmp_path / "again"]
+    again += ["--result-path", tmp_path / "g-again", "--num-samples", 12]
+    run("run_generate.py", *flags, *again, "--sampler", "ddim", "--steps", 4)
+    assert_close(folder / "own/s/8.npz", tmp_path / "again" / "8.npz", 0)
     flags[flags.index("--result-path") + 1] = tmp_path / "other"
     flags[flags.index("--synth-path") + 1] = tmp_path / "others"
     failed = run_here("run_generate.py", *flags[2:], "--num-samples", 2, cwd=ROOT)

@@ -17,7 +17,7 @@ from utils.cli.errors import UserError
 from utils.cli.progress import print_once
 from utils.files.k_files import k_of
 from utils.files.provenance import check_same, digest, resolve_args
-from utils.files.tensors import load_torch, save_torch
+from utils.files.tensors import load_safetensors, load_torch, save_torch
 from utils.inputs.training_args import Sections, complete_args, schedule_of
 from utils.jobs.devices import pick_dtype
 
@@ -79,7 +79,7 @@ def load_checkpoint(
     known, described: the options of weights alone, see `described_args`. Raises UserError where it
     is missing, cut short, holds NaN, or its K is not its name's."""
     path = Path(path)
-    content = load_torch(path)
+    content = load_safetensors(path) if path.suffix == ".safetensors" else load_torch(path)
     if described is not None and is_state_dict(content):
         content = {"ema": content, "args": described_args(path, known or {}, described)}
     is_dict = isinstance(content, Mapping)
