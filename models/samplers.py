@@ -19,6 +19,7 @@ from models.schedule import (
 )
 
 Seeds = range | np.ndarray
+PICTURE_CHANNELS = (1, 3)  # grey and colour
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def ddpm(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int) -> Tensor:
     Source: Ho et al. 2020, arXiv 2006.11239, algorithm 2."""
     x = noise().to(denoiser.device)
     for t, s in pairwise([*denoiser.schedule.times(steps), -1]):  # -1: no noise
-        x_0 = clipped(denoiser.x_0(x, t))
+        x_0 = clipped(denoiser.x_0(x, t), denoiser)
         if s < 0:
             return x_0
         alpha_bar_t, alpha_bar_s = denoiser.schedule.alpha_bar_at([t, s])
@@ -49,7 +50,7 @@ def ddim(
     x = noise().to(denoiser.device)
     for t, s in pairwise([*denoiser.schedule.times(steps), -1]):  # -1: no noise
         x_0 = denoiser.x_0(x, t)
-        x_0 = clipped(x_0) if clip else x_0
+        x_0 = clipped(x_0, denoiser) if clip else x_0
         if s < 0:
             return x_0
         alpha_bar_t, alpha_bar_s = denoiser.schedule.alpha_bar_at([t, s])
@@ -73,7 +74,7 @@ def dpmpp(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int, clip: boo
     before: tuple[Tensor, float] | None = None
     for t, s in pairwise([*denoiser.schedule.times(steps), -1]):  # -1: no noise
         x_0 = denoiser.x_0(x, t)
-        x_0 = clipped(x_0) if clip else x_0
+        x_0 = clipped(x_0, denoiser) if clip else x_0
         if s < 0:
             return x_0
         alpha_bar = denoiser.schedule.alpha_bar_at([t, s])
@@ -87,11 +88,12 @@ def dpmpp(denoiser: Denoiser, noise: Callable[[], Tensor], steps: int, clip: boo
     raise AssertionError("times end with -1")
 
 
-def clipped(x_0: Tensor) -> Tensor:
+def clipped(x_0: Tensor, denoiser: Denoiser) -> Tensor:
     """x_0 clipped to [-1, 1]; infinite values become NaN, since clipping would hide them.
 
-    >>> clipped(torch.tensor([0.5, 3.0, torch.inf, torch.nan])).tolist()
-    [0.5, 1.0, nan, nan]"""
+    Latents, which have another number of channels than pictures, have no range and stay."""
+    if denoiser.shape[0] not in PICTURE_CHANNELS:
+        return x_0
     return x_0.clamp(-1, 1).where(~x_0.isinf(), torch.nan)
 
 

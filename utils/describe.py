@@ -149,10 +149,12 @@ def array_line(key: str, array: np.ndarray) -> str:
 def origin_line(args: Mapping[str, Any]) -> str:
     """The training that the images or weights come from."""
     data, train, model = (args[name] for name in ("data", "train", "model"))
-    side, channels = model["image_size"], model["in_channels"]
-    colours = {1: "grey", 3: "colour"}[channels]
+    from utils.cli.options.training import image_shape
+
+    channels, height, width = image_shape(model)
+    colours = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
     trained = f"K = {train['train_size']} of {data['data_name']}, seed {train['global_seed']}"
-    return f"{trained}, {side} x {side} {colours}"
+    return f"{trained}, {width} x {height} {colours}"
 
 
 def option_lines(args: Mapping[str, Any], names: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
+from utils.cli.options.choices import PICTURE_CHANNELS
 from utils.cli.progress import print_once
 from utils.data.image_files import Form, no_test_split, positions
 from utils.data.sources.opened import Opening, open_given
@@ -36,9 +37,10 @@ class AnyImages:
         return len(self.images)
 
     def read(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """uint8 [n, C, H, W]; real numbers are rounded to 255 levels, with a line."""
+        """uint8 [n, C, H, W]; real numbers are rounded to 255 levels, with a line. Latents, of
+        another number of channels than 1 or 3, are float32 as they are."""
         block = self.images[positions(indices)]
-        if block.dtype == torch.uint8:
+        if block.dtype == torch.uint8 or block.shape[1] not in PICTURE_CHANNELS:
             return block
         levels = (block.double() + 1) * 127.5
         rounded = levels.round()
@@ -54,9 +56,11 @@ def open_any_images(root: Path, form: Form, split: str) -> AnyImages:
     if split == "test":
         raise no_test_split("images")
     opened = AnyImages(_scanned(str(root), form, _state(root)))
-    others = [size for size in opened.images.sizes if size != (form.size, form.size)]
+    _, height, width = form.shape
+    others = [size for size in opened.images.sizes if size != (width, height)]
     if others and not form.crop:
-        found = f"{others[0][0]} x {others[0][1]} pixels, --image-size {form.size}"
+        asked = f"{height}" if width == height else f"{height}, width {width}"
+        found = f"{others[0][0]} x {others[0][1]} pixels, --image-size {asked}"
         raise UserError(root, found, "add --centercrop, or choose the images' own --image-size")
     print_once(opened.images.describe())
     return opened
@@ -65,9 +69,10 @@ def open_any_images(root: Path, form: Form, split: str) -> AnyImages:
 @lru_cache(maxsize=4)
 def _scanned(root: str, form: Form, state: object) -> ImageList:
     """Looked at once in a process: stages open a data set several times."""
-    source = open_given(root, Opening("--train", can_say=False))
-    cropping = Form(form.size, form.channels, crop=True)
-    return scan(source, cropping, keep_bytes=KEPT_BYTES)
+    source = open_given(root, Opening("--train", can_say=False, channels=form.channels))
+    square_pictures = form.width in (None, form.size) and form.channels in PICTURE_CHANNELS
+    form = Form(form.size, form.channels, crop=True) if square_pictures else form
+    return scan(source, form, keep_bytes=KEPT_BYTES)
 
 
 def _state(root: Path) -> object:

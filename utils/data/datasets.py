@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
-from utils.cli.options.choices import DATA_NAMES
+from utils.cli.options.choices import ANY_IMAGES, DATA_NAMES, PICTURE_CHANNELS
 from utils.cli.options.sections import SECTIONS
 from utils.data.any_images import open_any_images
 from utils.data.celeba import open_celeba, open_celebahq
@@ -48,12 +48,14 @@ class ImageSet(Protocol):
 
 
 def to_float(images: Tensor) -> Tensor:
-    """(x / 255 - 0.5) / 0.5 in float32: uint8 0 .. 255 becomes [-1, 1].
+    """(x / 255 - 0.5) / 0.5 in float32: uint8 0 .. 255 becomes [-1, 1]; latents stay as they are.
 
     The same bits as torchvision's ToTensor and Normalize(0.5, 0.5), on every device.
 
     >>> to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist()
     [-1.0, -0.6000000238418579, 1.0]"""
+    if images.is_floating_point():
+        return images.float()
     # CUDA divides by a number as a product with its reciprocal, which rounds otherwise; by a tensor
     # it divides.
     most = torch.full((1,), 255.0, device=images.device)
@@ -76,6 +78,7 @@ def open_images(args: Mapping, split: str = "train") -> ImageSet:
         setting(args, "model", "in_channels"),
         setting(args, "train", "centercrop"),
         split,
+        setting(args, "model", "image_width"),
     )
     return as_recorded(image_set, args) if split == "train" else image_set
 
@@ -87,6 +90,7 @@ def load_image_set(
     in_channels: int,
     centercrop: bool = False,
     split: str = "train",
+    image_width: int | None = None,
 ) -> ImageSet:
     """A data set's official train or test part, as images of in_channels x image_size^2.
 
@@ -97,12 +101,16 @@ def load_image_set(
     if data_name not in OPENERS:
         raise UserError("--data-name", data_name, "choose " + ", ".join(OPENERS))
     channels = DATA_NAMES[data_name]
-    if channels is None and in_channels not in (1, 3):
+    any_shape = data_name == ANY_IMAGES
+    if image_width not in (None, image_size) and not any_shape:
+        remedy = "leave it out: of other data sets than `images` all images are square"
+        raise UserError("--image-width", image_width, remedy)
+    if channels is None and in_channels not in PICTURE_CHANNELS and not any_shape:
         raise UserError("--in-channels", in_channels, "choose 1 (grey) or 3 (colour)")
     if channels and in_channels != channels:
         remedy = f"choose {channels}: {data_name} is {'grey' if channels == 1 else 'in colour'}"
         raise UserError("--in-channels", in_channels, remedy)
-    form = Form(image_size, in_channels, centercrop)
+    form = Form(image_size, in_channels, centercrop, image_width)
     # os.path: of a user who does not exist pathlib's raises RuntimeError
     return OPENERS[data_name](Path(os.path.expanduser(data_path)), form, split)
 

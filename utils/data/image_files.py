@@ -37,15 +37,17 @@ FEW = 32  # for fewer images a thread pool takes longer than it saves
 
 @dataclass(frozen=True)
 class Form:
-    """The form of images: side in pixels, 1 (grey) or 3 (colour) channels, whether to crop."""
+    """The form of images: side in pixels, 1 (grey) or 3 (colour) channels, whether to crop; width:
+    of images that are not square, which cannot be cropped."""
 
     size: int
     channels: int
     crop: bool = False
+    width: int | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return self.channels, self.size, self.size
+        return self.channels, self.size, self.width or self.size
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,10 @@ def to_tensor(image: Image, where: object, form: Form) -> Tensor:
     Raises UserError that names where, for another size."""
     if form.crop:
         image = center_crop(image, form.size)
-    elif image.size != (form.size, form.size):
+    elif image.size != form.shape[:0:-1]:
         problem = f"{image.width} x {image.height} pixels, --image-size {form.size}"
         raise UserError(where, problem, "add --centercrop, or choose the images' own --image-size")
-    pixels = np.array(image).reshape(form.size, form.size, form.channels)
+    pixels = np.array(image).reshape(*form.shape[1:], form.channels)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

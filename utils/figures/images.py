@@ -57,10 +57,12 @@ def image_grid(images: np.ndarray) -> np.ndarray:
 
 
 def to_rgb(images: np.ndarray) -> np.ndarray:
-    """Images [..., C, H, W] in [-1, 1] as uint8 [..., H, W, 3]; NaN becomes black."""
+    """Images [..., C, H, W] in [-1, 1] as uint8 [..., H, W, 3]; NaN becomes black. Of latents the
+    first three channels, or the first one of two, are shown."""
     images = np.asarray(images)
-    if images.ndim < 3 or images.shape[-3] not in (1, 3):
-        raise ValueError(f"images: found shape {images.shape}; give [..., C, H, W], C = 1 or 3")
+    if images.ndim < 3 or not images.shape[-3]:
+        raise ValueError(f"images: found shape {images.shape}; give [..., C, H, W], C >= 1")
+    images = images[..., : 3 if images.shape[-3] > 2 else 1, :, :]
     levels = np.rint(np.nan_to_num(np.clip(images, -1, 1), nan=-1.0) * 127.5 + 127.5)
     levels = np.moveaxis(levels.astype(np.uint8), -3, -1)  # [..., H, W, C]
     return np.broadcast_to(levels, (*levels.shape[:-1], 3))

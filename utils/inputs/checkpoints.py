@@ -14,6 +14,7 @@ from torch import Tensor
 from models.denoiser import Denoiser, NetworkDenoiser
 from models.unet import UNet
 from utils.cli.errors import UserError
+from utils.cli.options.training import image_shape
 from utils.cli.progress import print_once
 from utils.files.k_files import k_of
 from utils.files.provenance import check_same, digest, resolve_args
@@ -124,8 +125,7 @@ def described_args(path: Path, known: Sections, described: Sections) -> dict[str
     for name in ("train_size", "global_seed"):
         del train[name]  # their defaults are no knowledge
     sections = {**known, "model": model, "train": {**train, **known.get("train", {})}}
-    shape = model["in_channels"], model["image_size"], model["image_size"]
-    args = complete_args({}, sections, path, shape)
+    args = complete_args({}, sections, path, image_shape(model))
     words = "{prediction_type}, {beta_schedule} schedule, T = {timesteps}".format(**args["train"])
     print_once(f"{path}: weights alone: a network that predicts {words}, as --config_path says")
     return args
@@ -228,7 +228,7 @@ def denoiser_of(
     return NetworkDenoiser(
         network.to(device),
         schedule_of(checkpoint.args),
-        (model["in_channels"], model["image_size"], model["image_size"]),
+        image_shape(model),
         train["prediction_type"],
         model["scale_by_sigma"],
         pick_dtype(precision, device),

@@ -19,6 +19,7 @@ from utils.cli.errors import UserError
 from utils.cli.options.choices import ANY_IMAGES, SAMPLER_NAMES
 from utils.cli.options.samples import GenerateOptions
 from utils.cli.options.sections import GeneralizationOptions
+from utils.cli.options.training import image_shape
 from utils.data.datasets import open_images, to_float
 from utils.data.subsets import training_subset
 from utils.files.provenance import digest, to_plain, with_data_path
@@ -57,8 +58,7 @@ class Model:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of its images."""
-        model = self.args["model"]
-        return model["in_channels"], model["image_size"], model["image_size"]
+        return image_shape(self.args["model"])
 
     def denoiser(
         self,

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from utils.cli.errors import UserError
+from utils.cli.options.choices import PICTURE_CHANNELS
+from utils.cli.options.training import image_shape
 from utils.cli.progress import print_once
 from utils.data.datasets import to_float
 from utils.data.image_files import Form
@@ -149,13 +151,17 @@ def load_samples(
 def foreign_images(path: Path, known: Known) -> np.ndarray:
     """Images from anywhere: float32 [N, C, H, W] in [-1, 1]. Raises UserError where they are of
     several sizes, or unclear."""
-    source = open_source(path, Opening("--samples", known.value_range, known.layout))
+    channels = known.args.get("model", {}).get("in_channels")
+    how = Opening("--samples", known.value_range, known.layout, channels=channels)
+    source = open_source(path, how)
     width, height, channels = source.first
-    images = scan(source, Form(max(width, height), channels, crop=True), keep_bytes=MOST_BYTES)
-    others = [f"{w} x {h}" for w, h in images.sizes if (w, h) != (width, width)]
+    square = Form(height, channels, crop=True)
+    form = square if width == height else Form(height, channels, width=width)
+    images = scan(source, form, keep_bytes=MOST_BYTES)
+    others = [f"{w} x {h}" for w, h in images.sizes if (w, h) != (width, height)]
     if others:
         problem = f"images of {width} x {height} and {', '.join(others[:3])}"
-        raise UserError(path, problem, "give square samples of the model's size")
+        raise UserError(path, problem, "give samples of the model's size")
     print_once(f"{known.flag} {images.describe()}")
     block = images[:]
     return (to_float(block) if block.dtype == torch.uint8 else block).numpy()
@@ -173,16 +179,18 @@ def check_images(
 
     value_range: the values of black and white; None: [-1, 1], and images without a single negative
     value are refused, since they are probably in [0, 1]."""
-    side, channels = args["model"]["image_size"], args["model"]["in_channels"]
-    if images.dtype.kind != "f" or images.shape[1:] != (channels, side, side):
+    shape = image_shape(args["model"])
+    if images.dtype.kind != "f" or images.shape[1:] != shape:
         problem = f"samples {images.dtype} {list(images.shape)}"
-        remedy = f"give float images [N, {channels}, {side}, {side}]"
+        remedy = f"give float images [N, {', '.join(map(str, shape))}]"
         raise UserError(path, problem, remedy)
     if not len(images):
         raise UserError(path, "no samples", "generate some")
     images = images.astype(np.float32, copy=False)
     if not np.isfinite(images).all():
         raise UserError(path, "NaN or infinite samples", "draw them again from a sound model")
+    if shape[0] not in PICTURE_CHANNELS:
+        return images  # latents have no range
     if value_range is None and images.min() >= 0 and images.max() <= SIDE_LIMIT:
         problem = f"samples from {images.min():.3g} to {images.max():.3g}, none below 0"
         remedy = f"say what black and white are: {flag}=0,1 or {flag}=-1,1"
@@ -213,7 +221,8 @@ def load_references(
     shape, NaN, or another range."""
     images = read_npz(path, ["samples"])["samples"]
     images = images[None] if images.ndim == 3 else images
-    model = {"in_channels": shape[0], "image_size": shape[1]}
+    names = ("in_channels", "image_size", "image_width")
+    model = dict(zip(names, shape, strict=True))
     return check_images(images, {"model": model}, path, value_range, "--ref-range")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from utils.cli.options.checks import flag
 from utils.cli.options.choices import ANY_IMAGES, OTHER_SCHEDULE
 from utils.cli.options.training import TrainingSetOptions
 from utils.data.datasets import open_images
+from utils.data.sources.arrays import ANY_CHANNELS
 from utils.data.sources.opened import Opening, open_given
 from utils.files.k_files import k_of
 from utils.files.provenance import resolve_named
@@ -33,13 +35,13 @@ def complete_args(
     if is_complete(own):
         return resolve_named(own, path)
     channels, height, width = shape
-    if channels not in (1, 3) or height != width:
-        problem = f"images of {channels} channels and {width} x {height} pixels"
-        raise UserError(path, problem, "give square ones with 1 or 3 channels")
+    side = {"image_size": height, "in_channels": channels}
+    if width != height:
+        side["image_width"] = width
     k = k_of(path)
     shown = {
         # one level: the default of four would ask for a side that can be halved three times
-        "model": {"image_size": height, "in_channels": channels, "dim_mults": [1]},
+        "model": {**side, "dim_mults": [1]},
         "train": {} if k is None else {"train_size": k},
     }
     sections = {
@@ -62,8 +64,18 @@ def stated_size(settings: TrainingSetOptions) -> int | None:
     """K as the options state it: by --train-size, or by the number of images that --train names."""
     any_images = settings.known()["data"].get("data_name") == ANY_IMAGES
     if settings.train_size is None and settings.train is not None and any_images:
-        return len(open_given(settings.train, Opening("--train", can_say=False)))
+        return count_images(settings.train)
     return settings.train_size
+
+
+def count_images(given: str) -> int:
+    """How many images a file or a folder holds; an array that is none of pictures may hold latents
+    [N, C, H, W]. Raises UserError where it cannot be read."""
+    opening = Opening("--train", can_say=False)
+    try:
+        return len(open_given(given, opening))
+    except UserError:
+        return len(open_given(given, replace(opening, channels=ANY_CHANNELS)))
 
 
 def is_complete(own: Mapping[str, Any]) -> bool:

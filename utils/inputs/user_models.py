@@ -39,7 +39,7 @@ def read_function(text: str, known: Sections) -> StoredModel:
         if precision == "bfloat16":
             remedy = "leave it out: a model of your own chooses its number format"
             raise UserError("--precision", precision, remedy)
-        return loaded(path, function, code, device)
+        return loaded(path.absolute(), function, code, device)
 
     denoiser = build(torch.device("cpu"))
     check_denoiser(denoiser, text)
@@ -55,7 +55,7 @@ def read_function(text: str, known: Sections) -> StoredModel:
 def loaded(path: Path, function: str, code: bytes, device: torch.device) -> Denoiser:
     """What the function returns; kept, since a stage reads its model when it plans and when it
     works. code: of the file. Raises UserError that names its line where it fails."""
-    beside = str(path.absolute().parent)
+    beside = str(path.parent)
     if beside not in sys.path:
         sys.path.append(beside)  # its own modules, as `python FILE.py` would find them
     try:

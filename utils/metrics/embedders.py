@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
+from utils.cli.options.choices import PICTURE_CHANNELS
 from utils.cli.options.run import CacheOptions
 from utils.data.datasets import to_float
 from utils.files.atomic import free_space
@@ -37,6 +38,9 @@ class Embedder:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
+        if self.fingerprint and images.shape[1] not in PICTURE_CHANNELS:
+            remedy = "leave --use-lpips out: its networks take grey and colour"
+            raise UserError(f"LPIPS {self.name}", f"images of {images.shape[1]} channels", remedy)
         # An image must give the same bits in every batch: a cache mixes batches. A single image
         # takes other kernels, and threads that cannot share images evenly split one of them.
         multiple = max(2, torch.get_num_threads())

@@ -28,6 +28,7 @@ DATA_NAMES = {  # channels of the images; None: 1 or 3, as --in-channels says
     "folder": None,
     "images": None,
 }
+PICTURE_CHANNELS = (1, 3)  # images with others are latents: not pictures, and of any range
 ANY_IMAGES = "images"  # the data set whose --data-path is a file or a folder, as of run_audit.py
 SHIPPED = ("digits", "photos")  # with a package that is installed: they need no --data-path
 PREDICTION_NAMES = {

@@ -5,6 +5,7 @@ Nothing heavy is imported here. `__post_init__` only checks: simple-parsing call
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ class ModelOptions:
     """The U-Net."""
 
     image_size: int = 32  # side in pixels
-    in_channels: int = 3  # 1 (grey) or 3 (colour)
+    in_channels: int = 3  # 1 (grey) or 3 (colour); of models made elsewhere any
     dim: int = 128  # channels of the first level, a multiple of 32
     dim_mults: tuple[int, ...] = ints(1, 2, 2, 2)  # channels of each level, as multiples of dim
     attn_resolutions: tuple[int, ...] = ints(16)  # sides (pixels) that get self-attention
@@ -180,11 +181,13 @@ class ModelOptions:
     resamp_with_conv: bool = True  # convolutions in down- and upsampling
     nonlinearity: str = "swish"  # swish, relu, lrelu or elu
     scale_by_sigma: bool = False  # divide the output by the noise's standard deviation
+    image_width: int | None = None  # of models made elsewhere, where images are not square
     num_classes: int = 0  # classes of a network of --class-conditional, which sets them
 
     def __post_init__(self) -> None:
         within(self, "image_size", 1, 4096)
-        one_of(self, "in_channels", (1, 3))
+        within(self, "image_width", 1, 4096)
+        within(self, "in_channels", 1, MOST_CHANNELS)
         within(self, "num_res_blocks", 1, MOST_BLOCKS)
         all_within(self, "attn_resolutions", 1)
         within(self, "dropout", 0, 1)
@@ -201,3 +204,12 @@ class ModelOptions:
         if self.image_size % step:
             remedy = f"choose a multiple of {step}, or fewer levels in --dim-mults"
             raise UserError("--image-size", self.image_size, remedy)
+
+
+def image_shape(model: Mapping[str, Any]) -> tuple[int, int, int]:
+    """(C, H, W) of the images of a model with these options."""
+    return (
+        model["in_channels"],
+        model["image_size"],
+        model.get("image_width") or model["image_size"],
+    )

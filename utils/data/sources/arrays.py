@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
+from utils.cli.options.choices import PICTURE_CHANNELS
 from utils.data.image_files import Form, to_tensor
 from utils.data.views import positions_of
 
 BLOCK = 2**26  # bytes of an array that are read at once
+ANY_CHANNELS = 0  # of latents whose number of channels is not known: the second axis of four
 LAYOUTS = ("nchw", "nhwc", "nhw", "chw", "hwc")
 EDGE = 1e-3  # by so much, as a part of a range, values may leave it: rounding
 LEVEL = 0.1  # largest distance of a value from one of 256 levels that float16 explains
-CHANNELS = (1, 3)
 
 
 class Range(NamedTuple):
@@ -92,11 +93,17 @@ def on_levels(block: np.ndarray, known: Range) -> bool:
     return bool((np.abs(levels - np.rint(levels)) <= LEVEL).all())
 
 
-def layout_of(shape: Sequence[int], where: object, asked: str | None, flag: str | None) -> str:
+def layout_of(
+    shape: Sequence[int],
+    where: object,
+    asked: str | None,
+    flag: str | None,
+    channels: tuple[int, ...] = PICTURE_CHANNELS,
+) -> str:
     """One of LAYOUTS: what was asked for, else the only one that fits the shape.
 
     Raises UserError where none or several fit."""
-    fitting = [layout for layout in LAYOUTS if fits(shape, layout)]
+    fitting = [layout for layout in LAYOUTS if fits(shape, layout, channels)]
     if asked is not None:
         if asked not in fitting:
             remedy = f"choose one that fits {list(shape)}: {', '.join(fitting) or 'none does'}"
@@ -113,18 +120,19 @@ def layout_of(shape: Sequence[int], where: object, asked: str | None, flag: str 
     return fitting[0]
 
 
-def fits(shape: Sequence[int], layout: str) -> bool:
-    """Whether a shape may be images of a layout: C is 1 or 3."""
+def fits(shape: Sequence[int], layout: str, channels: tuple[int, ...] = PICTURE_CHANNELS) -> bool:
+    """Whether a shape may be images of a layout: C is one of channels."""
     if len(shape) != len(layout) or 0 in shape:
         return False
     if "c" in layout:
-        return shape[layout.index("c")] in CHANNELS
-    return shape[1] not in CHANNELS and shape[2] not in CHANNELS  # [H, W, C] has three axes too
+        return shape[layout.index("c")] in channels
+    return shape[1] not in channels and shape[2] not in channels  # [H, W, C] has three axes too
 
 
 class ArraySource:
     """An array of images, or several of one shape: anything with a shape and slices.
 
+    channels: of latents, another number than 1 or 3: their values are taken as they are.
     known: the range, where it is known without looking (our own files). Raises UserError where
     layout or range are not clear, for NaN, and for types other than whole numbers and floats."""
 
@@ -138,10 +146,15 @@ class ArraySource:
         layout: str | None = None,
         value_range: Range | None = None,
         known: Range | None = None,
+        channels: int | None = None,
     ) -> None:
         self.where, self._arrays = where, arrays
         shape = tuple(arrays[0].shape)
-        self.layout = layout_of(shape, where, layout, flag)
+        self.latent = channels not in (None, *PICTURE_CHANNELS)
+        if channels == ANY_CHANNELS:
+            channels = shape[1] if len(shape) == 4 else 1
+        allowed = (channels,) if self.latent else PICTURE_CHANNELS
+        self.layout = layout_of(shape, where, layout, flag, allowed)
         for array in arrays:
             if self.layout in ("chw", "hwc") and tuple(array.shape) != shape:
                 raise UserError(where, "arrays of several shapes", "give images of one shape")
@@ -154,7 +167,10 @@ class ArraySource:
         self.names = [str(i) for i in range(count)] if names is None else list(names)
         self.dtype = dtype_of(arrays[0])
         self.note = ""
-        if self.dtype.kind == "u" and self.dtype.itemsize <= 2 and value_range is None:
+        if self.latent:
+            self._look(range(count))
+            self.range, self.eight_bits = SIGNED, False
+        elif self.dtype.kind == "u" and self.dtype.itemsize <= 2 and value_range is None:
             self.range = Range(0, 255 if self.dtype.itemsize == 1 else 65_535)
             self.eight_bits = True
         else:
@@ -174,6 +190,8 @@ class ArraySource:
     def describe(self) -> str:
         """`float32 [N, H, W, C] in [0, 1], 8-bit levels`."""
         axes = ", ".join(self.layout.upper())
+        if self.latent:
+            return f"{self.dtype} [{axes}], latents"
         levels = ", 8-bit levels" if self.eight_bits and self.dtype.kind == "f" else ""
         return f"{self.dtype} [{axes}], black and white {self.range}{levels}{self.note}"
 
@@ -184,6 +202,9 @@ class ArraySource:
         images = self._scaled(np.concatenate(blocks))
         if images.shape[1:] == form.shape:
             return images
+        if self.latent:
+            found = f"latents {list(images.shape[1:])}"
+            raise UserError(self.where, found, f"give them as {list(form.shape)}")
         if (images.shape[2], images.shape[3]) == (form.size, form.size) and form.channels == 3:
             return images.expand(-1, 3, -1, -1).contiguous()
         if images.dtype != torch.uint8:  # Pillow resizes 8 bits
@@ -237,6 +258,8 @@ class ArraySource:
         return block if layout == "chw" else np.moveaxis(block, -1, 1)
 
     def _scaled(self, block: np.ndarray) -> Tensor:
+        if self.latent:
+            return torch.from_numpy(block.astype(np.float32))
         low, high = self.range
         if self.dtype == np.uint8 and self.range == BYTES:
             return torch.from_numpy(np.ascontiguousarray(block))

@@ -38,7 +38,8 @@ class Opening:
     """How one set of images is read. flag: --samples, --train or --held-out, for its errors.
 
     size: the side of the images, for data sets by name that must be cropped; None if unknown.
-    can_say: whether there are options that say the range and the layout."""
+    can_say: whether there are options that say the range and the layout. channels: of the images,
+    where they are known."""
 
     flag: str = "--samples"
     value_range: Range | None = None
@@ -46,10 +47,12 @@ class Opening:
     data_path: Path = Path("data")
     size: int | None = None
     can_say: bool = True
+    channels: int | None = None
 
     def array(self, arrays: list[Any], where: object, **more: Any) -> ArraySource:
         settings = {"layout": self.layout, "value_range": self.value_range}
         settings["flag"] = self.flag if self.can_say else None
+        settings["channels"] = self.channels
         return ArraySource(arrays, where, **settings, **more)
 
 

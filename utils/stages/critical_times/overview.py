@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from utils.cli.options.training import image_shape
 from utils.figures.overview import quartiles_text, show_overview, text_table
 from utils.files.class_folders import by_k, each, figures_folder, load_groups
 from utils.stages.critical_times.figures import (
@@ -35,7 +36,7 @@ def times_groups(result: Path) -> Groups:
 def times_figures(groups: Groups) -> dict[str, Figure]:
     """Critical times, shares recovered and volumes of basins, by the name of their file."""
     first = next(iter(next(iter(groups.values())).values()))
-    dim = first.args["model"]["in_channels"] * first.args["model"]["image_size"] ** 2
+    dim = math.prod(image_shape(first.args["model"]))
     critical = each(groups, lambda times: (times.critical_time, times.censored))
     volumes = each(groups, lambda times: log_ball_volume(mean_radius(times), dim))
     return {

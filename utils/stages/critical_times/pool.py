@@ -95,7 +95,7 @@ class RecoveryPool:
         self._taken[ended] = False
         for i in ended.tolist():
             self._rows[i] = None
-        return copies, clipped(x_0[ended.to(x_0.device)])
+        return copies, clipped(x_0[ended.to(x_0.device)], self.denoiser)
 
     def _fill(self) -> None:
         """Put copies that wait into empty rows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from utils.cli.errors import UserError
+from utils.cli.options.training import image_shape
 from utils.files.arrays import read_npz, save_npz
 from utils.files.provenance import parse_args
 from utils.files.schema import Array, check_arrays
@@ -79,7 +81,7 @@ class Curvature:
 
 def dim_of(args: dict[str, Any]) -> int:
     """D = C H W of the model in args."""
-    return args["model"]["in_channels"] * args["model"]["image_size"] ** 2
+    return math.prod(image_shape(args["model"]))
 
 
 def save_curvature(path: Path, curvature: Curvature) -> None:

@@ -14,6 +14,7 @@ from utils.cli.launcher import Launch, launched, launcher_name
 from utils.cli.options.checks import parse_memory, required
 from utils.cli.options.samples import DistancesOptions
 from utils.cli.options.sections import DistancesStage
+from utils.cli.options.training import image_shape
 from utils.cli.progress import progress
 from utils.data.subsets import training_subset
 from utils.files.arrays import read_shape
@@ -77,8 +78,7 @@ def run(options: DistancesStage) -> None:
     if not is_to_run(todo, options.run):
         return
     embedder = load_metric(settings.metric, settings.lpips_weights, device)
-    model = jobs[0].args["model"]
-    like = torch.zeros(1, model["in_channels"], model["image_size"], model["image_size"])
+    like = torch.zeros(1, *image_shape(jobs[0].args["model"]))
     most = sum(job.n for job in jobs) + max(job.n for job in jobs)
     search_settings = SearchSettings(
         settings.eval_batch_size,

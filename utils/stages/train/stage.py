@@ -10,7 +10,7 @@ from typing import Any
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import one_of
-from utils.cli.options.choices import SCHEDULE_NAMES
+from utils.cli.options.choices import PICTURE_CHANNELS, SCHEDULE_NAMES
 from utils.cli.options.sections import TrainStage
 from utils.data.datasets import labels_of, open_images
 from utils.files.atomic import check_writable, copy_file, remove_leftovers
@@ -96,6 +96,10 @@ def check_training(options: TrainStage) -> None:
     """Raises UserError where the data set is absent, misfits, or has fewer than K images, or the
     schedule is none to train with."""
     one_of(options.train, "beta_schedule", SCHEDULE_NAMES)
+    one_of(options.model, "in_channels", PICTURE_CHANNELS)
+    if options.model.image_width is not None:
+        remedy = "leave it out: training is on square images"
+        raise UserError("--image-width", options.model.image_width, remedy)
     if options.train.class_conditional and options.model.dim * max(options.model.dim_mults) == 32:
         # Each of the 32 groups of group norm is one channel, whose mean it removes: that is where
         # time and class are added.
