@@ -55,10 +55,21 @@ def test_a_grid_keeps_colours_and_accepts_samples_that_are_not_finite():
     assert (image_grid(image)[1:-1, 1:-1] == (0, 255, 0)).all()
 
 
-@pytest.mark.parametrize("shape", [(0, 1, 8, 8), (1, 2, 8, 8), (1, 8, 8), (8, 8)])
+@pytest.mark.parametrize("shape", [(0, 1, 8, 8), (1, 0, 8, 8), (1, 8, 8), (8, 8)])
 def test_grid_refuses_what_are_no_images(shape):
     with pytest.raises(ValueError, match="images: found shape"):
         image_grid(np.zeros(shape))
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(2, [0, 0, 0]), (4, [0, 1, 2]), (16, [0, 1, 2])])
+def test_of_latents_the_first_channels_are_shown(channels, shown):
+    """Three, or the first one where there are two."""
+    latents = np.random.default_rng(0).uniform(-1, 1, (1, channels, 32, 32))
+    grid = image_grid(latents)[1:-1, 1:-1]
+    assert grid.shape == (32, 32, 3)
+    np.testing.assert_allclose(
+        grid, latents[0, shown].transpose(1, 2, 0) * 127.5 + 127.5, atol=0.51
+    )
 
 
 def test_a_grid_needs_neither_matplotlib_nor_torch():
