@@ -28,7 +28,7 @@ class Tracker:
         """The values of a row of logs/stats.jsonl."""
 
     def picture(self, step: int, grid: np.ndarray) -> None:
-        """A grid of samples: uint8 [H, W] or [H, W, 3]."""
+        """A grid of samples: uint8 [H, W, 3]."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -50,8 +50,7 @@ class TensorBoard(Tracker):
             self._writer.add_scalar(name, value, step)
 
     def picture(self, step: int, grid: np.ndarray) -> None:
-        formats = "HW" if grid.ndim == 2 else "HWC"
-        self._writer.add_image("samples", grid, step, dataformats=formats)
+        self._writer.add_image("samples", grid, step, dataformats="HWC")
 
     def close(self) -> None:
         self._writer.close()
