@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 MOST_BETA = 0.999  # of cosine and sigmoid, which would end at 1 (Nichol and Dhariwal 2021)
+NAMED = 1e-4  # largest relative difference to a named schedule: of products in float32
 
 
 class Schedule:
@@ -88,9 +89,6 @@ class Schedule:
             return [self.timesteps - 1]
         grid = torch.linspace(self.timesteps - 1, 0, steps, dtype=torch.float64)
         return grid.round().long().tolist()
-
-
-NAMED = 1e-4  # largest relative difference to a named schedule: of products in float32
 
 
 def linear(timesteps: int) -> Tensor:

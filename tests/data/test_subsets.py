@@ -194,6 +194,20 @@ def test_the_old_images_are_found_among_more_files(tmp_path, capsys):
     assert not torch.stack(drawn(args)).equal(before)  # a new training takes them all
 
 
+def test_a_record_in_another_order_is_followed(tmp_path):
+    """Only a file that somebody has changed has one; it must not end in a traceback."""
+    for i in range(6):
+        save_image(tmp_path / f"{i}.png", noise(6, 8, 8)[i])
+    args = folder_args(tmp_path, k=6)
+    record = {
+        "count": 6,
+        "sha256": "0" * 16,
+        "names": pack_names([f"{i}.png" for i in range(6)][::-1]),
+    }
+    with complaint("--data-path", "6 images, some of them altered"):
+        training_subset({**args, "images": record})
+
+
 def test_names_of_any_kind_are_recorded_unless_they_are_many():
     names = ["a b/1.png", "\u00e4.png", "\udcff.png"]
     assert unpack_names(pack_names(names)) == names

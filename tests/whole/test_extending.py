@@ -18,12 +18,22 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
+from models import samplers
+from models.denoiser import PREDICTIONS
 from models.noise import SeededNoise
 from models.samplers import SAMPLERS
+from models.schedule import SCHEDULES
 from tests.helpers.images import real_digits
 from tests.helpers.models import GaussianDenoiser
 from tests.helpers.runs import ROOT, SMALL, ok, run_here
-from utils.cli.options.choices import DATA_NAMES, METRIC_NAMES, SAMPLER_NAMES
+from utils.cli.options.choices import (
+    DATA_NAMES,
+    METRIC_NAMES,
+    PICTURE_CHANNELS,
+    PREDICTION_NAMES,
+    SAMPLER_NAMES,
+    SCHEDULE_NAMES,
+)
 from utils.data.datasets import OPENERS, to_float
 from utils.data.subsets import fingerprint, permutation, training_subset
 from utils.inputs.user_models import read_function
@@ -92,6 +102,9 @@ def test_each_name_has_its_code():
     assert list(OPENERS) == list(DATA_NAMES)
     assert list(SAMPLERS) == list(SAMPLER_NAMES)
     assert [*WITHOUT_NETWORK, *TAPS] == list(METRIC_NAMES)
+    assert list(SCHEDULES) == list(SCHEDULE_NAMES)
+    assert list(PREDICTIONS) == list(PREDICTION_NAMES)
+    assert samplers.PICTURE_CHANNELS == PICTURE_CHANNELS
 
 
 LEARNT = """

@@ -76,11 +76,11 @@ def as_recorded(image_set: Any, args: Mapping) -> Any:
         count = f"{len(names)} images then, {len(keys)} now"
         raise other_images(args, f"{count}; {len(gone)} are gone, as {gone[0]}")
     known = set(names)
-    newer = [name for name in keys if name not in known]
-    print_once(
-        f"{image_set.root}: the {len(names)} images of the model's training are used; "
-        f"{len(newer)} newer ones, as {newer[0]}, are left out"
-    )
+    if newer := [name for name in keys if name not in known]:
+        print_once(
+            f"{image_set.root}: the {len(names)} images of the model's training are used; "
+            f"{len(newer)} newer ones, as {newer[0]}, are left out"
+        )
     return dataclasses.replace(image_set, keys=[keys[name] for name in names])
 
 

@@ -49,8 +49,8 @@ def read_pipeline(folder: Path, known: Sections) -> StoredModel:
     """The model of a folder that `save_pretrained` has written: DDPMPipeline, DDIMPipeline, or a
     UNet2DModel beside its scheduler.
 
-    Raises UserError for other pipelines, networks and schedulers, weights that do not fit, and
-    where the package diffusers is missing."""
+    Raises UserError for other pipelines, networks and schedulers; `build` does where weights do not
+    fit, and where the package diffusers is missing."""
     index = folder / INDEX
     if index.is_file():
         check_class(index, read_json(index), PIPELINES)
@@ -74,9 +74,8 @@ def read_pipeline(folder: Path, known: Sections) -> StoredModel:
         dtype = pick_dtype(precision, device)
         return NetworkDenoiser(wrapped, schedule, shape, prediction, dtype=dtype)
 
-    kept = {
-        name: value for name, value in config.items() if name[0] != "_"
-    }  # of the network itself
+    # Keys that begin with _ are of the file, not of the network.
+    kept = {name: value for name, value in config.items() if not name.startswith("_")}
     described = np.array(json.dumps(kept, sort_keys=True))
     values = [weights[name].float().numpy() for name in sorted(weights)]
     fingerprint = digest(*values, described, schedule.alpha_bar.numpy())

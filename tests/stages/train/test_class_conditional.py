@@ -95,6 +95,9 @@ def test_what_is_wrong_with_a_label_ends_in_one_line(trained):
     narrow = ["--config_path", DIGITS, *SMALL, "--class-conditional", "--train-size", 4]
     refused = run_here("train_unet.py", *narrow, "--results-path", "none", cwd=folder)
     assert_one_line(refused, "--class-conditional", "32 channels at every level", "--dim 64")
+    own = [*narrow[:-3], "--num-classes", 10, "--results-path", "none"]
+    refused = run_here("train_unet.py", *own, cwd=folder)
+    assert_one_line(refused, "--num-classes", "10", "--class-conditional sets it")
     flags = [*narrow[:-2], "--dim", 64, "--sizes", 4]
     sweep = run_here("run_pipeline.py", *flags, "--root", "sweep", cwd=folder)
     assert_one_line(sweep, "--class-conditional", "--nobasins")

@@ -97,6 +97,9 @@ def check_training(options: TrainStage) -> None:
     schedule is none to train with."""
     one_of(options.train, "beta_schedule", SCHEDULE_NAMES)
     one_of(options.model, "in_channels", PICTURE_CHANNELS)
+    if options.model.num_classes:
+        remedy = "leave it out: --class-conditional sets it"
+        raise UserError("--num-classes", options.model.num_classes, remedy)
     if options.model.image_width is not None:
         remedy = "leave it out: training is on square images"
         raise UserError("--image-width", options.model.image_width, remedy)
