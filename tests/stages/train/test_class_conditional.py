@@ -95,6 +95,9 @@ def test_what_is_wrong_with_a_label_ends_in_one_line(trained):
     narrow = ["--config_path", DIGITS, *SMALL, "--class-conditional", "--train-size", 4]
     refused = run_here("train_unet.py", *narrow, "--results-path", "none", cwd=folder)
     assert_one_line(refused, "--class-conditional", "32 channels at every level", "--dim 64")
+    timeless = [*narrow, "--dim", 64, "--conditional", "False", "--results-path", "none"]
+    refused = run_here("train_unet.py", *timeless, cwd=folder)
+    assert_one_line(refused, "--class-conditional", "--conditional False", "leave")
     own = [*narrow[:-3], "--num-classes", 10, "--results-path", "none"]
     refused = run_here("train_unet.py", *own, cwd=folder)
     assert_one_line(refused, "--num-classes", "10", "--class-conditional sets it")

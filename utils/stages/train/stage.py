@@ -97,6 +97,9 @@ def check_training(options: TrainStage) -> None:
     schedule is none to train with."""
     one_of(options.train, "beta_schedule", SCHEDULE_NAMES)
     one_of(options.model, "in_channels", PICTURE_CHANNELS)
+    if options.train.class_conditional and not options.model.conditional:
+        remedy = "leave --conditional False out: the class is added to the time's embedding"
+        raise UserError("--class-conditional", "--conditional False", remedy)
     if options.model.num_classes:
         remedy = "leave it out: --class-conditional sets it"
         raise UserError("--num-classes", options.model.num_classes, remedy)
