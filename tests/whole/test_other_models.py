@@ -112,7 +112,8 @@ def test_a_sweep_of_models_of_diffusers(forms):
     own = folder / "steps.yaml"
     own.write_text("generate: {sampler: ddim, steps: 2}\n")
     flags = ["--config_path", own, "--models", "theirs/m", "--root", "sweep", *data, *CPU]
-    run("run_pipeline.py", *flags)
+    done = run("run_pipeline.py", *flags)
+    assert "those of diffusers are taken to be trained on photos, seed 3407" in done.stdout
     assert (folder / "sweep" / "report.html").exists()
     assert (folder / "sweep" / "synthetics" / "8.npz").exists()
     page = (folder / "sweep" / "report.html").read_text()

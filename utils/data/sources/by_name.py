@@ -36,7 +36,7 @@ def named(name: str, split: str, opening: Opening) -> Source:
         remedy = f"give {name}:train or {name}:test"
         raise UserError(opening.flag, f"{name}:{split}", remedy)
     if name in ("folder", "images"):
-        raise UserError(opening.flag, f"folder:{split}", "give the path itself")
+        raise UserError(opening.flag, f"{name}:{split}", "give the path itself")
     channels = DATA_NAMES[name] or 3
     size = opening.size
     if size is None:

@@ -16,8 +16,8 @@ from utils.stages.generate import stage as generate
 from utils.stages.pipeline.settings import (
     generate_stage,
     known_of_models,
-    said_by,
     train_stage,
+    with_data_of_models,
 )
 from utils.stages.train import stage as train
 
@@ -64,11 +64,14 @@ def plan_all(options: PipelineStage) -> list[Plan]:
             problem, remedy = f"no model of K = {missing[0]}", "leave its K out of --sizes"
             raise UserError(f"--models {options.pipeline.models}", problem, remedy)
         stages = {}
+        if any(files[k].is_dir() for k in sizes):
+            data = f"{options.data.data_name}, seed {options.train.global_seed}"
+            print(f"--models: those of diffusers are taken to be trained on {data}", flush=True)
         known, described = known_of_models(options), described_by(options)
         args = {
             k: trained_model(files[k], options.data.data_path, known, described).args for k in sizes
         }
-        options = said_by(args.values(), options)
+        options = with_data_of_models(args.values(), options)
     return [Plan(k, args[k], stages.get(k), generate_stage(options, k)) for k in sizes]
 
 

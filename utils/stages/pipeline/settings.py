@@ -62,7 +62,7 @@ def known_of_models(options: PipelineStage) -> dict[str, dict[str, Any]]:
     }
 
 
-def said_by(args: Iterable[Mapping[str, Any]], options: PipelineStage) -> PipelineStage:
+def with_data_of_models(args: Iterable[Mapping[str, Any]], options: PipelineStage) -> PipelineStage:
     """The options with the data set and the seed that the models of --models name."""
     one, *_ = args
     train = {name: one["train"][name] for name in ("global_seed", "centercrop")}

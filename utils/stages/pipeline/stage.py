@@ -64,8 +64,8 @@ from utils.stages.pipeline.settings import (
     known_of_models,
     model_file,
     repeat,
-    said_by,
     weights_folder,
+    with_data_of_models,
 )
 from utils.stages.report import page as report
 from utils.stages.train import stage as train
@@ -82,7 +82,7 @@ def run(options: PipelineStage) -> None:
     root = Path(options.pipeline.root)
     plans = plan_all(options)
     if options.pipeline.models is not None:
-        options = said_by((plan.args for plan in plans), options)
+        options = with_data_of_models((plan.args for plan in plans), options)
     second_plans = plan_second_models(options, plans)
     numbers = range(2, options.pipeline.repeats + 1)
     repeats = [repeat(options, number) for number in numbers]
