@@ -22,9 +22,9 @@ from models.denoiser import Denoiser
 from models.noise import image_key
 from models.samplers import ddim_step, recovery_times
 from utils.cli.errors import UserError
+from utils.descriptors.embedders import load_metric
 from utils.inputs.denoisers import trained_model
 from utils.inputs.samples import load_samples
-from utils.metrics.embedders import load_metric
 from utils.stages.critical_times.follow import Judge, follow, noised_copy
 from utils.stages.critical_times.pool import RecoveryPool
 from utils.stages.critical_times.search import Answer, Rule, bisect, scan, scan_image

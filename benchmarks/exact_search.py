@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.digit_images import digit_images
 from benchmarks.ratio import compare
-from utils.metrics.embedders import load_metric
+from utils.descriptors.embedders import load_metric
 from utils.metrics.exact_search import nearest_neighbours
 
 QUERIES, REFERENCES, SIDE, K = 1000, 4000, 28, 5

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from benchmarks.digit_images import digit_images
 from benchmarks.ratio import compare
 from utils.data.datasets import to_float
-from utils.metrics.embedders import Embedder, load_metric
-from utils.metrics.lpips import TAPS, LpipsEmbedding
+from utils.descriptors.embedders import Embedder, load_metric
+from utils.descriptors.lpips import TAPS, LpipsEmbedding
 from utils.metrics.nearest import SearchSettings, nearest
 
 K, PAIRS, BLOCK = 5, 256, 256

@@ -23,8 +23,9 @@ from benchmarks.ratio import print_result
 from utils.cli.options.checks import parse_memory
 from utils.cli.options.run import CacheOptions
 from utils.data.datasets import to_float
+from utils.descriptors.embedders import load_metric
 from utils.jobs.memory import search_budget
-from utils.metrics.embedders import load_metric, open_cache
+from utils.metrics.cache import open_cache
 from utils.metrics.nearest import SearchSettings, nearest_images
 
 CASES = {  # network: samples, references, --memory

@@ -23,10 +23,10 @@ from utils.cli.options.training import DataOptions, ModelOptions, TrainOptions
 from utils.cli.parse import parse
 from utils.data.datasets import to_float
 from utils.data.subsets import training_subset
+from utils.descriptors.embedders import load_metric
 from utils.files.provenance import to_plain
 from utils.inputs.samples import save_synthetics
 from utils.metrics import cache as embedding_cache
-from utils.metrics.embedders import load_metric
 from utils.stages.distances.stage import run
 
 SIZES, SAMPLES, REPEATS, BATCH = range(400, 4001, 400), 1000, 3, 256

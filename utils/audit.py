@@ -13,9 +13,9 @@ from typing import Any
 
 from utils.cli.options.choices import METRIC_NAMES
 from utils.cli.options.samples import AuditOptions
+from utils.descriptors.embedders import load_metric
 from utils.jobs.devices import pick_device, pick_dtype
 from utils.jobs.memory import search_budget
-from utils.metrics.embedders import load_metric
 from utils.metrics.nearest import SearchSettings
 from utils.stages.audit.inputs import open_sets
 from utils.stages.audit.measure import Examination

@@ -8,6 +8,7 @@ import torch
 
 from tests.helpers.images import real_digits
 from utils.data.subsets import permutation
+from utils.descriptors.embedders import load_metric
 from utils.evidence.copying import (
     Cells,
     Near,
@@ -16,7 +17,6 @@ from utils.evidence.copying import (
     nearest_within,
     partition,
 )
-from utils.metrics.embedders import load_metric
 from utils.metrics.nearest import nearest
 
 

@@ -9,8 +9,8 @@ from tests.helpers.sandbox import run_stage, without_pictures
 from utils.cli.errors import UserError
 from utils.data.datasets import to_float
 from utils.data.subsets import training_subset
+from utils.descriptors.embedders import load_metric
 from utils.inputs.samples import save_synthetics
-from utils.metrics.embedders import load_metric
 from utils.metrics.nearest import nearest_images
 from utils.stages.classify.files import load_identified
 from utils.stages.critical_times.files import load_times

@@ -16,10 +16,10 @@ from tests.helpers.runs import ROOT
 from utils.cli.errors import UserError
 from utils.cli.options.run import CacheOptions
 from utils.data.views import image_digests
+from utils.descriptors.embedders import load_metric
 from utils.files.arrays import map_npy, save_npy
 from utils.metrics import cache as embedding_cache
-from utils.metrics.cache import Embedded, EmbeddingCache
-from utils.metrics.embedders import load_metric, open_cache
+from utils.metrics.cache import Embedded, EmbeddingCache, open_cache
 from utils.metrics.nearest import SearchSettings, nearest_images
 
 CPU = torch.device("cpu")
@@ -250,7 +250,7 @@ def test_its_size_is_said_before_it_is_written(tmp_path, capsys, alex):
 
 
 def test_without_the_space_there_is_no_cache(tmp_path, capsys, monkeypatch, alex):
-    monkeypatch.setattr("utils.metrics.embedders.free_space", lambda folder: 10 * 5760 * 4 - 1)
+    monkeypatch.setattr("utils.metrics.cache.free_space", lambda folder: 10 * 5760 * 4 - 1)
     options = CacheOptions(cache_path=tmp_path / "here")
     assert open_cache(alex, options, tmp_path / "dists", random_images(1), 10) is None
     said = capsys.readouterr()

@@ -10,8 +10,8 @@ from torch import Tensor
 from tests.conftest import SHARED
 from utils.cli.errors import UserError
 from utils.data.datasets import to_float
+from utils.descriptors.embedders import load_metric
 from utils.files.arrays import read_npz
-from utils.metrics.embedders import load_metric
 from utils.metrics.nearest import SearchSettings, nearest, nearest_images
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no reference arrays in {SHARED}")

@@ -19,7 +19,8 @@ FLOORS = (
     ("utils/files",),
     ("utils/jobs", "utils/figures"),
     ("utils/data", "utils/data/sources"),
-    ("utils/metrics", "utils/inputs"),
+    ("utils/descriptors", "utils/inputs"),
+    ("utils/metrics",),
     ("utils/evidence",),
     ("utils/stages",),
     ("utils",),  # python -m utils.NAME
@@ -42,7 +43,7 @@ SHARED_BY_STAGES = ("files", "summary")
 SHARED_BY_STAGES += ("search",)
 # Pure mathematics, wherever it lies: arrays in, arrays out.
 PURE = (
-    "utils/metrics/lpips",
+    "utils/descriptors/lpips",
     "utils/metrics/pairs",
     "utils/metrics/exact_search",
     "utils/stages/curvature/hessian",

@@ -36,9 +36,9 @@ from utils.cli.options.choices import (
 )
 from utils.data.datasets import OPENERS, to_float
 from utils.data.subsets import fingerprint, permutation, training_subset
+from utils.descriptors.embedders import WITHOUT_NETWORK
+from utils.descriptors.lpips import TAPS
 from utils.inputs.user_models import read_function
-from utils.metrics.embedders import WITHOUT_NETWORK
-from utils.metrics.lpips import TAPS
 
 GUIDE = (ROOT / "docs" / "extending.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.+?)(?=^## |\Z)", GUIDE, re.M | re.S))

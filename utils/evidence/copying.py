@@ -8,9 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from utils.data.views import Images, View
+from utils.descriptors.embedders import Embedder, as_float
 from utils.evidence.duplicates import NEAR_DEPTH, duplicate_groups, nearest_different
 from utils.evidence.findings import Finding, authenticity, copying, ratio
-from utils.metrics.embedders import Embedder, as_float
 from utils.metrics.nearest import SearchSettings, nearest
 
 CLUSTERED = 5000  # images read at once; training images, at most, that cells are made of

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from utils.data.views import Images, image_digests
-from utils.metrics.embedders import Embedder
+from utils.descriptors.embedders import Embedder
 from utils.metrics.nearest import SearchSettings, nearest
 
 RATIO = 3  # of the ratio test: d_1 < d_2 / RATIO

@@ -1,1 +1,1 @@
-"""Distances between images: embeddings, LPIPS, exact nearest neighbours."""
+"""Distances between images: cached embeddings, exact nearest neighbours, intervals."""

@@ -18,16 +18,46 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
+from utils.cli.options.run import CacheOptions
 from utils.data.views import DIGEST_BYTES, Images, image_digests
+from utils.descriptors.embedders import Embedder
 from utils.files.arrays import map_npy, save_npy
-from utils.files.atomic import make_folder
+from utils.files.atomic import free_space, make_folder
 from utils.jobs.claims import clear_up, take_turns
+from utils.jobs.memory import as_size
 
 BLOCK_BYTES = 2**26  # of embeddings in a block: the most that a killed job loses
+CODE = 2  # raise it when the same weights give other embeddings: old caches are then not read
 ROW_BITS = 32
 ATTEMPTS = 3  # to read what was just written
 
 OnProgress = Callable[[int], object]  # called with the number of images embedded since
+
+
+def open_cache(
+    embedder: Embedder, settings: CacheOptions, beside: Path, images: Tensor, count: int
+) -> EmbeddingCache | None:
+    """The cache of embeddings for images like these; None with --no-cache, and for L2.
+
+    beside: the stage's result folder. count: how many images will be embedded at most. Prints how
+    much space they take; None also where the disk has less."""
+    if settings.no_cache or not embedder.fingerprint:  # pixels: reading a file takes longer
+        return None
+    dim = embedder.dim(images)
+    shape = "x".join(map(str, images.shape[1:]))
+    root = settings.cache_path or Path(beside).parent / "embeddings"
+    folder = Path(root) / f"{embedder.name}-{shape}-{embedder.fingerprint}-{CODE}"
+    cache = EmbeddingCache(folder, dim, embedder)
+    needed, free = max(0, count * dim * 4 - cache.size()), free_space(folder)
+    line = f"embeddings in {folder}"
+    if needed:
+        line += f": up to {as_size(needed)} more, {as_size(free)} free"
+    if needed > free:
+        remedy = "none are kept; free space or choose another --cache-path to embed only once"
+        print(f"{line}: {remedy}", file=sys.stderr, flush=True)
+        return None
+    print(line, flush=True)
+    return cache
 
 
 class EmbeddingCache:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from utils.metrics.lpips import full_float32
+from utils.descriptors.lpips import full_float32
 from utils.metrics.pairs import (
     UNIT,
     Side,

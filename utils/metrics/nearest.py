@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from utils.data.views import Images
+from utils.descriptors.embedders import Embedder
 from utils.jobs.memory import as_size, search_budget
 from utils.metrics.cache import Embedded, EmbeddingCache
-from utils.metrics.embedders import Embedder
 from utils.metrics.exact_search import NearestNeighbours
 
 BLOCK_BYTES = 2**28  # larger blocks are not faster

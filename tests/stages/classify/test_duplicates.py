@@ -13,9 +13,9 @@ from tests.helpers.runs import DIGITS, ok, run_here
 from utils.cli.options.sections import TrainStage
 from utils.cli.parse import parse
 from utils.data.subsets import training_subset
+from utils.descriptors.embedders import load_metric
 from utils.evidence.duplicates import duplicate_groups
 from utils.inputs.samples import save_synthetics
-from utils.metrics.embedders import load_metric
 from utils.stages.classify.held_out import measure_held_out
 from utils.stages.train.stage import training_args
 

@@ -13,7 +13,7 @@ from tests.helpers.images import nearest_within, real_digits, write_mnist
 from utils.cli.errors import UserError
 from utils.data.datasets import load_image_set, open_images, to_float
 from utils.data.subsets import permutation
-from utils.metrics.embedders import load_metric
+from utils.descriptors.embedders import load_metric
 from utils.stages.classify.held_out import FEWEST_SETS, HeldOut, measure_held_out, number_of_sets
 from utils.stages.classify.judge import labels_of
 from utils.stages.classify.thresholds import (

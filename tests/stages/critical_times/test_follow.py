@@ -12,7 +12,7 @@ from models.schedule import Schedule
 from tests.helpers.images import digits_args
 from utils.data.datasets import to_float
 from utils.data.subsets import training_subset
-from utils.metrics.embedders import load_metric
+from utils.descriptors.embedders import load_metric
 from utils.stages.critical_times.follow import Judge, follow, noised_copy
 from utils.stages.critical_times.overview import log_ball_volume
 from utils.stages.critical_times.pool import RecoveryPool

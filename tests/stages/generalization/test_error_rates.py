@@ -13,6 +13,7 @@ from models.exact import ExactDenoiser
 from models.schedule import Schedule
 from tests.helpers.images import real_digits
 from utils.cli.options.sections import GeneralizationOptions
+from utils.descriptors.embedders import load_metric
 from utils.evidence.findings import (
     GENERALIZATION,
     MEMORY,
@@ -21,7 +22,6 @@ from utils.evidence.findings import (
     memorizer_distance,
     sweep_verdicts,
 )
-from utils.metrics.embedders import load_metric
 from utils.stages.generalization.measures import (
     Images,
     measure_model,

@@ -13,6 +13,7 @@ from tests.helpers.models import GaussianDenoiser
 from tests.helpers.sandbox import GENERALIZATION_TESTS
 from utils.cli.options.sections import GeneralizationOptions
 from utils.data.subsets import permutation
+from utils.descriptors.embedders import load_metric
 from utils.evidence.findings import (
     GENERALIZATION,
     MEMORY,
@@ -20,7 +21,6 @@ from utils.evidence.findings import (
     copying,
     memorizer_distance,
 )
-from utils.metrics.embedders import load_metric
 from utils.stages.generalization.measures import (
     HELD_TWICE,
     NO_TIME,

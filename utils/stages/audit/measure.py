@@ -10,10 +10,10 @@ import numpy as np
 
 from utils.cli.options.samples import AuditOptions
 from utils.data.views import Images, Union, View
+from utils.descriptors.embedders import Embedder, as_float
 from utils.evidence.copying import Cells, Near, copying_tests
 from utils.evidence.definitions import TESTS
 from utils.evidence.duplicates import MOST_NEAR, NEAR_DEPTH, near_groups
-from utils.metrics.embedders import Embedder, as_float
 from utils.metrics.nearest import SearchSettings
 from utils.stages.audit.criteria import FALSE_DISCOVERIES
 from utils.stages.audit.figures import PAIRS, caption

@@ -15,12 +15,12 @@ from utils.cli.errors import UserError
 from utils.cli.launcher import Launch, launcher_name
 from utils.cli.progress import progress
 from utils.data.views import Images, View
+from utils.descriptors.embedders import Embedder
 from utils.evidence.copying import Near
 from utils.files.arrays import read_npz, save_npz
 from utils.files.provenance import digest
 from utils.jobs.claims import take_turns, wait_for
 from utils.jobs.shares import Share
-from utils.metrics.embedders import Embedder
 from utils.metrics.nearest import SearchSettings, nearest
 
 KEYS = ("distances", "indices", "key")

@@ -11,6 +11,7 @@ from utils.cli.launcher import launched
 from utils.cli.options.checks import parse_memory, required
 from utils.cli.options.samples import SOURCES, AuditOptions
 from utils.cli.options.sections import AuditStage
+from utils.descriptors.embedders import Embedder, load_metric
 from utils.figures.save import save_figure
 from utils.files.atomic import check_writable
 from utils.files.provenance import check_same, to_plain
@@ -18,7 +19,7 @@ from utils.jobs.claims import take_turns
 from utils.jobs.devices import pick_dtype, prepare
 from utils.jobs.memory import search_budget
 from utils.jobs.shares import Share
-from utils.metrics.embedders import Embedder, load_metric, open_cache
+from utils.metrics.cache import open_cache
 from utils.metrics.nearest import SearchSettings
 from utils.stages.audit.figures import distances_figure, pairs_figure
 from utils.stages.audit.files import load_audit, save_audit

@@ -16,8 +16,8 @@ from torch import Tensor
 from utils.cli.errors import UserError
 from utils.data.datasets import open_images
 from utils.data.subsets import held_out, held_out_images, permutation
+from utils.descriptors.embedders import Embedder
 from utils.evidence.duplicates import NEAR_DEPTH, nearest_different
-from utils.metrics.embedders import Embedder
 from utils.metrics.nearest import SearchSettings, nearest
 
 DRAWN = 4096  # real images, at most, that are compared with each other

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from utils.cli.errors import UserError
 from utils.data.subsets import held_out
+from utils.descriptors.embedders import Embedder
 from utils.evidence.duplicates import duplicate_groups, nearest_different
-from utils.metrics.embedders import Embedder
 from utils.metrics.nearest import SearchSettings
 from utils.stages.classify.files import Judged, JudgedDistances
 from utils.stages.classify.held_out import HeldOut, measure_held_out

@@ -17,6 +17,7 @@ from utils.cli.options.sections import ClassifyStage
 from utils.cli.progress import progress
 from utils.data.datasets import open_images, to_float
 from utils.data.subsets import training_subset
+from utils.descriptors.embedders import load_metric
 from utils.figures.save import figure_files, save_figure
 from utils.files.k_files import k_files
 from utils.files.provenance import check_same, digest, with_data_path
@@ -24,7 +25,7 @@ from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_fi
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.devices import pick_dtype, prepare
 from utils.jobs.k_jobs import Job, is_to_run, plan_jobs, work_through
-from utils.metrics.embedders import load_metric, open_cache
+from utils.metrics.cache import open_cache
 from utils.metrics.nearest import SearchSettings
 from utils.stages.classify.figures import (
     histogram_figure,

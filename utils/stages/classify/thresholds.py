@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from utils.cli.errors import UserError
 from utils.data.datasets import open_images
 from utils.data.subsets import held_out, permutation
-from utils.metrics.embedders import Embedder
+from utils.descriptors.embedders import Embedder
 from utils.metrics.intervals import error_rate_interval
 from utils.metrics.nearest import SearchSettings, nearest
 from utils.stages.classify.held_out import HeldOut, nearest_in_sets, number_of_sets

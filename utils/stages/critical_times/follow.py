@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.noise import image_key, mix
-from utils.metrics.embedders import Embedder
+from utils.descriptors.embedders import Embedder
 from utils.metrics.pairs import squared_distances
 from utils.stages.critical_times.pool import Copy, RecoveryPool
 from utils.stages.critical_times.search import Answer, Rule, Search

@@ -16,6 +16,7 @@ from models.noise import image_key
 from utils.cli.errors import Interrupted
 from utils.cli.options.sections import CriticalTimesOptions, CriticalTimesStage
 from utils.cli.progress import progress
+from utils.descriptors.embedders import load_metric
 from utils.figures.save import save_figure
 from utils.files.class_folders import figures_folder
 from utils.files.provenance import is_finished
@@ -23,7 +24,6 @@ from utils.inputs.denoisers import usable_numbers
 from utils.inputs.subjects import Subject, plan_subjects
 from utils.jobs.devices import prepare
 from utils.jobs.k_jobs import is_to_run, work_through
-from utils.metrics.embedders import load_metric
 from utils.stages.critical_times.figures import RecoveryRow, recovery_panel
 from utils.stages.critical_times.files import (
     TIMES_KEYS,

@@ -17,6 +17,7 @@ from utils.cli.options.sections import DistancesStage
 from utils.cli.options.training import image_shape
 from utils.cli.progress import progress
 from utils.data.subsets import training_subset
+from utils.descriptors.embedders import Embedder, load_metric
 from utils.files.arrays import read_shape
 from utils.files.provenance import digest, is_finished, with_data_path
 from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_files
@@ -27,7 +28,7 @@ from utils.jobs.devices import pick_dtype, prepare
 from utils.jobs.k_jobs import Job, is_to_run, plan_jobs, work_through
 from utils.jobs.memory import search_budget
 from utils.jobs.shares import WHOLE, Share
-from utils.metrics.embedders import Embedder, load_metric, open_cache
+from utils.metrics.cache import open_cache
 from utils.metrics.nearest import SearchSettings, as_distances, nearest_in
 from utils.stages.distances.files import DISTANCE_KEYS, Distances, save_dists
 from utils.stages.distances.parts import (

@@ -16,6 +16,7 @@ from utils.cli.options.checks import flag, required
 from utils.cli.options.sections import GeneralizationOptions, GeneralizationStage
 from utils.data.datasets import to_float
 from utils.data.subsets import held_out_images
+from utils.descriptors.embedders import Embedder, load_metric
 from utils.evidence.definitions import MEMORY
 from utils.figures.save import save_figure
 from utils.files.k_files import k_files
@@ -30,7 +31,7 @@ from utils.inputs.denoisers import (
 )
 from utils.jobs.devices import float32_for_auto, prepare
 from utils.jobs.k_jobs import Job, is_to_run, work_through
-from utils.metrics.embedders import Embedder, load_metric, open_cache
+from utils.metrics.cache import open_cache
 from utils.metrics.intervals import Z
 from utils.metrics.nearest import SearchSettings
 from utils.stages.generalization.figures import CoursePoint, course_figure

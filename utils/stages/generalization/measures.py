@@ -15,10 +15,10 @@ from models.noise import SeededNoise, image_key, mix
 from models.schedule import Schedule
 from utils.cli.options.sections import GeneralizationOptions
 from utils.cli.progress import progress
+from utils.descriptors.embedders import Embedder
 from utils.evidence.copying import Cells, copying_tests
 from utils.evidence.findings import Finding, denoising_gap, memorizer_distance, two_models
 from utils.inputs.denoisers import usable_numbers
-from utils.metrics.embedders import Embedder
 from utils.metrics.intervals import Z, median_interval
 from utils.metrics.nearest import SearchSettings, nearest
 from utils.metrics.pairs import squared_distances

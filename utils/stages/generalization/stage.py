@@ -13,6 +13,7 @@ from utils.cli.options.checks import flag, required
 from utils.cli.options.sections import GeneralizationOptions, GeneralizationStage
 from utils.data.datasets import to_float
 from utils.data.subsets import held_out_images
+from utils.descriptors.embedders import Embedder, load_metric
 from utils.figures.save import save_figure
 from utils.files.k_files import k_files
 from utils.files.provenance import difference, digest, stage_section, with_data_path
@@ -31,7 +32,7 @@ from utils.inputs.training_args import Sections, check_contradiction, stated_siz
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.devices import float32_for_auto, prepare
 from utils.jobs.k_jobs import Job, is_to_run, plan_jobs, work_through
-from utils.metrics.embedders import Embedder, load_metric, open_cache
+from utils.metrics.cache import open_cache
 from utils.metrics.nearest import SearchSettings
 from utils.stages.generalization.course import follow_training
 from utils.stages.generalization.figures import pairs_figure

@@ -20,6 +20,7 @@ from utils.cli.options.sections import (
     ReportStage,
 )
 from utils.data.datasets import to_float
+from utils.descriptors.embedders import load_metric
 from utils.figures.images import sample_sheet_figure
 from utils.figures.save import figure_files, save_figure
 from utils.files.arrays import read_npz, save_npz
@@ -29,7 +30,6 @@ from utils.inputs.denoisers import described_by, sampling_steps, trained_model
 from utils.inputs.samples import OURS, load_synthetics
 from utils.inputs.unchanged import check_unchanged
 from utils.jobs.workers import run_side_by_side
-from utils.metrics.embedders import load_metric
 from utils.stages.classify import stage as classify
 from utils.stages.classify.figures import repeats_figure
 from utils.stages.classify.files import Judged

