@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from utils.cli.options.choices import METRIC_NAMES
 from utils.cli.options.samples import AuditOptions
 from utils.descriptors.embedders import load_metric
 from utils.jobs.devices import pick_device, pick_dtype
@@ -39,18 +38,15 @@ def audit(
 
     samples, train, held_out: what `--samples` takes, or arrays and tensors ([N, C, H, W],
     [N, H, W, C] or [N, H, W]; uint8, 16 bits, or floats in [0, 1], [-1, 1] or [0, 255]), or an
-    iterable of such images or of Pillow's. metric: l2, alex, vgg or squeeze. options: fields of
+    iterable of such images or of Pillow's. metric: what `--metric` takes. options: fields of
     `AuditOptions`, as flips=True, shifts=2, image_size=64, samples_range="0,1".
 
-    Raises UserError where a set is missing, damaged or unclear, and ValueError for another
-    metric."""
-    if metric not in METRIC_NAMES:
-        raise ValueError(f"metric: found {metric!r}; give one of {', '.join(METRIC_NAMES)}")
-    settings = AuditOptions(use_lpips=metric != "l2", **options)
+    Raises UserError where a set is missing, damaged or unclear, or a metric is unknown."""
+    settings = AuditOptions(metric=metric, **options)
     where = pick_device(device)
     budget = search_budget(memory_bytes, where)
     sets = open_sets({"samples": samples, "train": train, "held_out": held_out}, settings, budget)
-    embedder = load_metric(metric, settings.lpips_weights, where)
+    embedder = load_metric(settings.metric_name, settings.weights_path, where)
     examination = Examination(sets, settings, embedder)
     batch = settings.eval_batch_size
     search = SearchSettings(

@@ -38,6 +38,7 @@ from utils.data.datasets import OPENERS, to_float
 from utils.data.subsets import fingerprint, permutation, training_subset
 from utils.descriptors.embedders import WITHOUT_NETWORK
 from utils.descriptors.lpips import TAPS
+from utils.descriptors.networks import OF_TIMM
 from utils.inputs.user_models import read_function
 
 GUIDE = (ROOT / "docs" / "extending.md").read_text()
@@ -101,7 +102,7 @@ def test_a_change_has_fewer_than_twenty_lines(title):
 def test_each_name_has_its_code():
     assert list(OPENERS) == list(DATA_NAMES)
     assert list(SAMPLERS) == list(SAMPLER_NAMES)
-    assert [*WITHOUT_NETWORK, *TAPS] == list(METRIC_NAMES)
+    assert [*WITHOUT_NETWORK, *TAPS, "sscd", *OF_TIMM, "inception"] == list(METRIC_NAMES)
     assert list(SCHEDULES) == list(SCHEDULE_NAMES)
     assert list(PREDICTIONS) == list(PREDICTION_NAMES)
     assert samplers.PICTURE_CHANNELS == PICTURE_CHANNELS

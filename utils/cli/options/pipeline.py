@@ -9,7 +9,8 @@ from pathlib import Path
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import all_within, ints, one_of, with_help, within
-from utils.cli.options.choices import CRITERIA, METRIC_NAMES, either
+from utils.cli.options.choices import CRITERIA, either, metric_names
+from utils.cli.options.metric import check_metric
 
 
 @dataclass
@@ -19,7 +20,8 @@ class PipelineOptions:
     root: Path = Path("results")  # folder for everything that the pipeline writes
     sizes: tuple[int, ...] = ints()  # training-set sizes K, as in 2,64,1500
     samples: int = 256  # images to draw and classify for each K
-    metric: str = with_help("l2", f"{either(METRIC_NAMES)} (the last three: LPIPS)")
+    metric: str = with_help("l2", f"{metric_names()} (docs/descriptors.md)")
+    metric_weights: Path | None = None  # file or folder of the network, if not in the usual caches
     lpips_weights: Path | None = None  # folder of the backbone files, if not in the usual caches
     criterion: str = with_help("calibrated", either(CRITERIA))
     repeats: int = 1  # trainings of each K, with other seeds of weights and steps
@@ -40,7 +42,7 @@ class PipelineOptions:
             raise UserError("--repeats", self.repeats, "leave it out: --models trains nothing")
         if self.repeat_subsets and self.repeats < 2:
             raise UserError("--repeat-subsets", "one training", "choose --repeats 2 or more")
-        one_of(self, "metric", METRIC_NAMES)
+        check_metric(self.metric)
         one_of(self, "criterion", CRITERIA)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import one_of, parse_memory, parse_share, with_help, within
-from utils.cli.options.choices import CRITERIA, SAMPLER_NAMES
+from utils.cli.options.choices import CRITERIA, CUTOFFS, SAMPLER_NAMES, either
 from utils.cli.options.metric import MetricOptions
 from utils.cli.options.training import ModelSourceOptions, TrainingSetOptions
 
@@ -97,16 +97,23 @@ class ClassifyOptions:
     )
     delta_m: float = 0.33  # memorized up to this distance to a training image
     delta_s: float = 0.33  # else spurious up to this distance to another sample
+    cutoff: str | None = with_help(None, f"of delta: {either(CUTOFFS)} instead of --delta-m")
     false_positive_rate: float = 0.01  # of calibrated, pooled: share of real images misclassified
     pool_size: int | None = None  # of pooled: P, real images as references; default largest K
     k: int = 5  # neighbours to store beside each sample
     top_size: int = 256  # most typical samples to store
     least_size: int = 64  # least typical samples to store
+    metric_weights: Path | None = None  # file or folder of the network, if not in the usual caches
     lpips_weights: Path | None = None  # folder of the backbone files, if not in the usual caches
     eval_batch_size: int = 256  # real images embedded at once
 
     def __post_init__(self) -> None:
         one_of(self, "criterion", CRITERIA)
+        if self.cutoff is not None:
+            one_of(self, "cutoff", CUTOFFS)
+            if self.criterion != "delta":
+                remedy = "choose --criterion delta, or leave it out"
+                raise UserError("--cutoff", f"{self.cutoff}, with {self.criterion}", remedy)
         within(self, "delta_m", 0)
         within(self, "delta_s", 0)
         for name in ("pool_size", "k", "eval_batch_size"):

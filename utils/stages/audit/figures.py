@@ -10,6 +10,7 @@ from utils.figures.style import (
     INK,
     LOOKS,
     PALE,
+    add_cosine_axis,
     blank_figure,
     distance_label,
     new_figure,
@@ -74,6 +75,7 @@ def distances_figure(
         ax.stairs(counts, edges, color=INK, linewidth=1.2, label="held-out images")
     ax.set(xlabel=f"{distance_label(metric)} to the nearest training image", ylabel="Samples")
     ax.set_xlim(0, edges[-1])
+    add_cosine_axis(ax, metric)
     ax.yaxis.get_major_locator().set_params(integer=True)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return fig

@@ -49,12 +49,12 @@ def run(options: AuditStage) -> None:
         print(f"audit: {'redo' if options.run.overwrite else 'write'} {folder / 'audit.json'}")
         return
     check_writable(folder)
+    embedder = load_metric(settings.metric_name, settings.weights_path, device)
     budget = search_budget(parse_memory(settings.memory), device)
     given = {name: getattr(settings, name) for name in SOURCES}
     sets = open_sets(given, settings, budget)
     for name, images in sets.named().items():
         print(f"{name.replace('_', '-')}: {images.describe()}", flush=True)
-    embedder = load_metric(settings.metric, settings.lpips_weights, device)
     args = {"audit": args_of(settings, sets, embedder)}
     path = folder / "audit.json"
 
@@ -92,7 +92,8 @@ def run(options: AuditStage) -> None:
 
 def args_of(settings: AuditOptions, sets: Sets, embedder: Embedder) -> dict[str, Any]:
     """What the answer depends on: options, pixels and the weights of the metric's network."""
-    section = {name: x for name, x in to_plain(settings).items() if name not in NOT_STORED}
+    section = {**to_plain(settings), **settings.stored_metric()}
+    section = {name: x for name, x in section.items() if name not in NOT_STORED}
     for name, images in sets.named().items():
         section[name] = images.fingerprint
     return {**section, "side": sets.samples.form.size, "weights": embedder.fingerprint}

@@ -17,6 +17,7 @@ from utils.figures.style import (
     INK,
     LOOKS,
     Look,
+    add_cosine_axis,
     blank_figure,
     distance_label,
     log_ticks,
@@ -151,6 +152,7 @@ def histogram_figure(judged: Judged, labels: np.ndarray) -> Figure:
             ax.axvline(delta, color=INK, linestyle=(0, (4, 2)), linewidth=1.3)
             title += f", {symbol} = {delta:.4g} (dashed)"
         ax.set(title=title, xlabel=distance_label(metric), xlim=(0, edges[-1]))
+        add_cosine_axis(ax, metric)
     axes[0].set(ylabel="Samples", ylim=(0, 1.06 * max(1, axes[0].dataLim.y1, axes[1].dataLim.y1)))
     axes[0].yaxis.get_major_locator().set_params(integer=True)
     fig.suptitle(f"K = {row['K']}", x=0.01, ha="left", fontsize=11, fontweight="bold")

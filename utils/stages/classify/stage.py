@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import required
-from utils.cli.options.choices import CLASSES
+from utils.cli.options.choices import CLASSES, CUTOFFS
 from utils.cli.options.samples import ClassifyOptions
 from utils.cli.options.sections import ClassifyStage
 from utils.cli.progress import progress
 from utils.data.datasets import open_images, to_float
 from utils.data.subsets import training_subset
-from utils.descriptors.embedders import load_metric
+from utils.descriptors.embedders import Embedder, load_metric
 from utils.figures.save import figure_files, save_figure
 from utils.files.k_files import k_files
 from utils.files.provenance import check_same, digest, with_data_path
@@ -80,8 +82,7 @@ def run(options: ClassifyStage, redo_changed: bool = False) -> list[Judged]:
             raise
 
     device = prepare(options.run)
-    metric = jobs[0].dists.read().metric_name
-    embedder = load_metric(metric, settings.lpips_weights, device)
+    embedder = embedder_of(jobs[0], settings, device)
     images = open_images(jobs[0].args)
     beside, like = Path(settings.result_path), images.read([0])
     cache = open_cache(embedder, options.cache, beside, like, len(images))
@@ -95,6 +96,19 @@ def run(options: ClassifyStage, redo_changed: bool = False) -> list[Judged]:
     judged = write_summary(result)
     draw_transition(judged, result / "figures" / "transition.png")
     return judged
+
+
+def embedder_of(job: ClassifyJob, settings: ClassifyOptions, device: torch.device) -> Embedder:
+    """The metric that the distances were measured in. Raises UserError where its network is now
+    another one."""
+    dists = job.dists.read()
+    weights = settings.metric_weights or settings.lpips_weights
+    embedder = load_metric(dists.metric_name, weights, device)
+    if dists.args["distances"].get("weights", embedder.fingerprint) != embedder.fingerprint:
+        problem = "other weights, or another preprocessing, than those of the distances"
+        remedy = "give the file that they were measured with by --metric-weights"
+        raise UserError(f"--metric {dists.metric_name}", problem, remedy)
+    return embedder
 
 
 def draw_transition(judged: list[Judged], path: Path) -> None:
@@ -133,7 +147,7 @@ def plan_classes(options: ClassifyStage) -> list[ClassifyJob]:
             synthetic = samples_of("--synth-path", second, job, dists, settings)
         args = {
             **with_data_path(dists.args, settings.data_path),
-            "classify": stage_args(settings, max(files)),
+            "classify": stage_args(settings, max(files), dists.metric_name),
         }
         if settings.criterion == "calibrated":  # now, before anything is written
             count = len(dists.arrays["data-dists"])
@@ -143,18 +157,32 @@ def plan_classes(options: ClassifyStage) -> list[ClassifyJob]:
     return jobs
 
 
-def stage_args(settings: ClassifyOptions, largest: int) -> dict[str, Any]:
+def stage_args(settings: ClassifyOptions, largest: int, metric: str) -> dict[str, Any]:
     """The options that decide about the result. largest: K of --dist-path."""
     names = ("criterion", "false_positive_rate", "k", "top_size", "least_size")
     args = {name: getattr(settings, name) for name in names}
     if settings.criterion == "delta":
-        args |= {"delta_m": settings.delta_m, "delta_s": settings.delta_s}
+        delta_m = settings.delta_m
+        if settings.cutoff is not None:
+            delta_m = published_distance(settings.cutoff, metric)
+        args |= {"delta_m": delta_m, "delta_s": settings.delta_s}
     if settings.criterion == "pooled":
         args["pool_size"] = settings.pool_size or largest
         if args["pool_size"] < largest:
             remedy = f"choose {largest}, the largest K of --dist-path, or more"
             raise UserError("--pool-size", settings.pool_size, remedy)
     return args
+
+
+def published_distance(name: str, metric: str) -> float:
+    """The distance of a published cut-off in CUTOFFS, d = sqrt(2 (1 - s)) at cosine similarity s.
+
+    Raises UserError for distances of another descriptor."""
+    descriptor = name.partition("-")[0]
+    if metric != descriptor:
+        remedy = f"measure distances with --metric {descriptor}, or leave it out"
+        raise UserError("--cutoff", f"{name}, with distances by {metric}", remedy)
+    return math.sqrt(2 * (1 - CUTOFFS[name]))
 
 
 def samples_of(

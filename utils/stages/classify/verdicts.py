@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from utils.cli.options.choices import CLASSES, GENERALIZED, MEMORIZED, METRIC_NAMES, SPURIOUS
+from utils.cli.options.choices import CLASSES, GENERALIZED, MEMORIZED, SPURIOUS, metric_family
 
 REPEATED = 3  # samples of a state that came "again and again"; two may be a chance pair
 
@@ -87,8 +87,8 @@ def _rounded(delta: float, distances: np.ndarray, name: str) -> np.floating:
 def euclidean(metric: str, *distances: np.ndarray) -> list[np.ndarray]:
     """Distances whose ratios mean lengths: LPIPS is the square of one, so its root is taken.
 
-    metric: a name in METRIC_NAMES."""
-    return [np.sqrt(d) if METRIC_NAMES[metric] == "lpips" else d for d in distances]
+    metric: as in summary.csv."""
+    return [np.sqrt(d) if metric_family(metric) == "lpips" else d for d in distances]
 
 
 def nearest_column(dists: np.ndarray) -> np.ndarray:
@@ -177,5 +177,5 @@ def reach(d_1: np.ndarray, delta_s: float | None, metric: str) -> np.ndarray:
     criterion (None), what lies below a third of d_1 as a length."""
     if delta_s is not None:
         return np.full(len(d_1), d_1.dtype.type(delta_s))
-    part = 9 if METRIC_NAMES[metric] == "lpips" else 3
+    part = 9 if metric_family(metric) == "lpips" else 3
     return np.nextafter(d_1.astype(np.float64) / part, 0)

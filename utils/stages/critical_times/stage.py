@@ -16,7 +16,7 @@ from models.noise import image_key
 from utils.cli.errors import Interrupted
 from utils.cli.options.sections import CriticalTimesOptions, CriticalTimesStage
 from utils.cli.progress import progress
-from utils.descriptors.embedders import load_metric
+from utils.descriptors.embedders import ChosenMetric
 from utils.figures.save import save_figure
 from utils.files.class_folders import figures_folder
 from utils.files.provenance import is_finished
@@ -48,7 +48,8 @@ def run(options: CriticalTimesStage, redo_changed: bool = False) -> None:
     redo_changed redoes a K that was made with other options or samples; else it is refused."""
     settings = options.critical_times
     device = prepare(options.run)
-    stage_args = settings.metric_args()
+    metric = ChosenMetric(settings, device)
+    stage_args = metric.identified({**settings.stored_metric(), **settings.metric_args()})
     if settings.search == "bisect":
         stage_args["trial_times"] = False  # bisection follows images only
     jobs = [
@@ -61,7 +62,7 @@ def run(options: CriticalTimesStage, redo_changed: bool = False) -> None:
 
     if not is_to_run(jobs, options.run):
         return
-    judge = Judge(load_metric(settings.metric, settings.lpips_weights, device))
+    judge = Judge(metric.embedder)
     for job in work_through(jobs, is_done, options.run.overwrite):
         denoiser = job.model.denoiser(device, options.run.precision, label=settings.label)
         Basins(settings, job).measure(denoiser, judge, fresh=options.run.overwrite)
@@ -172,7 +173,8 @@ class Basins:
             )
             rows.append(row)
         folder, k = self.subject.target.absolute().parent, self.subject.k
-        figure = recovery_panel(k, folder.name, rows, self.settings.metric, self.settings.delta)
+        measured = self.settings.metric_name, self.settings.delta
+        figure = recovery_panel(k, folder.name, rows, *measured)
         save_figure(figure, figures_folder(folder) / f"recovered-{folder.name}-{k}.png")
 
 

@@ -22,7 +22,7 @@ DISTANCE_KEYS = ("data-dists", "data-indices", "synth-dists", "synth-indices")
 class Distances:
     """dists/K.npz: distances float32 [N, k] ascending and the neighbours' indices int64 [N, k].
 
-    `metric` is l2 or lpips (or another of METRIC_NAMES), `network` the name that --network had,
+    `metric` is l2, lpips or descriptor, `network` the name of the network, empty for l2,
     `subset` the fingerprint of the training subset."""
 
     arrays: dict[str, np.ndarray]
@@ -33,7 +33,7 @@ class Distances:
 
     @property
     def metric_name(self) -> str:
-        """A name in METRIC_NAMES."""
+        """As `MetricOptions.metric_name`."""
         return "l2" if self.metric == "l2" else self.network
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from utils.cli.options.sections import DistancesStage
 from utils.cli.options.training import image_shape
 from utils.cli.progress import progress
 from utils.data.subsets import training_subset
-from utils.descriptors.embedders import Embedder, load_metric
+from utils.descriptors.embedders import ChosenMetric, Embedder
 from utils.files.arrays import read_shape
 from utils.files.provenance import digest, is_finished, with_data_path
 from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_files
@@ -72,13 +73,14 @@ def run(options: DistancesStage) -> None:
     device = prepare(options.run)
     launch = launched()
     share = Share.parse(settings.shard, "--shard").split(launch.rank, launch.world)
-    jobs = plan_distances(options)
+    metric = ChosenMetric(settings, device)
+    jobs = plan_distances(options, metric.identified(settings.metric_args()))
     # While there is no whole, this worker writes its part.
     parts = [job if share == WHOLE else part_job(job, share) for job in jobs]
     todo = [job if job.target.exists() else part for job, part in zip(jobs, parts, strict=True)]
     if not is_to_run(todo, options.run):
         return
-    embedder = load_metric(settings.metric, settings.lpips_weights, device)
+    embedder = metric.embedder
     like = torch.zeros(1, *image_shape(jobs[0].args["model"]))
     most = sum(job.n for job in jobs) + max(job.n for job in jobs)
     search_settings = SearchSettings(
@@ -96,8 +98,10 @@ def run(options: DistancesStage) -> None:
         merge(jobs, search, overwrite)
 
 
-def plan_distances(options: DistancesStage) -> list[DistancesJob]:
-    """The sets of the slice, and what their results will carry. Raises UserError."""
+def plan_distances(options: DistancesStage, metric: Mapping[str, Any]) -> list[DistancesJob]:
+    """The sets of the slice, and what their results will carry. metric: as args store it.
+
+    Raises UserError."""
     settings = options.distances
     synth, result = Path(required(settings, "synth_path")), Path(required(settings, "result_path"))
     remedy = "give the folder of synthetic sets, K.npz"
@@ -107,7 +111,7 @@ def plan_distances(options: DistancesStage) -> list[DistancesJob]:
     for job in plan_jobs(files, result, options.slice, cost):
         samples, sample_set = first_read(job.source, load)
         stage_args = {
-            **settings.metric_args(),
+            **metric,
             "k": settings.k,
             "samples": digest(sample_set.samples),
         }

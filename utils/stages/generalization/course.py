@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from utils.cli.options.checks import flag, required
 from utils.cli.options.sections import GeneralizationOptions, GeneralizationStage
 from utils.data.datasets import to_float
 from utils.data.subsets import held_out_images
-from utils.descriptors.embedders import Embedder, load_metric
+from utils.descriptors.embedders import ChosenMetric, Embedder
 from utils.evidence.definitions import MEMORY
 from utils.figures.save import save_figure
 from utils.files.k_files import k_files
@@ -68,8 +69,10 @@ class Step(Job):
         return f"step {self.k}"
 
 
-def plan_steps(options: GeneralizationStage) -> list[Step]:
-    """One for each checkpoint. Raises UserError where they are not of one training."""
+def plan_steps(options: GeneralizationStage, metric: Mapping[str, Any]) -> list[Step]:
+    """One for each checkpoint. metric: as args store it.
+
+    Raises UserError where they are not of one training."""
     settings = options.generalization
     for name in SWEEP_ONLY:
         if getattr(settings, name) is not None:
@@ -91,7 +94,7 @@ def plan_steps(options: GeneralizationStage) -> list[Step]:
                 problem = f"the same training images as {path}"
                 raise UserError(second_path, problem, "train it with --subset second")
         calls = sampling_steps(settings, model.args["train"]["timesteps"])
-        section = stage_section(settings, SWEEP_ONLY)
+        section = {**stage_section(settings, SWEEP_ONLY), **metric}
         section |= {"steps": calls, "checkpoint": model.fingerprint, "step": step}
         section["second"] = second.fingerprint if second else None
         args = {**model.args, "generalization": section}
@@ -125,14 +128,15 @@ def follow_training(options: GeneralizationStage, redo_changed: bool) -> None:
     """Write STEP.json and STEP.npz for each checkpoint, and their figure."""
     settings = options.generalization
     device = prepare(options.run)
-    steps = plan_steps(options)
+    metric = ChosenMetric(settings, device)
+    steps = plan_steps(options, metric.identified(settings.stored_metric()))
     if not is_to_run(steps, options.run):
         return
     args = steps[0].model.args
     two_models = settings.second_checkpoints is not None
     held_out = to_float(held_out_images(args, settings.held_out_size, two_models))
     images = Images(training_images(args), held_out)
-    embedder = load_metric(settings.metric, settings.lpips_weights, device)
+    embedder = metric.embedder
     count = len(images.train) + len(held_out) + 2 * settings.samples * len(steps)
     result = Path(settings.result_path)
     cache = open_cache(embedder, options.cache, result, held_out[:1], count)

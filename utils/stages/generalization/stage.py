@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +15,7 @@ from utils.cli.options.checks import flag, required
 from utils.cli.options.sections import GeneralizationOptions, GeneralizationStage
 from utils.data.datasets import to_float
 from utils.data.subsets import held_out_images
-from utils.descriptors.embedders import Embedder, load_metric
+from utils.descriptors.embedders import ChosenMetric, Embedder
 from utils.figures.save import save_figure
 from utils.files.k_files import k_files
 from utils.files.provenance import difference, digest, stage_section, with_data_path
@@ -69,22 +71,26 @@ def run(options: GeneralizationStage, redo_changed: bool = False) -> None:
         follow_training(options, redo_changed)
         return
     device = prepare(options.run)
-    jobs = plan_generalization(options)
+    metric = ChosenMetric(settings, device)
+    jobs = plan_generalization(options, metric.identified(settings.stored_metric()))
     if not is_to_run(jobs, options.run):
         return
-    embedder = load_metric(settings.metric, settings.lpips_weights, device)
 
     def is_done(job: GeneralizationJob) -> bool:
         return is_measured(job.target, job.args, redo_changed)
 
     for job in work_through(jobs, is_done, options.run.overwrite):
-        save_measured(job.target, examine(job, options, embedder), job.args)
+        save_measured(job.target, examine(job, options, metric.embedder), job.args)
     result = Path(settings.result_path)
     show_generalization(result, settings.times_path, settings.identified_path)
 
 
-def plan_generalization(options: GeneralizationStage) -> list[GeneralizationJob]:
-    """The K of a slice that have held-out images. Raises UserError where inputs do not fit."""
+def plan_generalization(
+    options: GeneralizationStage, metric: Mapping[str, Any]
+) -> list[GeneralizationJob]:
+    """The K of a slice that have held-out images. metric: as args store it.
+
+    Raises UserError where inputs do not fit."""
     settings = options.generalization
     target = Path(required(settings, "result_path"))
     if settings.exact and settings.ckpt_path:
@@ -122,7 +128,7 @@ def plan_generalization(options: GeneralizationStage) -> list[GeneralizationJob]
             print(f"{job.name}: {missing}: the test of two models is left out")
         if not has_held_out(job.name, model, second is not None):
             continue
-        section = stage_section(settings, COURSE_ONLY)
+        section = {**stage_section(settings, COURSE_ONLY), **metric}
         section |= {"checkpoint": model.fingerprint, "drawn": digest(sample_set.samples)}
         section["second"] = second.content if second else None
         args = {**sample_set.args, **model.args, "generalization": section}

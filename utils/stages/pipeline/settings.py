@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from utils.cli.options.choices import SECOND
+from utils.cli.options.metric import file_of
 from utils.cli.options.sections import (
     SECTIONS,
     ClassifyStage,
@@ -94,15 +95,17 @@ def input_values(options: PipelineStage) -> dict[str, Any]:
 
 def metric_values(options: PipelineStage, section: str) -> dict[str, Any]:
     """--metric as the flags of a stage."""
-    metric = options.pipeline.metric
-    network = getattr(options, section).network if metric == "l2" else metric
-    weights = weights_folder(options)
-    return {"use_lpips": metric != "l2", "network": network, "lpips_weights": weights}
+    metric, weights = options.pipeline.metric, weights_path(options)
+    network = getattr(options, section).network
+    values = {"use_lpips": False, "network": network, "lpips_weights": None}
+    return {**values, "metric": metric, "metric_weights": weights}
 
 
-def weights_folder(options: PipelineStage) -> Path | None:
-    """The folder of the LPIPS backbones, the same for every stage."""
-    return options.pipeline.lpips_weights or options.distances.lpips_weights
+def weights_path(options: PipelineStage) -> Path | None:
+    """The file or folder of the metric's network, the same for every stage."""
+    asked, own = options.pipeline, options.distances
+    given = file_of(asked.metric) or asked.metric_weights or asked.lpips_weights
+    return given or own.metric_weights or own.lpips_weights
 
 
 def class_values(options: PipelineStage, results: str, name: str) -> dict[str, Any]:
@@ -181,7 +184,7 @@ def classify_stage(options: PipelineStage) -> ClassifyStage:
         eval_path=root / "synthetics",
         result_path=root / "identified",
         criterion=options.pipeline.criterion,
-        lpips_weights=weights_folder(options),
+        metric_weights=weights_path(options),
         **input_values(options),
     )
 

@@ -64,7 +64,6 @@ from utils.stages.pipeline.settings import (
     known_of_models,
     model_file,
     repeat,
-    weights_folder,
     with_data_of_models,
 )
 from utils.stages.report import page as report
@@ -164,7 +163,8 @@ def check(options: PipelineStage, plans: list[Plan]) -> None:
             remedy = "add --nobasins: measure one class at a time, by run_critical_times.py --label"
             raise UserError("--class-conditional", "basins, curvature or generalization", remedy)
         sampling_steps(options.generate, plan.args["train"]["timesteps"])
-    load_metric(options.pipeline.metric, weights_folder(options), torch.device("cpu"))
+    metric = distances_stage(options).distances
+    load_metric(metric.metric_name, metric.weights_path, torch.device("cpu"))
     if options.pipeline.criterion == "calibrated":
         rate = options.classify.false_positive_rate
         check_held_out(plans[-1].args, rate, options.pipeline.samples)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.options.checks import flag
+from utils.cli.options.choices import METRIC_FORMS
+from utils.cli.options.metric import stored_name
 from utils.cli.options.sections import SECTIONS
 from utils.files.provenance import differing
 
@@ -27,7 +29,9 @@ SECOND_INPUTS = {  # of run_generalization.py: option and folder below the root
 }
 # Options that the commands below write themselves: folders and files, the exact model.
 WRITTEN = {"results_path", "model_path", "result_path", "ckpt_path", "synth_path", "sample_path"}
-WRITTEN |= {"ref_path", "lpips_weights", "exact", "model", *SECOND_INPUTS}
+WRITTEN |= {"ref_path", "exact", "model", *SECOND_INPUTS}
+# A metric has one name there, whatever flags it was chosen by.
+WRITTEN |= {"metric", "use_lpips", "network", "lpips_weights", "metric_weights"}
 
 
 def flags_of(section: str, values: Mapping[str, Any], leave_out: Collection[str] = ()) -> list[str]:
@@ -156,9 +160,7 @@ class Commands:
 
     def distances(self, args: Args) -> str:
         settings = args["distances"]
-        flags = flags_of("distances", {"k": settings["k"]})
-        if settings["metric"] != "l2":
-            flags = ["--use-lpips", "--network", settings["network"], *flags]
+        flags = [*metric_flags(settings), *flags_of("distances", {"k": settings["k"]})]
         return command(
             "run_distances.py",
             f"--synth-path {self.path('synthetics')}",
@@ -171,11 +173,13 @@ class Commands:
         """largest: K of the sweep, the default of --pool-size."""
         settings = args["classify"]
         leave_out = ["pool_size"] if settings.get("pool_size") == largest else []
+        weights = args["distances"].get("metric_weights")
         return command(
             "run_classify.py",
             f"--dist-path {self.path('dists')}",
             f"--eval-path {self.path('synthetics')} --result-path {self.path('identified')}",
             flag_text("classify", settings, leave_out),
+            f"--metric-weights {shlex.quote(weights)}" if weights else "",
             self.data(args),
         )
 
@@ -183,7 +187,7 @@ class Commands:
         """The command of a stage in MEASURED_IN. args: of one file of each class."""
 
         def one(name: str, args: Args) -> str:
-            settings, paths, unused = args[section], [], []
+            settings, paths, flags = args[section], [], []
             if stored := settings["sample_path"]:
                 paths.append(f"--sample-path {self.path('identified', '$CLASS', stored=stored)}")
             folder = MEASURED_IN[section]
@@ -195,8 +199,8 @@ class Commands:
             if section == "curvature" and (stored := settings["times_path"]):
                 paths.append(f"--times-path {self.path('times', '$CLASS', stored=stored)}")
             if section == "critical_times":
-                unused = unused_network(settings)
-            flags = flag_text(section, settings, unused)
+                flags = metric_flags(settings)
+            flags = shlex.join([*flags, *flags_of(section, settings)])
             return command(f"run_{section}.py", self.model(args, settings), *paths, flags)
 
         return in_loops("CLASS", {name: one(name, args[name]) for name in args})
@@ -215,11 +219,16 @@ class Commands:
             f"--synth-path {self.path('synthetics', stored=settings['synth_path'])}",
             *inputs,
             f"--result-path {self.path('generalization')}",
-            flag_text("generalization", settings, unused_network(settings)),
+            shlex.join([*metric_flags(settings), *flags_of("generalization", settings)]),
             self.data(args),
         )
 
 
-def unused_network(settings: Mapping[str, Any]) -> list[str]:
-    """The option --network, unless LPIPS is used."""
-    return [] if settings["use_lpips"] else ["network"]
+def metric_flags(settings: Mapping[str, Any]) -> list[str]:
+    """--metric, and where the weights lay that were named. settings: a section of args."""
+    name, weights = stored_name(settings), settings.get("metric_weights")
+    flags = [] if name == "l2" else ["--metric", name]
+    form, _, _ = name.partition(":")
+    if METRIC_FORMS.get(form) == "FILE":
+        return ["--metric", f"{form}:{weights or 'FILE'}"]
+    return [*flags, "--metric-weights", str(weights)] if weights else flags
