@@ -138,7 +138,7 @@ def from_file(
             problem = f"size {prepare.size}, with a network of {side} x {side}"
             raise UserError(path.with_suffix(".yaml"), problem, f"write size: {side}")
         prepare = Preprocessing(side)
-    fingerprint = digest(path.read_bytes(), prepare.describe())
+    fingerprint = digest(path.read_bytes(), repr(prepare))
     return Network(forward, prepare, fingerprint, str(path), prepare.describe())
 
 
@@ -187,7 +187,7 @@ def of_timm(
     prepare = Preprocessing(
         size or own["input_size"][-1], interpolation, tuple(own["mean"]), tuple(own["std"])
     )
-    fingerprint = digest(*state_of(model), prepare.describe())
+    fingerprint = digest(*state_of(model), repr(prepare))
     return Network(model, prepare, fingerprint, str(path or what), prepare.describe())
 
 
