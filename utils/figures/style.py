@@ -94,23 +94,20 @@ def add_cosine_axis(ax: Axes, metric: str) -> None:
     norm 1; and, as dotted lines, the similarities from which published studies speak of copies."""
     if not is_normalised(metric):
         return
-    top = ax.secondary_xaxis("top", functions=(cosine_of, distance_of))
+
+    def cosine(d: np.ndarray) -> np.ndarray:
+        return 1 - np.square(d) / 2
+
+    def distance(s: np.ndarray) -> np.ndarray:
+        return np.sqrt(2 * np.clip(1 - np.asarray(s), 0, None))
+
+    top = ax.secondary_xaxis("top", functions=(cosine, distance))
     top.set_xlabel("cosine similarity")
-    low, high = cosine_of(np.array(ax.get_xlim()[::-1]))
-    top.set_ticks([s for s in COSINES if low <= s <= high])
-    for name, cosine in CUTOFFS.items():
+    last, first = cosine(np.array(ax.get_xlim()))[::-1]
+    top.set_ticks([s for s in COSINES if last <= s <= first])
+    for name, value in CUTOFFS.items():
         if name.startswith(f"{metric}-"):
-            ax.axvline(float(distance_of(np.array(cosine))), color=PALE, ls=":", lw=0.8)
-
-
-def cosine_of(distances: np.ndarray) -> np.ndarray:
-    """s = 1 - d^2 / 2 of distances between vectors of norm 1."""
-    return 1 - np.square(distances) / 2
-
-
-def distance_of(cosines: np.ndarray) -> np.ndarray:
-    """d = sqrt(2 (1 - s)) of cosine similarities of vectors of norm 1."""
-    return np.sqrt(2 * np.clip(1 - np.asarray(cosines), 0, None))
+            ax.axvline(float(distance(value)), color=PALE, linestyle=":", linewidth=0.8)
 
 
 def three_digits(value: float) -> str:

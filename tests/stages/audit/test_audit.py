@@ -250,7 +250,7 @@ def test_floats_and_bytes_may_be_mixed():
 
 
 def test_what_is_wrong_is_said():
-    with pytest.raises(ValueError, match="metric"):
+    with complaint("--metric", "l3"):
         audit(TEST, TRAIN, metric="l3")
     with complaint("--train", "nothing"):
         audit(TEST, None)

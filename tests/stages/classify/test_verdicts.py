@@ -239,7 +239,8 @@ def test_columns_are_those_of_the_contract():
         "calibrated_spurious,calibrated_spurious_control,"
         "calibrated_generalized,calibrated_generalized_control,"
         "ratio_memorized,ratio_memorized_control,ratio_spurious,ratio_spurious_control,"
-        "ratio_generalized,ratio_generalized_control"
+        "ratio_generalized,ratio_generalized_control,"
+        "sscd-0.5,sscd-0.5_control,sscd-0.6,sscd-0.6_control,sscd-0.7,sscd-0.7_control"
     )
 
 

@@ -12,6 +12,7 @@ from utils.cli.options.samples import AuditOptions
 from utils.data.views import Images, Union, View
 from utils.descriptors.embedders import Embedder, as_float
 from utils.evidence.copying import Cells, Near, copying_tests
+from utils.evidence.cutoffs import cutoff_shares
 from utils.evidence.definitions import TESTS
 from utils.evidence.duplicates import MOST_NEAR, NEAR_DEPTH, near_groups
 from utils.metrics.nearest import SearchSettings
@@ -135,12 +136,20 @@ class Examination:
             copied=copied_images(judged, train_names, self.train.times),
             inputs={name: one.describe() for name, one in sets.named().items()},
             metric=self.embedder.name,
+            cutoffs=self.cutoffs(judged, control),
             warnings=[*sets.warnings, *self.warnings(control)],
             needs_held_out=[] if control else list(NEEDS_HELD_OUT),
             table=neighbours_table(judged, sets.samples.names, train_names, self.options.k),
             groups=duplicates_table(groups, sets.train.names),
         )
         return audit, self.shown(judged, control)
+
+    def cutoffs(self, judged: Judged, control: Judged | None) -> dict[str, Any]:
+        """Shares within published cut-offs; empty for metrics that have none."""
+        d, metric = judged.near.distances[:, 0], self.embedder.name
+        real = d[:0] if control is None else control.near.distances[:, 0]
+        shares = cutoff_shares(metric, d, real)
+        return {name: share for name, share in shares.items() if name.startswith(f"{metric}-")}
 
     def shown(self, judged: Judged, control: Judged | None) -> Shown:
         """The worst pairs, and all distances."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from utils.cli.options.choices import CUTOFFS
 from utils.evidence.definitions import TESTS
 from utils.figures.data_uris import figure_uri
 from utils.figures.page import render
@@ -86,6 +87,10 @@ def criteria_table(audit: Audit) -> dict[str, Any]:
             count = share["count"] if name == "any" else share["by"][name]
             cells.append(f"{count} of {share['total']} ({percent(count / share['total'])})")
         rows.append([name, *cells])
+    for name in audit.cutoffs:
+        if name in CUTOFFS:
+            shares = [audit.cutoffs[name], audit.cutoffs[f"{name}_control"]][: len(head) - 1]
+            rows.append([f"published cut-off {name}", *map(percent, shares)])
     return {"head": head, "rows": rows}
 
 

@@ -86,9 +86,10 @@ class Audit:
     """The answer. Shares are dicts with `count`, `total`, `share`, `low`, `high` (95 %) and `by`.
 
     control: the same of the held-out images; None without them. findings: tests of the whole set,
-    by name. copied: training images by how often they were copied. samples, train, held_out: what
-    was read, in words. table: the columns of neighbours.csv, worst sample first; groups: the rows
-    of duplicates.csv."""
+    by name. cutoffs: the shares within published cut-offs of the metric, with `_control`. copied:
+    training images by how often they were copied. samples, train, held_out: what was read, in
+    words. table: the columns of neighbours.csv, worst sample first; groups: the rows of
+    duplicates.csv."""
 
     copies: dict[str, Any]
     control: dict[str, Any] | None
@@ -99,6 +100,7 @@ class Audit:
     copied: list[dict[str, Any]]
     inputs: dict[str, str]
     metric: str
+    cutoffs: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
     needs_held_out: list[str] = field(default_factory=list)
     table: dict[str, list] = field(default_factory=dict, repr=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from utils.cli.options.choices import CUTOFFS
 from utils.stages.audit.result import Audit
 
 MOST_NAMED = 5  # copied training images that the terminal lists
@@ -62,6 +63,16 @@ def finding_text(one: Mapping[str, Any]) -> str:
     return f"{one['title']} {value} ({low} to {high}): {one['verdict']}"
 
 
+def cutoffs_text(audit: Audit) -> str:
+    """`sscd-0.5 12 % (held-out images 0.4 %), ...`"""
+    parts = []
+    for name in (name for name in CUTOFFS if name in audit.cutoffs):
+        control = audit.cutoffs[f"{name}_control"]
+        real = "" if control is None else f" (held-out images {percent(control)})"
+        parts.append(f"{name} {percent(audit.cutoffs[name])}{real}")
+    return ", ".join(parts)
+
+
 def copied_text(audit: Audit) -> str:
     shown = [f"{one['train']} {one['copies']} times" for one in audit.copied[:MOST_NAMED]]
     more = len(audit.copied) - len(shown)
@@ -77,6 +88,8 @@ def lines(audit: Audit) -> list[tuple[str, str]]:
         ("duplicates", f"training images: {duplicates_text(audit.duplicates)}"),
         ("samples", states_text(audit.states, audit.copies["total"])),
     ]
+    if audit.cutoffs:
+        result.append(("cut-offs", cutoffs_text(audit)))
     if audit.findings:
         result.append(("tests", "; ".join(map(finding_text, audit.findings.values()))))
     if audit.needs_held_out:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from utils.cli.errors import UserError
-from utils.cli.options.choices import CLASSES
+from utils.cli.options.choices import CLASSES, CUTOFFS
 from utils.files.arrays import read_npz, save_npz
 from utils.files.atomic import read_json, write_json
 from utils.files.k_files import k_named
@@ -26,20 +26,27 @@ CALIBRATION = (  # columns of a Calibration beside its thresholds
     *("references", "held_out", "rank", "error_low", "error_high"),
     *("neighbours", "neighbours_rank"),
 )
-SUMMARY_COLUMNS = (
+JUDGED_COLUMNS = (
     *("K", "N", *CLASSES),
     *(f"{name}_{part}" for name in CLASSES for part in ("share", "low", "high", "control")),
     *("spurious_p", "states", "largest_state", "repeated"),
     *("delta_m", "delta_s", "criterion", "metric", *CALIBRATION),
     *(f"{rule}_{name}{end}" for rule in BOTH for name in CLASSES for end in ("", "_control")),
 )
+# Of a descriptor with published cut-offs: the share at each, and of held-out images.
+CUTOFF_COLUMNS = tuple(f"{name}{end}" for name in CUTOFFS for end in ("", "_control"))
+SUMMARY_COLUMNS = (*JUDGED_COLUMNS, *CUTOFF_COLUMNS)
+OPTIONAL_COLUMNS = CUTOFF_COLUMNS
 COUNTS = ("references", "held_out", "rank", "neighbours", "neighbours_rank")
 COUNTS += ("states", "largest_state")
-SHARES = tuple(
-    name
-    for name in SUMMARY_COLUMNS
-    if name.endswith(("_share", "_low", "_high", "_control", "_p", "repeated"))
-    or name.startswith(BOTH)
+SHARES = (
+    tuple(
+        name
+        for name in JUDGED_COLUMNS
+        if name.endswith(("_share", "_low", "_high", "_control", "_p", "repeated"))
+        or name.startswith(BOTH)
+    )
+    + CUTOFF_COLUMNS
 )
 REMEDY = "delete it and run again"
 
@@ -134,6 +141,8 @@ def read_summary(path: Path) -> dict[str, Any]:
     """summary/K.json: its row of summary.csv, and args. Raises UserError for any other content."""
     summary = read_json(path)
     row = summary.get("row") if isinstance(summary, dict) else None
+    if isinstance(row, dict):  # columns that earlier versions did not have are empty
+        row = summary["row"] = dict.fromkeys(OPTIONAL_COLUMNS) | row
     if not isinstance(row, dict) or not is_row(row) or not isinstance(summary.get("args"), dict):
         raise UserError(path, "no summary of run_classify.py", REMEDY)
     return summary

@@ -13,6 +13,7 @@ from torch import Tensor
 from utils.cli.errors import UserError
 from utils.data.subsets import held_out
 from utils.descriptors.embedders import Embedder
+from utils.evidence.cutoffs import cutoff_shares
 from utils.evidence.duplicates import duplicate_groups, nearest_different
 from utils.metrics.nearest import SearchSettings
 from utils.stages.classify.files import Judged, JudgedDistances
@@ -75,9 +76,10 @@ class Judge:
         used = calibrations.get(criterion)
         k = args["train"]["train_size"]
         counted = States.summed_up(states, len(labels))
-        row = judge_row(k, criterion, metric, judgements, limits[criterion], counted, used)
         if real is None:
             real = HeldOut(near[:0], np.empty((0, len(near)), np.float32), 0)
+        row = judge_row(k, criterion, metric, judgements, limits[criterion], counted, used)
+        row |= cutoff_shares(metric, near[:, 0], real.near[:, 0])
         return Judged(row, dict(args), JudgedDistances(near, neighbours, real)), labels, states
 
     def groups(self, train: Tensor, k: int) -> np.ndarray:

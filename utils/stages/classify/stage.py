@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from utils.cli.progress import progress
 from utils.data.datasets import open_images, to_float
 from utils.data.subsets import training_subset
 from utils.descriptors.embedders import Embedder, load_metric
+from utils.evidence.cutoffs import distance_of
 from utils.figures.save import figure_files, save_figure
 from utils.files.k_files import k_files
 from utils.files.provenance import check_same, digest, with_data_path
@@ -182,7 +182,7 @@ def published_distance(name: str, metric: str) -> float:
     if metric != descriptor:
         remedy = f"measure distances with --metric {descriptor}, or leave it out"
         raise UserError("--cutoff", f"{name}, with distances by {metric}", remedy)
-    return math.sqrt(2 * (1 - CUTOFFS[name]))
+    return distance_of(CUTOFFS[name])
 
 
 def samples_of(

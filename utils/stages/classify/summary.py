@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from utils.cli.options.choices import CLASSES, SPURIOUS
+from utils.cli.options.choices import CLASSES, CUTOFFS, SPURIOUS
 from utils.figures.overview import text_table
 from utils.files.atomic import write_text
 from utils.metrics.intervals import exceeds, neighbour_interval, wilson_interval
 from utils.stages.classify.files import (
     BOTH,
     CALIBRATION,
+    OPTIONAL_COLUMNS,
     SUMMARY_COLUMNS,
     Judged,
     load_all,
@@ -90,7 +91,7 @@ def judge_row(
         for name in CLASSES:
             row[f"{rule}_{name}"] = one.shares()[name] if one else None
             row[f"{rule}_{name}_control"] = one.control_shares()[name] if one else None
-    return row
+    return row | dict.fromkeys(OPTIONAL_COLUMNS)
 
 
 def write_summary(result: Path) -> list[Judged]:
@@ -126,7 +127,28 @@ def table(judged: Sequence[Judged]) -> str:
     lines += ["", f"by --criterion {other} (real images); distinct states of the table above:"]
     head = ["K", *(f"{name} (real)" for name in CLASSES), "states", "largest", "in states of 3+"]
     layout = "{:>6} {:>18} {:>18} {:>18} {:>7} {:>8} {:>16}"
-    return "\n".join([*lines, text_table(layout, head, _other_cells(rows, other))])
+    lines.append(text_table(layout, head, _other_cells(rows, other)))
+    if names := published_cutoffs(rows):
+        lines += ["", "share within published cut-offs of the cosine similarity, % (real images):"]
+        layout = " ".join(["{:>6}", *["{:>14}"] * len(names)])
+        lines.append(text_table(layout, ["K", *names], cutoff_cells(rows, names)))
+    return "\n".join(lines)
+
+
+def published_cutoffs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The published cut-offs of the metric of these rows."""
+    return [name for name in CUTOFFS if rows[0][name] is not None]
+
+
+def cutoff_cells(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[list[str]]:
+    """A row for each K: the share within each cut-off in percent, with its control."""
+    return [
+        [
+            str(row["K"]),
+            *(f"{percent(row[name])} ({percent(row[f'{name}_control'])})" for name in names),
+        ]
+        for row in rows
+    ]
 
 
 def transition_in_words(judged: Sequence[Judged]) -> str:

@@ -21,7 +21,13 @@ from utils.files.training_log import read_stats
 from utils.inputs.samples import OURS, load_synthetics
 from utils.stages.classify.figures import repeats_figure, transition_figure
 from utils.stages.classify.files import Identified, Judged, load_all, load_identified
-from utils.stages.classify.summary import other_criterion, other_text, repeats_table
+from utils.stages.classify.summary import (
+    cutoff_cells,
+    other_criterion,
+    other_text,
+    published_cutoffs,
+    repeats_table,
+)
 from utils.stages.classify.transition import in_words, transition
 from utils.stages.distances.files import Distances
 from utils.stages.train.figures import loss_figure
@@ -218,6 +224,12 @@ def states_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         for row in rows
     ]
     return Table(head, body)
+
+
+def cutoffs_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Shares within published cut-offs, real images in brackets; None of other metrics."""
+    names = published_cutoffs(rows)
+    return Table(["K", *names], cutoff_cells(rows, names)) if names else None
 
 
 def load_sets(root: Path) -> dict[int, SyntheticSet]:
