@@ -45,18 +45,21 @@ def run_stage(
     doc: str,
     argv: list[str] | None = None,
     prog: str | None = None,
+    show_options: bool = True,
 ) -> None:
     """Parse argv into stage_class (a dataclass of option sections), print them, run main.
 
-    prog names the program in its help. Exits with 2 on a user's mistake (one line on stderr),
-    with 75 when stopped but resumable, with 3 where a limit that the user set is passed."""
+    prog names the program in its help. show_options: not where the output is for a program.
+    Exits with 2 on a user's mistake (one line on stderr), with 75 when stopped but resumable, with
+    3 where a limit that the user set is passed."""
     arguments = sys.argv[1:] if argv is None else argv
     stop_at_once()
     steady_streams()
     try:
         let_first_rank_speak()
         options = parse(stage_class, arguments, doc, prog)
-        print_options(options)
+        if show_options:
+            print_options(options)
         main(fetched(options))
         ignore_for_good()  # the work is done: a signal now would only change the exit code
     except UserError as error:

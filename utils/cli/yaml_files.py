@@ -38,7 +38,7 @@ def read_configs(paths: Sequence[Path], stage_class: type) -> Values:
 
 
 def _read_config(path: Path, stage_class: type) -> Values:
-    content = _read_yaml(path)
+    content = read_yaml(path, CONFIG_FLAG)
     if not isinstance(content, dict):
         problem = "an empty file" if content is None else type(content).__name__
         raise UserError(path, problem, LIKE_OURS)
@@ -57,9 +57,9 @@ def _read_config(path: Path, stage_class: type) -> Values:
     return options
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, option: str) -> Any:
     """The file's content, of plain values. Raises UserError where it is no YAML, or names a key
-    twice: PyYAML would drop the first one without a word."""
+    twice: PyYAML would drop the first one without a word. option: the flag that names the file."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -82,7 +82,7 @@ def _read_yaml(path: Path) -> Any:
         raise
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise UserError(f"{CONFIG_FLAG} {path}", reason, "check the path") from error
+        raise UserError(f"{option} {path}", reason, "check the path") from error
     except yaml.reader.ReaderError as error:
         raise UserError(path, "characters that are no UTF-8", "save it as UTF-8") from error
     except Exception as error:  # values such as a day 99 raise anything
