@@ -1,4 +1,4 @@
-"""Options of the pipeline, and of the tools for its files: report, describe, to_diffusers.
+"""Options of the pipeline, and of the tools for its files: report, anchors, describe, ...
 
 Nothing heavy is imported here. `__post_init__` only checks: simple-parsing calls it twice."""
 
@@ -52,6 +52,15 @@ class ReportOptions:
 
     root: Path = Path("results")  # folder that run_pipeline.py wrote; may come first
     result_path: Path | None = None  # the page; default report.html in --root
+
+
+@dataclass
+class AnchorsOptions:
+    """A sweep beside published values."""
+
+    root: Path = Path("results")  # folder that run_pipeline.py wrote; may come first
+    json: bool = False  # print JSON instead of a table
+    values: Path | None = None  # YAML file of published values; default utils/anchors.yaml
 
 
 @dataclass

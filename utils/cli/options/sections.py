@@ -16,6 +16,7 @@ from utils.cli.options.measures import (
     GeneralizationOptions,
 )
 from utils.cli.options.pipeline import (
+    AnchorsOptions,
     DescribeOptions,
     PipelineOptions,
     ReportOptions,
@@ -156,6 +157,11 @@ class ReportStage:
 
 
 @dataclass
+class AnchorsStage:
+    anchors: AnchorsOptions
+
+
+@dataclass
 class ToDiffusersStage:
     to_diffusers: ToDiffusersOptions
 
@@ -214,6 +220,7 @@ SECTIONS = {
     "audit": AuditOptions,
     "pipeline": PipelineOptions,
     "report": ReportOptions,
+    "anchors": AnchorsOptions,
     "describe": DescribeOptions,
     "to_diffusers": ToDiffusersOptions,
     "toy_data": ToyDataOptions,

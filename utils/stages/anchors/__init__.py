@@ -1,0 +1,1 @@
+"""Published values, and what a sweep has beside them (`python -m utils.anchors`)."""
