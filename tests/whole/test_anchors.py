@@ -366,6 +366,7 @@ def test_mistakes_end_in_one_line(tmp_path):
     assert_one_line(command(tmp_path / "none"), "none: found no such folder", "give the --root")
     assert_one_line(command(empty), "empty: found no results", "give the --root")
     assert_one_line(command(FILE), "found a file", "give the --root")
+    assert_one_line(command("x" * 300), "File name too long", "give the --root")
     assert_one_line(command(sweep, "--values", tmp_path / "no.yaml"), "--values", "no.yaml: found")
     table = sweep / "identified" / "summary.csv"
     text = table.read_text()

@@ -69,8 +69,12 @@ def read_sweep(root: Path) -> Sweep:
 
     Raises UserError where there are none, or a file is damaged."""
     remedy = "give the --root of run_pipeline.py, with folders such as identified/ in it"
-    if not root.is_dir():
-        raise UserError(f"--root {root}", "a file" if root.exists() else "no such folder", remedy)
+    try:
+        if not root.is_dir():
+            problem = "a file" if root.exists() else "no such folder"
+            raise UserError(f"--root {root}", problem, remedy)
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise UserError(f"--root {root}", reason(error), remedy) from error
     identified, generalization = root / "identified", root / "generalization"
     with redirect_stdout(io.StringIO()):  # notes on files that are left out; stdout may be JSON
         rows = {}
