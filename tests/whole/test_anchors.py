@@ -214,7 +214,7 @@ def test_a_share_that_still_rises_is_undecided(tmp_path):
 
 def test_the_interval_of_a_maximum_covers_it():
     """The largest of six equal shares is biased upward; the interval allows for it."""
-    rng, p, n, steps, repeats = np.random.default_rng(0), 0.3, 200, 6, 400
+    rng, p, n, steps, repeats = np.random.default_rng(0), 0.3, 200, 6, 200
     covered = naive = 0
     for shares in rng.binomial(n, p, (repeats, steps)) / n:
         found = {s: ratio(near(share, n), near(0, 10)) for s, share in enumerate(shares, 1)}
