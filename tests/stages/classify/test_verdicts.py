@@ -240,7 +240,16 @@ def test_columns_are_those_of_the_contract():
         "calibrated_generalized,calibrated_generalized_control,"
         "ratio_memorized,ratio_memorized_control,ratio_spurious,ratio_spurious_control,"
         "ratio_generalized,ratio_generalized_control,"
-        "sscd-0.5,sscd-0.5_control,sscd-0.6,sscd-0.6_control,sscd-0.7,sscd-0.7_control"
+        "sscd-0.5,sscd-0.5_control,sscd-0.6,sscd-0.6_control,sscd-0.7,sscd-0.7_control,quality_n,"
+        "frechet,frechet_low,frechet_high,frechet_control,"
+        "frechet_limit,frechet_limit_low,frechet_limit_high,frechet_limit_control,"
+        "kernel,kernel_low,kernel_high,kernel_control,"
+        "precision,precision_low,precision_high,precision_control,"
+        "recall,recall_low,recall_high,recall_control,"
+        "density,density_low,density_high,density_control,"
+        "coverage,coverage_low,coverage_high,coverage_control,"
+        "frechet_gap,frechet_gap_low,frechet_gap_high,frechet_gap_control,"
+        "sample_gap,sample_gap_low,sample_gap_high,sample_gap_control"
     )
 
 

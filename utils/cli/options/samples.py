@@ -105,10 +105,12 @@ class ClassifyOptions:
     least_size: int = 64  # least typical samples to store
     metric_weights: Path | None = None  # file or folder of the network, if not in the usual caches
     lpips_weights: Path | None = None  # folder of the backbone files, if not in the usual caches
+    quality_size: int = 500  # most images of each set for Frechet distance, ...; 0: none
     eval_batch_size: int = 256  # real images embedded at once
 
     def __post_init__(self) -> None:
         one_of(self, "criterion", CRITERIA)
+        within(self, "quality_size", 0)
         if self.cutoff is not None:
             one_of(self, "cutoff", CUTOFFS)
             if self.criterion != "delta":
@@ -160,6 +162,7 @@ class AuditOptions(MetricOptions, AuditInputs):
     shifts: int = 0  # compare with training images shifted by up to so many pixels too
     # auto, near or exact: near-duplicates among the training images (auto: up to 100,000 images)
     duplicates: str = "auto"
+    quality_size: int = 1000  # most images of each set for Frechet distance, ...; 0: none
     fail_above: float | None = None  # exit code 3 where the copied share is surely above this
     seed: int = 3407  # of the cells of C_T
     eval_batch_size: int = 256  # images embedded at once
@@ -175,5 +178,6 @@ class AuditOptions(MetricOptions, AuditInputs):
         for name in ("k", "eval_batch_size", "image_size"):
             within(self, name, 1)
         within(self, "shifts", 0, 16)
+        within(self, "quality_size", 0)
         within(self, "fail_above", 0, 1)
         within(self, "seed", 0, 2**62)

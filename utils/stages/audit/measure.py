@@ -15,6 +15,7 @@ from utils.evidence.copying import Cells, Near, copying_tests
 from utils.evidence.cutoffs import cutoff_shares
 from utils.evidence.definitions import TESTS
 from utils.evidence.duplicates import MOST_NEAR, NEAR_DEPTH, near_groups
+from utils.evidence.image_quality import image_quality, quality_columns
 from utils.metrics.nearest import SearchSettings
 from utils.stages.audit.criteria import FALSE_DISCOVERIES
 from utils.stages.audit.figures import PAIRS, caption
@@ -137,12 +138,24 @@ class Examination:
             inputs={name: one.describe() for name, one in sets.named().items()},
             metric=self.embedder.name,
             cutoffs=self.cutoffs(judged, control),
+            quality=self.quality(settings),
             warnings=[*sets.warnings, *self.warnings(control)],
             needs_held_out=[] if control else list(NEEDS_HELD_OUT),
             table=neighbours_table(judged, sets.samples.names, train_names, self.options.k),
             groups=duplicates_table(groups, sets.train.names),
         )
         return audit, self.shown(judged, control)
+
+    def quality(self, settings: SearchSettings) -> dict[str, float | None]:
+        """Frechet distance, precision, recall, ... of the samples, by column; empty without, or
+        with too few, held-out images."""
+        sets, most = self.sets, self.options.quality_size
+        if sets.held_out is None:
+            return {}
+        found = image_quality(
+            self.embedder, sets.samples, sets.train, sets.held_out, most, settings
+        )
+        return quality_columns(found) if found else {}
 
     def cutoffs(self, judged: Judged, control: Judged | None) -> dict[str, Any]:
         """Shares within published cut-offs; empty for metrics that have none."""

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from utils.cli.options.choices import CUTOFFS
 from utils.evidence.definitions import TESTS
+from utils.evidence.image_quality import MEASURES, measure_text
 from utils.figures.data_uris import figure_uri
 from utils.figures.page import render
 from utils.figures.style import three_digits
@@ -62,6 +63,7 @@ def contents(audit: Audit, options: Mapping[str, Any]) -> dict[str, Any]:
             ("metric", audit.metric),
         ],
         "criteria": criteria_table(audit),
+        "quality": quality_table(audit),
         "worst": worst_table(audit),
         "copied": table(("training image", "copies", "times in the training set"), audit.copied),
         "duplicates": table(("group", "images", "kind", "training image"), audit.groups),
@@ -91,6 +93,15 @@ def criteria_table(audit: Audit) -> dict[str, Any]:
         if name in CUTOFFS:
             shares = [audit.cutoffs[name], audit.cutoffs[f"{name}_control"]][: len(head) - 1]
             rows.append([f"published cut-off {name}", *map(percent, shares)])
+    return {"head": head, "rows": rows}
+
+
+def quality_table(audit: Audit) -> dict[str, Any] | None:
+    """Every measure with its interval and that of held-out images; None without them."""
+    if not audit.quality:
+        return None
+    rows = [[title, measure_text(audit.quality, name)] for name, title in MEASURES.items()]
+    head = ["measure", f"samples (n = {audit.quality['quality_n']:.0f} of each set)"]
     return {"head": head, "rows": rows}
 
 

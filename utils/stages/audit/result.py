@@ -86,7 +86,8 @@ class Audit:
     """The answer. Shares are dicts with `count`, `total`, `share`, `low`, `high` (95 %) and `by`.
 
     control: the same of the held-out images; None without them. findings: tests of the whole set,
-    by name. cutoffs: the shares within published cut-offs of the metric, with `_control`. copied:
+    by name. cutoffs: the shares within published cut-offs of the metric, with `_control`.
+    quality: QUALITY_COLUMNS; empty without held-out images, or with too few. copied:
     training images by how often they were copied. samples, train, held_out: what was read, in
     words. table: the columns of neighbours.csv, worst sample first; groups: the rows of
     duplicates.csv."""
@@ -101,6 +102,7 @@ class Audit:
     inputs: dict[str, str]
     metric: str
     cutoffs: dict[str, Any]
+    quality: dict[str, float | None]
     warnings: list[str] = field(default_factory=list)
     needs_held_out: list[str] = field(default_factory=list)
     table: dict[str, list] = field(default_factory=dict, repr=False)

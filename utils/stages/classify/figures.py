@@ -11,11 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.cli.options.choices import CLASSES, MEMORIZED, SPURIOUS
+from utils.evidence.image_quality import ENDS
 from utils.figures.groups import CAPTION, SIZE_LABEL, point_style
 from utils.figures.images import GAP, TILE, draw_heading, draw_tile
 from utils.figures.style import (
     INK,
     LOOKS,
+    PALE,
     Look,
     add_cosine_axis,
     blank_figure,
@@ -28,6 +30,11 @@ from utils.figures.style import (
 from utils.stages.classify.files import Judged
 
 BINS = 40
+SCORE_LOOKS = {  # no colours of classes
+    "precision": Look("#5B3A8C", "D", "-", ""),
+    "recall": Look("#1F7A5A", "v", "--", ""),
+    "coverage": Look("#7A7A7A", "P", "-.", ""),
+}
 
 
 @styled
@@ -119,6 +126,47 @@ def _caption(rows: Sequence[Mapping[str, Any]]) -> str:
     if rows[0].get("metric"):
         parts.append(distance_label(str(rows[0]["metric"])))
     return ", ".join([*parts, "bars: 95 % intervals"])
+
+
+@styled
+def quality_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The way through the transition: Frechet distance against the memorized share, a point for
+    each K; precision, recall and coverage over K. Bars: 95 % intervals; thin: real images.
+
+    rows: of summary.csv, two or more with quality, in any order."""
+    rows = sorted(rows, key=lambda row: row["K"])
+    sizes = np.array([row["K"] for row in rows])
+    fig = new_figure(7.4, 3.5)
+    left, right = fig.subplots(1, 2)
+    x, y = (np.array([row[name] for row in rows]) for name in ("memorized_share", "frechet"))
+    ends = np.array([[row["frechet_low"], row["frechet_high"]] for row in rows]).T
+    style = point_style(LOOKS[MEMORIZED]) | {"color": INK, "linewidth": 1.0}
+    left.errorbar(100 * x, y, yerr=np.maximum([y - ends[0], ends[1] - y], 0), capsize=2, **style)
+    for i, (k, *place) in enumerate(zip(sizes, 100 * x, y, strict=True)):
+        beside = {"textcoords": "offset points", "size": 7, "va": "center"}
+        left.annotate(f"{k}", place, (6, 5 - 10 * (i % 2)), **beside)
+    real = [row["frechet_control"] for row in rows]
+    thin = {"color": PALE, "linewidth": 1.1, "linestyle": (0, (1, 2)), "marker": "_"}
+    left.plot(100 * x, real, label="real images", **thin)
+    left.set(xlabel="Memorized samples (%)", ylabel=f"Frechet distance ({rows[0]['metric']})")
+    left.set_title("Numbers: K", **CAPTION)
+    left.set_ylim(bottom=0)
+    for name, look in SCORE_LOOKS.items():
+        value, low, high, control = (
+            np.array([row[f"{name}{end}"] for row in rows]) for end in ENDS
+        )
+        bars = np.maximum([value - low, high - value], 0)
+        right.errorbar(sizes, value, yerr=bars, label=name, capsize=2, **point_style(look))
+        right.plot(sizes, control, **thin | {"color": look.colour})
+    log_ticks(right, sizes, width=3.0)
+    right.set(ylim=(0, 1.02), xlabel=SIZE_LABEL)
+    counts = sorted({int(row["quality_n"]) for row in rows})
+    shown = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    right.set_title(f"n = {shown} images of each set", **CAPTION)
+    handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
+    names = [*left.get_legend_handles_labels()[1], *right.get_legend_handles_labels()[1]]
+    fig.legend(handles, names, loc="outside upper center", ncols=4)
+    return fig
 
 
 @styled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from utils.cli.errors import UserError
 from utils.cli.options.choices import CLASSES, CUTOFFS
+from utils.evidence.image_quality import QUALITY_COLUMNS
 from utils.files.arrays import read_npz, save_npz
 from utils.files.atomic import read_json, write_json
 from utils.files.k_files import k_named
@@ -35,8 +37,8 @@ JUDGED_COLUMNS = (
 )
 # Of a descriptor with published cut-offs: the share at each, and of held-out images.
 CUTOFF_COLUMNS = tuple(f"{name}{end}" for name in CUTOFFS for end in ("", "_control"))
-SUMMARY_COLUMNS = (*JUDGED_COLUMNS, *CUTOFF_COLUMNS)
-OPTIONAL_COLUMNS = CUTOFF_COLUMNS
+OPTIONAL_COLUMNS = (*CUTOFF_COLUMNS, *QUALITY_COLUMNS)
+SUMMARY_COLUMNS = (*JUDGED_COLUMNS, *OPTIONAL_COLUMNS)
 COUNTS = ("references", "held_out", "rank", "neighbours", "neighbours_rank")
 COUNTS += ("states", "largest_state")
 SHARES = (
@@ -192,6 +194,8 @@ def is_row(row: Mapping[str, Any]) -> bool:
     whole = whole and sum(row[name] for name in CLASSES) == row["N"]
     shares = [*required, *known(SHARES)]
     whole = whole and all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares)
+    numbers = known(QUALITY_COLUMNS)
+    whole = whole and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)
     limits = known(("delta_m", "delta_s"))
     whole = whole and all(isinstance(x, (int, float)) and 0 <= x < np.inf for x in limits)
     return whole and all(isinstance(row[name], str) for name in ("criterion", "metric"))

@@ -11,10 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from utils.cli.errors import UserError
-from utils.data.subsets import held_out
+from utils.data.subsets import held_out, held_out_images
 from utils.descriptors.embedders import Embedder
 from utils.evidence.cutoffs import cutoff_shares
 from utils.evidence.duplicates import duplicate_groups, nearest_different
+from utils.evidence.image_quality import image_quality, quality_columns
 from utils.metrics.nearest import SearchSettings
 from utils.stages.classify.files import Judged, JudgedDistances
 from utils.stages.classify.held_out import HeldOut, measure_held_out
@@ -42,12 +43,13 @@ class Judge:
     search: SearchSettings
 
     def judge(
-        self, args: Mapping[str, Any], dists: Distances, train: Tensor
+        self, args: Mapping[str, Any], dists: Distances, train: Tensor, samples: Tensor
     ) -> tuple[Judged, np.ndarray, list[np.ndarray]]:
         """The row of a K with what it was made from, the labels [N] of its samples, and its
         distinct spurious states.
 
         args: with the options of the stage. train: the K training images, uint8 [K, C, H, W].
+        samples: those of the distances, float32 [N, C, H, W].
         Raises UserError where the criterion of args cannot be applied."""
         arrays, metric, criterion = dists.arrays, dists.metric_name, args["classify"]["criterion"]
         groups = self.groups(train, args["train"]["train_size"])
@@ -80,7 +82,17 @@ class Judge:
             real = HeldOut(near[:0], np.empty((0, len(near)), np.float32), 0)
         row = judge_row(k, criterion, metric, judgements, limits[criterion], counted, used)
         row |= cutoff_shares(metric, near[:, 0], real.near[:, 0])
+        if len(real.near):
+            row |= self.quality(args, train, samples)
         return Judged(row, dict(args), JudgedDistances(near, neighbours, real)), labels, states
+
+    def quality(
+        self, args: Mapping[str, Any], train: Tensor, samples: Tensor
+    ) -> dict[str, float | None]:
+        """Frechet distance, precision, recall, ... of the samples, by column."""
+        most = args["classify"]["quality_size"]
+        new = held_out_images(args, 2 * most)
+        return quality_columns(image_quality(self.embedder, samples, train, new, most, self.search))
 
     def groups(self, train: Tensor, k: int) -> np.ndarray:
         """The duplicates among the training images; prints how many there are, if any."""

@@ -32,6 +32,7 @@ from utils.metrics.nearest import SearchSettings
 from utils.stages.classify.figures import (
     histogram_figure,
     neighbour_panel,
+    quality_figure,
     states_figure,
     transition_figure,
 )
@@ -95,6 +96,7 @@ def run(options: ClassifyStage, redo_changed: bool = False) -> list[Judged]:
     result = Path(settings.result_path)
     judged = write_summary(result)
     draw_transition(judged, result / "figures" / "transition.png")
+    draw_quality(judged, result / "figures" / "quality.png")
     return judged
 
 
@@ -115,6 +117,16 @@ def draw_transition(judged: list[Judged], path: Path) -> None:
     """Shares over K; nothing to draw, or an old picture to remove, for a single K."""
     if len(judged) > 1:
         save_figure(transition_figure([one.row for one in judged]), path)
+    else:
+        remove_figure(path)
+
+
+def draw_quality(judged: list[Judged], path: Path) -> None:
+    """Quality against the memorized share; nothing to draw where it was measured at one K or none,
+    or in several metrics."""
+    rows = [one.row for one in judged if one.row["frechet"] is not None]
+    if len(rows) > 1:
+        save_figure(quality_figure(rows), path)
     else:
         remove_figure(path)
 
@@ -159,7 +171,7 @@ def plan_classes(options: ClassifyStage) -> list[ClassifyJob]:
 
 def stage_args(settings: ClassifyOptions, largest: int, metric: str) -> dict[str, Any]:
     """The options that decide about the result. largest: K of --dist-path."""
-    names = ("criterion", "false_positive_rate", "k", "top_size", "least_size")
+    names = ("criterion", "false_positive_rate", "k", "top_size", "least_size", "quality_size")
     args = {name: getattr(settings, name) for name in names}
     if settings.criterion == "delta":
         delta_m = settings.delta_m
@@ -248,7 +260,8 @@ def classify(job: ClassifyJob, judge: Judge, settings: ClassifyOptions) -> None:
         problem = f"{subset.fingerprint}, distances of {dists.subset}"
         remedy = "give the same data set, or measure again"
         raise UserError(f"{job.source}: subset", problem, remedy)
-    judged, labels, states = judge.judge(job.args, dists, subset.images)
+    measured = job.args, dists, subset.images, torch.from_numpy(images)
+    judged, labels, states = judge.judge(*measured)
     arrays, real = dists.arrays, to_float(subset.images).numpy()
     d_train, d_synth = nearest_column(arrays["data-dists"]), nearest_column(arrays["synth-dists"])
     figures = Path(settings.result_path) / "figures"

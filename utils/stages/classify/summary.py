@@ -132,7 +132,29 @@ def table(judged: Sequence[Judged]) -> str:
         lines += ["", "share within published cut-offs of the cosine similarity, % (real images):"]
         layout = " ".join(["{:>6}", *["{:>14}"] * len(names)])
         lines.append(text_table(layout, ["K", *names], cutoff_cells(rows, names)))
+    if any(row["frechet"] is not None for row in rows):
+        lines += ["", f"quality by {rows[0]['metric']} (of real images, n of each):"]
+        lines.append(quality_table(rows))
     return "\n".join(lines)
+
+
+def quality_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Frechet distance, precision, recall, density, coverage and gap, each with its control."""
+    names = ("frechet", "precision", "recall", "density", "coverage", "frechet_gap")
+    head = ["K", "n", *(name.replace("_", " ") for name in names)]
+    cells = [
+        [
+            *(str(row["K"]), str(row["quality_n"] or "-")),
+            *(value_and_control(row[name], row[f"{name}_control"]) for name in names),
+        ]
+        for row in rows
+    ]
+    return text_table(" ".join(["{:>6} {:>5}", *["{:>17}"] * len(names)]), head, cells)
+
+
+def value_and_control(value: float | None, control: float | None) -> str:
+    """`1.24 (0.31)`"""
+    return "-" if value is None or control is None else f"{value:.3g} ({control:.3g})"
 
 
 def published_cutoffs(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -19,6 +19,7 @@ from utils.data.datasets import to_float
 from utils.data.subsets import held_out_images
 from utils.descriptors.embedders import ChosenMetric, Embedder
 from utils.evidence.definitions import MEMORY
+from utils.evidence.image_quality import image_quality
 from utils.figures.save import save_figure
 from utils.files.k_files import k_files
 from utils.files.provenance import difference, stage_section
@@ -84,6 +85,8 @@ def plan_steps(options: GeneralizationStage, metric: Mapping[str, Any]) -> list[
     steps: list[Step] = []
     for step, path in files.items():
         model = trained_model(path, settings.data_path)
+        if model.num_classes:
+            raise UserError(path, "a class-conditional model", "give models without classes")
         second = None
         if steps:
             check_alike(path, model, steps[0].model)
@@ -163,6 +166,10 @@ def measure_step(
     measured = examine_model(denoiser, images, settings, step.name)
     samples = draw_samples(step.model, settings, embedder.device)
     measured.add(measure_samples(embedder, samples, images, settings, search))
+    sets = samples, images.train, images.held_out
+    if quality := image_quality(embedder, *sets, len(samples), search):
+        one = quality["frechet"]
+        measured.arrays["frechet"] = np.array([one.value, one.low, one.high, one.control])
     if step.second:
         sets = samples, draw_samples(step.second, settings, embedder.device)
         train_sets = images.train, training_images(step.second.args)
@@ -184,22 +191,28 @@ def show_course(result: Path) -> None:
     stored = stored_alike(result, lambda result: result.step is not None)
     if not stored:
         return
-    losses = {step: load_arrays(result / f"{step}.json")["held-out-loss"] for step in stored}
+    arrays = {step: load_arrays(result / f"{step}.json") for step in stored}
+    losses = {step: arrays[step]["held-out-loss"] for step in stored}
+    frechet = {step: arrays[step].get("frechet") for step in stored}
     if len({values.shape for values in losses.values()}) > 1:
         raise UserError(result, "steps with losses of different images", REMEDY)
     relative = relative_losses(losses)
     gen, mem = tau_gen(relative), tau_mem(stored)
-    points = {step: course_point(stored[step], relative[step]) for step in stored}
+    points = {step: course_point(stored[step], relative[step], frechet[step]) for step in stored}
     path = result / "figures" / "training.png"
     save_figure(course_figure(points, gen, mem), path)
     print(course_table(points))
     sizes = sorted(stored)
     print(f"tau_gen: {tau_text(gen, sizes)}: the held-out loss is within its error of the least")
+    if all(one is not None for one in frechet.values()):
+        best, alike = best_frechet(frechet)
+        line = f"tau_gen by Frechet distance: {tau_text(best, sizes)}: the least"
+        print(f"{line}; the intervals of steps {min(alike)} to {max(alike)} meet its own")
     print(f"tau_mem: {tau_text(mem, sizes)}: from here on the ratio test says memory")
     print(path)
 
 
-def course_point(stored: Stored, losses: np.ndarray) -> CoursePoint:
+def course_point(stored: Stored, losses: np.ndarray, frechet: np.ndarray | None) -> CoursePoint:
     findings = stored.findings
     return CoursePoint(
         memorized=findings.get("ratio"),
@@ -207,6 +220,7 @@ def course_point(stored: Stored, losses: np.ndarray) -> CoursePoint:
         agreement=findings.get("two-models"),
         memorizer=findings["memorizer"],
         loss=float(losses.mean()),
+        frechet=frechet,
     )
 
 
@@ -229,6 +243,15 @@ def tau_gen(losses: Mapping[int, np.ndarray]) -> int:
     excess = by_step - by_step[by_step.mean(1).argmin()]
     error = excess.std(1, ddof=1) / np.sqrt(excess.shape[1])
     return steps[int(np.argmax(excess.mean(1) <= Z * error))]
+
+
+def best_frechet(distances: Mapping[int, np.ndarray]) -> tuple[int, list[int]]:
+    """The step with the least Frechet distance to held-out images, and the steps whose interval
+    meets its interval. distances: by step, value, low and high first.
+
+    Source: Bonnaire et al. 2025, arXiv 2505.17638: tau_gen is where the FID is best."""
+    best = min(distances, key=lambda step: distances[step][0])
+    return best, [step for step, one in distances.items() if one[1] <= distances[best][2]]
 
 
 def tau_mem(stored: Mapping[int, Stored]) -> int | None:
@@ -256,12 +279,18 @@ def tau_text(step: int | None, steps: list[int]) -> str:
 
 
 def course_table(points: Mapping[int, CoursePoint]) -> str:
-    lines = [f"{'step':>8}  {'memorized':>9}  {'gap':>7}  {'agreement':>9}  {'away from D*':>12}"]
+    lines = [
+        f"{'step':>8}  {'memorized':>9}  {'gap':>7}  {'agreement':>9}  {'away from D*':>12}  "
+        f"{'Frechet (real)':>16}"
+    ]
     for step in sorted(points):
         point = points[step]
         share = f"{100 * point.memorized.details['samples']:.1f} %" if point.memorized else "-"
         agreement = f"{100 * point.agreement.value:.1f} %" if point.agreement else "-"
         gap, memorizer = point.gap.value, point.memorizer.value
-        cells = f"{share:>9}  {gap:>7.3f}  {agreement:>9}  {memorizer:>12.3f}"
+        distance = "-"
+        if point.frechet is not None:
+            distance = f"{point.frechet[0]:.3g} ({point.frechet[3]:.3g})"
+        cells = f"{share:>9}  {gap:>7.3f}  {agreement:>9}  {memorizer:>12.3f}  {distance:>16}"
         lines.append(f"{step:>8}  {cells}")
     return "\n".join(lines)

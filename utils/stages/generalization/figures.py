@@ -55,13 +55,15 @@ DATA_TIMES = {
 
 class CoursePoint(NamedTuple):
     """The findings at one step of a training; loss: mean over held-out images and times, each
-    time in units of its smallest."""
+    time in units of its smallest; frechet: Frechet distance to held-out images, its interval, and
+    that of real images [4], or None with too few images."""
 
     memorized: Finding | None
     gap: Finding
     agreement: Finding | None
     memorizer: Finding
     loss: float
+    frechet: np.ndarray | None = None
 
 
 @styled
@@ -321,26 +323,42 @@ def pairs_figure(
 
 @styled
 def course_figure(points: Mapping[int, CoursePoint], gen: int, mem: int | None) -> Figure:
-    """One training over its steps: share memorized, denoising gap, agreement of two models and
-    distance from the memorizer, the held-out loss; lines at tau_gen and tau_mem."""
+    """One training over its steps: share memorized, denoising gap, distance from the memorizer,
+    the held-out loss, and where there are some, agreement of two models and Frechet distances;
+    lines at tau_gen and tau_mem."""
     steps = sorted(points)
     with_twin = any(point.agreement for point in points.values())
-    fig = new_figure(7.4, 5.4)
-    axes = fig.subplots(2, 2)
+    frechet = {step: points[step].frechet for step in steps if points[step].frechet is not None}
+    fig = new_figure(10.2 if frechet else 7.4, 5.4)
+    axes = fig.subplots(2, 3 if frechet else 2)
     panels = (
         ("Samples that are memorized (ratio test, %)", "memorized", 100.0, CLASS_LOOKS[0]),
         ("Denoising gap (part of the held-out loss)", "gap", 1.0, CLASS_LOOKS[1]),
-        ("Seeds on which two models agree (%)", "agreement", 100.0, CLASS_LOOKS[2])
-        if with_twin
-        else ("Away from the memorizer (0 to 1)", "memorizer", 1.0, CLASS_LOOKS[2]),
+        ("Away from the memorizer (0 to 1)", "memorizer", 1.0, CLASS_LOOKS[2]),
+        ("Seeds on which two models agree (%)", "agreement", 100.0, CLASS_LOOKS[2]),
     )
-    for ax, (title, name, scale, look) in zip(axes.flat, panels, strict=False):
+    # Without Frechet distances there is room for one of the last two.
+    chosen = (*panels[:2], panels[3 if with_twin else 2])
+    if frechet:
+        chosen = panels if with_twin else panels[:3]
+    for ax, (title, name, scale, look) in zip(axes.flat, chosen, strict=False):
         findings = {step: getattr(point, name) for step, point in points.items()}
         _course_line(ax, {s: f for s, f in findings.items() if f is not None}, scale, look)
         ax.set_title(title, **TITLE)
-    axes[1, 1].plot(steps, [points[step].loss for step in steps], color=INK, marker=".")
-    axes[1, 1].set_title("Loss on held-out images (1: least of each time)", **TITLE)
-    for ax in axes.flat:
+    drawn = axes.flat[: len(chosen) + 1 + bool(frechet)]
+    loss, distance = axes.flat[len(chosen)], drawn[-1]
+    for ax in axes.flat[len(drawn) :]:
+        ax.set_axis_off()
+    loss.plot(steps, [points[step].loss for step in steps], color=INK, marker=".")
+    loss.set_title("Loss on held-out images (1: least of each time)", **TITLE)
+    if frechet:
+        value, low, high, real = np.array(list(frechet.values())).T
+        distance.plot(list(frechet), value, color=INK, marker=".")
+        distance.fill_between(list(frechet), low, high, color=INK, alpha=0.15, linewidth=0)
+        distance.plot(list(frechet), real, color=PALE, linestyle=":", linewidth=1.2)
+        distance.set_title("Frechet distance (dotted: of real images)", **TITLE)
+        distance.set_ylim(bottom=0)
+    for ax in drawn:
         ax.axvline(gen, color=CLASS_LOOKS[2].colour, linestyle="--", linewidth=1.1)
         if mem is not None:
             ax.axvline(mem, color=CLASS_LOOKS[0].colour, linestyle=":", linewidth=1.4)

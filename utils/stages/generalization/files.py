@@ -124,7 +124,8 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """K.npz (or the one beside K.json): its arrays, checked as far as figures need them."""
     path = arrays_file(path)
     arrays = read_npz(path)
-    check_arrays(arrays, {"args": Array("U"), **SCHEMA}, path, REMEDY)
+    optional = {"frechet": Array("f", (4,))} if "frechet" in arrays else {}
+    check_arrays(arrays, {"args": Array("U"), **SCHEMA, **optional}, path, REMEDY)
     resolve_args(read_args(arrays, path), path)
     return arrays
 

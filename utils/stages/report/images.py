@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from utils.cli.options.choices import CLASSES, SPURIOUS
+from utils.evidence.image_quality import MEASURES, measure_text
 from utils.figures.data_uris import figure_uri, file_uri, tile_uri
 from utils.figures.images import sample_sheet_figure
 from utils.figures.style import three_digits
 from utils.files.k_files import k_named
 from utils.files.training_log import read_stats
 from utils.inputs.samples import OURS, load_synthetics
-from utils.stages.classify.figures import repeats_figure, transition_figure
+from utils.stages.classify.figures import quality_figure, repeats_figure, transition_figure
 from utils.stages.classify.files import Identified, Judged, load_all, load_identified
 from utils.stages.classify.summary import (
     cutoff_cells,
@@ -27,6 +28,7 @@ from utils.stages.classify.summary import (
     other_text,
     published_cutoffs,
     repeats_table,
+    value_and_control,
 )
 from utils.stages.classify.transition import in_words, transition
 from utils.stages.distances.files import Distances
@@ -224,6 +226,32 @@ def states_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         for row in rows
     ]
     return Table(head, body)
+
+
+def quality_picture(rows: Sequence[Mapping[str, Any]]) -> Picture | None:
+    """Quality against the memorized share; None where it was measured at fewer than two K."""
+    rows = [row for row in rows if row["frechet"] is not None]
+    if len(rows) < 2:
+        return None
+    alt = "Frechet distance, in brackets of real images. "
+    alt += ", ".join(
+        f"K = {row['K']}: {value_and_control(row['frechet'], row['frechet_control'])}"
+        for row in rows
+    )
+    title = "Quality against the memorized share, and over K"
+    return Picture(figure_uri(quality_figure(rows)), title, f"{alt}.")
+
+
+def quality_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Every measure with its interval and the value of real images; None without any."""
+    rows = [row for row in rows if row["frechet"] is not None]
+    if not rows:
+        return None
+    body = [
+        [str(row["K"]), f"{row['quality_n']:.0f}", *(measure_text(row, n) for n in MEASURES)]
+        for row in rows
+    ]
+    return Table(["K", "n", *MEASURES.values()], body)
 
 
 def cutoffs_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:

@@ -81,6 +81,8 @@ def contents(root: Path) -> dict[str, Any]:
         "repeats": parts.repeats_picture(root, judged),
         "classes": parts.classes_table(rows) if rows else None,
         "states": parts.states_table(rows) if rows else None,
+        "quality": parts.quality_picture(rows) if rows else None,
+        "qualities": parts.quality_table(rows) if rows else None,
         "cutoffs": parts.cutoffs_table(rows) if rows else None,
         "sheet": parts.sheet_picture(sets) if sets else None,
         "panels": panels,
