@@ -167,12 +167,18 @@ def measure_quality(
     samples and reference. frechet_gap and sample_gap are those of `generalization_gap`, with
     m = min(n, training images) training and reference images; without them where m < 2.
 
-    The intervals are for the expected value at this n, over samples, reference and training
-    images. Shares: the standard deviation s over half-samples of all sets without replacement
-    (delete-half jackknife), and Wilson's interval of p (1 - p) / s^2 images, at most n / 2, as
-    neighbours come in pairs. sample_gap: ± t s. The others: ± t times the error by influences
-    (`set_measures`; of density, the delete-one jackknife).
-    COVERAGE
+    The intervals are for the expected value at this n, over samples of the same model and
+    reference images, for the gaps over training images too. Shares: the standard deviation s over
+    half-samples of all sets without replacement (delete-half jackknife), and Wilson's interval of
+    p (1 - p) / s^2 images, at most n / 2, as neighbours come in pairs. sample_gap: ± t s. The
+    others: ± t times the error by influences (`set_measures`; of density, the delete-one
+    jackknife).
+
+    Coverage in simulations (digits, MNIST, normal distributions of 16 and 64 dimensions; n = 100
+    and 250; samples real, with noise, blurred, and half of them copies): 93 to 100 %, mostly 97 to
+    99, since errors are up to 1.5 times too large where samples resemble real images. Exceptions:
+    blurred MNIST at n = 250, 90 % (sample_gap) and 88 % (difference of coverage); nothing but
+    copies of 8 images, 85 % (precision); sample_gap of many copies, 2 to 7 times too wide.
 
     Raises ValueError as `frechet_distance`, and for n < 12. Takes time as n^3 + n^2 D: give a
     smaller `largest` for features as wide as images. Source: Shao and Wu 1989, Ann. Stat. 17,
