@@ -1,7 +1,7 @@
 """Measure basins of attraction: up to how much noise an image is recovered.
 
     python run_critical_times.py --ckpt-path models --sample-path identified/memorized \\
-        --result-path times/memorized --use-lpips --network vgg
+        --result-path times/memorized --metric vgg
     python run_critical_times.py --ckpt-path models --result-path times/training --delta 1 \\
         --search bisect
     python run_critical_times.py --exact --sample-path identified/spurious \\

@@ -70,7 +70,7 @@ def test_lpips_refuses_latents(tmp_path):
     np.savez(tmp_path / "20.npz", samples=images(5, (4, 8, 8), 1), args='{"x": 1}')
     flags = ["--synth-path", "20.npz", "--train", "train.npy", "--result-path", "d", *CPU]
     failed = run_here("run_distances.py", *flags, "--use-lpips", cwd=tmp_path)
-    assert_one_line(failed, "LPIPS alex", "images of 4 channels", "leave --use-lpips out")
+    assert_one_line(failed, "--metric alex", "images of 4 channels", "choose --metric l2")
 
 
 @pytest.mark.parametrize("name", ["wide", "latents"])
