@@ -156,11 +156,11 @@ def test_features_that_overflow_are_one_line_and_never_cached(tmp_path, tally, m
     """As weights of another precision than LPIPS was made for would give them."""
     real = load_metric("alex", None, "cpu")
     real.phi.features[0].weight.mul_(factor).mul_(1e9)
-    monkeypatch.setattr("utils.stages.distances.stage.load_metric", lambda *_: real)
+    monkeypatch.setattr("utils.descriptors.embedders.load_metric", lambda *_: real)
     save_synthetics(tmp_path / "s" / "8.npz", real_images(tmp_path, 8), args_of(tmp_path, 8))
     flags = ["--synth-path", tmp_path / "s", "--result-path", tmp_path / "d", *LPIPS]
     with tally.attempt("distances", "numbers", f"features times {factor}"):
-        with pytest.raises(UserError, match="LPIPS alex: found NaN or infinite features"):
+        with pytest.raises(UserError, match="--metric alex: found NaN or infinite features"):
             run_stage("distances", *flags)
         assert not list(tmp_path.rglob("*.npy")) and not list((tmp_path / "d").rglob("*.npz"))
 
