@@ -7,10 +7,13 @@ import pickle
 import warnings
 from pathlib import Path
 
+import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import timm
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -24,6 +27,7 @@ from utils.metrics.cache import open_cache
 
 COUNTS = (1, 5, 16, 33)  # of images: below, at and above the batch of a call
 NEAR = {"rtol": 1e-5, "atol": 1e-5}
+FILES = ("torchscript:small.pt", *(f"onnx:{n}.onnx" for n in ("small", "fixed", "last", "bytes")))
 
 
 class CodeOnLoad:
@@ -71,7 +75,8 @@ def unit(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> tuple[Path, Small]:
-    """small.pt (TorchScript), small.onnx (any batch), fixed.onnx (32 images of 20 x 20)."""
+    """small.pt (TorchScript), small.onnx (any batch), fixed.onnx (32 images of 20 x 20); last.onnx
+    (channels last, sizes without names) and bytes.onnx (8 bits too, with its own mean and std)."""
     folder, network = tmp_path_factory.mktemp("small"), Small().eval()
     x = torch.zeros(32, 3, 20, 20)
     with warnings.catch_warnings():
@@ -80,11 +85,41 @@ def small(tmp_path_factory) -> tuple[Path, Small]:
         for name, axes in (("small", {"x": {0: "n", 2: "h", 3: "w"}}), ("fixed", None)):
             options = {"input_names": ["x"], "dynamic_axes": axes, "dynamo": False}
             torch.onnx.export(network, (x,), folder / f"{name}.onnx", **options)
+    model = onnx.load(folder / "small.onnx")
+    onnx.save(channels_last(model), folder / "last.onnx")
+    onnx.save(channels_last(model, LEVELS_OF), folder / "bytes.onnx")
     return folder, network
 
 
+LEVELS_OF = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}  # 255 x ImageNet's
+
+
+def channels_last(model: onnx.ModelProto, own: dict[str, tuple] | None = None) -> onnx.ModelProto:
+    """A copy of a network of x [n, 3, h, w] for images [n, h, w, 3]: uint8 where it has its own
+    mean and std, of levels, as exports for use with camera images have."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    kind = TensorProto.UINT8 if own else TensorProto.FLOAT
+    shape = [None, None, None, 3]
+    changed.graph.input[0].CopyFrom(helper.make_tensor_value_info("images", kind, shape))
+    nodes, last = [], "images"
+    if own:
+        nodes.append(helper.make_node("Cast", [last], ["float"], to=TensorProto.FLOAT))
+        for name, values in own.items():
+            constant = numpy_helper.from_array(np.float32(values), name)
+            changed.graph.initializer.append(constant)
+        nodes.append(helper.make_node("Sub", ["float", "mean"], ["centred"]))
+        nodes.append(helper.make_node("Div", ["centred", "std"], ["scaled"]))
+        last = "scaled"
+    nodes.append(helper.make_node("Transpose", [last], ["x"], perm=[0, 3, 1, 2]))
+    rest = list(changed.graph.node)
+    del changed.graph.node[:]
+    changed.graph.node.extend([*nodes, *rest])
+    return changed
+
+
 @pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("metric", ["torchscript:small.pt", "onnx:small.onnx", "onnx:fixed.onnx"])
+@pytest.mark.parametrize("metric", FILES)
 def test_features_of_a_file(small, metric, count):
     folder, network = small
     embedder = load_metric(metric, folder / metric.partition(":")[2], "cpu")
@@ -140,6 +175,38 @@ def test_a_card_with_another_size_than_the_network(small, tmp_path):
     file.with_suffix(".yaml").write_text("size: 32")
     with pytest.raises(UserError, match="write size: 20"):
         load_metric("onnx:fixed.onnx", file, "cpu")
+
+
+def test_a_card_without_a_size_keeps_that_of_the_network(small, tmp_path):
+    file = tmp_path / "fixed.onnx"
+    file.write_bytes((small[0] / "fixed.onnx").read_bytes())
+    file.with_suffix(".yaml").write_text("interpolation: bicubic")
+    x = images(2, 33)
+    own = prepared(x, 20, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "BICUBIC")
+    with torch.no_grad():
+        expected = unit(small[1](own))
+    torch.testing.assert_close(load_metric("onnx:fixed.onnx", file, "cpu")(x), expected, **NEAR)
+
+
+@pytest.mark.parametrize("metric", ["onnx:bytes.onnx", "sscd"])
+def test_a_network_of_8_bits_has_its_own_mean_and_std(small, tmp_path, metric, capsys):
+    """Resized, rounded to levels, and not normalised a second time."""
+    file = tmp_path / "bytes.onnx"
+    file.write_bytes((small[0] / "bytes.onnx").read_bytes())
+    size = 288 if metric == "sscd" else 40
+    if metric != "sscd":
+        file.with_suffix(".yaml").write_text("size: 40")
+    x = images(2, 30)
+    levels = V.resize(x.float(), [size, size], antialias=True).round() / 255
+    own = V.normalize(levels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    with torch.no_grad():
+        expected = unit(small[1](own))
+    phi = load_metric(metric, file, "cpu")(x)
+    torch.testing.assert_close(phi, expected, rtol=0, atol=1e-3)  # halves of levels round both ways
+    assert f"{size} x {size} (bilinear), 0 to 255" in capsys.readouterr().out
+    file.with_suffix(".yaml").write_text("mean: [0.5, 0.5, 0.5]")
+    with pytest.raises(UserError, match="bytes.yaml: found mean or std.*leave them out"):
+        load_metric(metric, file, "cpu")
 
 
 def test_sscd_is_resized_to_288_pixels(small, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import yaml
@@ -15,30 +16,41 @@ from utils.descriptors.preprocessing import Preprocessing
 
 Forward = Callable[[Tensor], Tensor]
 SIZE_OF_CARD = 10_000  # bytes
+KINDS = {"tensor(float)": torch.float32, "tensor(uint8)": torch.uint8}  # inputs in ONNX files
 
 
-def read_card(path: Path) -> Preprocessing | None:
+class Opened(NamedTuple):
+    """A network of a file. side: of its input, where that is fixed. levels: it takes images of 8
+    bits, 0 to 255, and subtracts the mean itself."""
+
+    forward: Forward
+    side: int | None = None
+    levels: bool = False
+
+
+def read_card(path: Path, base: Preprocessing) -> Preprocessing:
     """The preprocessing in FILE.yaml beside a file FILE.onnx or FILE.pt: size, interpolation,
-    mean, std, all optional. None where there is no such file."""
+    mean, std; those that it does not name, or without such a file all, are those of base."""
     card = path.with_suffix(".yaml")
     if not card.exists():
-        return None
+        return base
     remedy = "write size, interpolation, mean and std, as in docs/descriptors.md"
     try:
         with card.open(encoding="utf-8") as file:
             values = yaml.safe_load(file.read(SIZE_OF_CARD))
         if not isinstance(values, dict):
             raise ValueError("found no names with values")
-        return Preprocessing.from_values(values)
+        return base.with_values(values)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(card, " ".join(str(error).split())[:200], remedy) from error
 
 
-def open_onnx(path: Path, device: torch.device) -> tuple[Forward, int | None]:
-    """The network of an ONNX file, by onnxruntime, and the side of its input where that is fixed.
+def open_onnx(path: Path, device: torch.device) -> Opened:
+    """The network of an ONNX file, by onnxruntime.
 
-    Its first input must be images [B, 3, H, W] float32, its first output vectors [B, D] or
-    [B, D, 1, 1]. A fixed B is filled batch by batch. Raises UserError for other files."""
+    Its first input must be images [B, 3, H, W] or [B, H, W, 3], float32 or uint8, its first output
+    vectors [B, D] or [B, D, 1, 1]. A fixed B is filled batch by batch. Raises UserError for other
+    files."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -50,21 +62,29 @@ def open_onnx(path: Path, device: torch.device) -> tuple[Forward, int | None]:
     options.log_severity_level = 4
     # onnxruntime's own threads would ignore the limits that were set for PyTorch
     options.intra_op_num_threads = torch.get_num_threads()
-    remedy = "give a network that takes images [B, 3, H, W] float32"
+    remedy = "give a network that takes images [B, 3, H, W] or [B, H, W, 3], float32 or uint8"
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime has classes of its own
         raise UserError(path, "no network of ONNX", "give a .onnx file") from error
     first, output = session.get_inputs()[0], session.get_outputs()[0].name
-    channels = first.shape[1] if len(first.shape) == 4 else None
-    if first.type != "tensor(float)" or not (channels == 3 or isinstance(channels, str)):
+    # Sizes that are not fixed have a name, or None.
+    sizes = [size if isinstance(size, int) else None for size in first.shape]
+    channels_last = len(sizes) == 4 and sizes[3] == 3 and sizes[1] != 3
+    if channels_last:
+        sizes.insert(1, sizes.pop())  # as [B, 3, H, W]
+    if first.type not in KINDS or len(sizes) != 4 or sizes[1] not in (3, None):
         raise UserError(path, f"an input of {first.type} {first.shape}", remedy)
-    count, _, height, width = (size if isinstance(size, int) else None for size in first.shape)
+    kind, (count, _, height, width) = KINDS[first.type], sizes
     if height != width:
         raise UserError(path, f"an input of {height} x {width}", "give one of square images")
 
     def forward(x: Tensor) -> Tensor:
         rows, at_once = x.cpu(), count or len(x)
+        if kind == torch.uint8:
+            rows = rows.round().clamp(0, 255).to(kind)
+        if channels_last:
+            rows = rows.movedim(1, 3)  # [B, H, W, 3]
         filled = torch.cat([rows, rows[:1].expand(-len(rows) % at_once, -1, -1, -1)])
         parts = [
             torch.from_numpy(session.run([output], {first.name: part.numpy()})[0])
@@ -72,10 +92,10 @@ def open_onnx(path: Path, device: torch.device) -> tuple[Forward, int | None]:
         ]
         return torch.cat(parts)[: len(rows)]
 
-    return forward, height
+    return Opened(forward, height, kind == torch.uint8)
 
 
-def open_torchscript(path: Path, device: torch.device) -> tuple[Forward, int | None]:
+def open_torchscript(path: Path, device: torch.device) -> Opened:
     """The network of a TorchScript file, which takes images of any size [B, 3, H, W] float32 and
     gives vectors [B, D]. Raises UserError for other files."""
     try:
@@ -85,4 +105,4 @@ def open_torchscript(path: Path, device: torch.device) -> tuple[Forward, int | N
     except (RuntimeError, ValueError, OSError) as error:
         remedy = "give a file that torch.jit.save wrote"
         raise UserError(path, "no network of TorchScript", remedy) from error
-    return model, None
+    return Opened(model)

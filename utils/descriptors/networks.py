@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from utils.cli.errors import UserError
 from utils.descriptors.lpips import full_float32
-from utils.descriptors.model_files import open_onnx, open_torchscript, read_card
-from utils.descriptors.preprocessing import Preprocessing
+from utils.descriptors.model_files import Opened, open_onnx, open_torchscript, read_card
+from utils.descriptors.preprocessing import LEVELS, Preprocessing
 from utils.descriptors.weights import (
     DOWNLOAD_SECONDS,
     download,
@@ -126,18 +126,25 @@ def load_network(metric: str, weights: Path | None, device: torch.device) -> Net
 
 def from_file(
     path: Path,
-    opened: Callable[[Path, torch.device], tuple[Callable[[Tensor], Tensor], int | None]],
+    opened: Callable[[Path, torch.device], Opened],
     known: Preprocessing | None,
     device: torch.device,
 ) -> Network:
-    """A network in a file, with the preprocessing of the .yaml beside it, or the known one."""
-    forward, side = opened(path, device)
-    prepare = read_card(path) or known or Preprocessing(side)
+    """A network in a file, with the preprocessing of the .yaml beside it; else the known one, in
+    the size and range that the network's input has."""
+    forward, side, levels = opened(path, device)
+    base, card = known or Preprocessing(), path.with_suffix(".yaml")
+    if side is not None:
+        base = replace(base, size=side)
+    if levels:
+        base = replace(base, mean=LEVELS[0], std=LEVELS[1])
+    prepare = read_card(path, base)
     if side is not None and prepare.size != side:
-        if prepare is not known:
-            problem = f"size {prepare.size}, with a network of {side} x {side}"
-            raise UserError(path.with_suffix(".yaml"), problem, f"write size: {side}")
-        prepare = Preprocessing(side)
+        problem = f"size {prepare.size}, with a network of {side} x {side}"
+        raise UserError(card, problem, f"write size: {side}")
+    if levels and not prepare.makes_levels:
+        remedy = "leave them out: the network has its own"
+        raise UserError(card, "mean or std, with a network of 8-bit images", remedy)
     fingerprint = digest(path.read_bytes(), repr(prepare))
     return Network(forward, prepare, fingerprint, str(path), prepare.describe())
 

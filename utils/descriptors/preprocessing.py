@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from utils.descriptors.lpips import IMAGENET_MEAN, IMAGENET_STD
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 LARGEST_SIDE = 4096  # pixels
+LEVELS = ((0.0,) * 3, (1 / 255,) * 3)  # mean and std that make the input 0 to 255
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,21 @@ class Preprocessing:
             if not numbers or len(values) != 3 or not all(low <= x <= 1e6 for x in values):
                 raise ValueError(f"{name}: found {values!r}; give three numbers of colours in 0..1")
 
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """From names and values, as of a YAML file. Raises ValueError for others."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
+    def with_values(self, values: Mapping[str, Any]) -> Preprocessing:
+        """This one, with other values of some names, as of a YAML file. Raises ValueError for
+        others."""
+        fields = self.__dataclass_fields__
+        unknown = set(values) - set(fields)
         if unknown:
-            names = ", ".join(cls.__dataclass_fields__)
-            raise ValueError(f"{sorted(map(str, unknown))[0]}: found no such name; give {names}")
+            first = sorted(map(str, unknown))[0]
+            raise ValueError(f"{first}: found no such name; give {', '.join(fields)}")
         lists = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**lists)
+        return replace(self, **lists)
+
+    @property
+    def makes_levels(self) -> bool:
+        """Whether the input is 0 to 255, as of networks that take images of 8 bits."""
+        return (self.mean, self.std) == LEVELS
 
     def __call__(self, images: Tensor) -> Tensor:
         """The network's input [B, 3, size, size] float32, of images [B, 1 or 3, H, W] in [-1, 1]:
@@ -67,5 +74,7 @@ class Preprocessing:
         side = "their own size"
         if self.size is not None:
             side = f"{self.size} x {self.size} ({self.interpolation})"
+        if self.makes_levels:
+            return f"{side}, 0 to 255"
         mean, std = (", ".join(f"{x:.4g}" for x in v) for v in (self.mean, self.std))
         return f"{side}, mean {mean}, std {std}"
