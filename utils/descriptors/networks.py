@@ -18,7 +18,7 @@ from torch import Tensor
 
 from utils.cli.errors import UserError
 from utils.descriptors.lpips import full_float32
-from utils.descriptors.model_files import Opened, open_onnx, open_torchscript, read_card
+from utils.descriptors.network_files import Opened, open_onnx, open_torchscript, read_card
 from utils.descriptors.preprocessing import LEVELS, Preprocessing
 from utils.descriptors.weights import (
     DOWNLOAD_SECONDS,
