@@ -1,7 +1,7 @@
 """Find copies of training images among samples, whichever model they are from.
 
     python run_audit.py --samples samples/ --train train/ --held-out test/ --result-path audit
-    python run_audit.py --samples samples.npz --train cifar10:train --result-path audit --metric alex
+    python run_audit.py --samples s.npz --train cifar10:train --result-path audit --metric alex
     python run_audit.py --samples samples.zip --train train.npy --result-path audit --shifts 2
 
 Writes audit.json, neighbours.csv (each sample, worst first), copied.csv, duplicates.csv, pictures
