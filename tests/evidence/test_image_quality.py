@@ -67,8 +67,13 @@ def test_with_too_few_images_there_is_nothing(l2, samples, new):
 
 
 def test_a_small_memory_takes_fewer_images(l2):
-    settings = SearchSettings(memory_bytes=16 * 4 * 64 * 20)
-    found = image_quality(l2, DIGITS[:100], DIGITS[:K], DIGITS[200:500], 500, settings)
+    for memory, n in ((2 * 24 * 8 * 60**2, 60), (2 * 24 * 8 * 40**2, 40), (1, LEAST)):
+        settings = SearchSettings(memory_bytes=memory)
+        found = image_quality(l2, DIGITS[:100], DIGITS[:K], DIGITS[200:500], 500, settings)
+        assert found["frechet"].n == n
+    wide = DIGITS.repeat(1, 1, 6, 6)  # of 2,304 numbers each
+    settings = SearchSettings(memory_bytes=2 * 16 * 4 * 2304 * 20)
+    found = image_quality(l2, wide[:100], wide[:K], wide[200:500], 500, settings)
     assert found["frechet"].n == 20
 
 

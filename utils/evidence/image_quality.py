@@ -24,7 +24,7 @@ MEASURES = {  # titles, with the value of samples that are like real images
 }
 ENDS = ("", "_low", "_high", "_control")
 QUALITY_COLUMNS = ("quality_n", *(f"{name}{end}" for name in MEASURES for end in ENDS))
-COPIES = 16  # of an embedding in float64, and of what is made of it: a guess for the memory
+NUMBERS, PAIRS = 16, 24  # in memory: float32 of each embedding's number, float64 of each pair
 
 
 def image_quality(
@@ -38,11 +38,12 @@ def image_quality(
     """The measures of samples in the embedding, see `measure_quality`; none where there are fewer
     than LEAST samples, or twice as many held-out images.
 
-    samples, train, held_out: images [N, C, H, W]. most: images of each set. The first of each set
-    are taken, so that embeddings which are in the cache are read from it."""
+    samples, train, held_out: images [N, C, H, W]. most: images of each set; fewer are taken where
+    memory is small. The first of each set are taken: their embeddings are in the cache."""
     budget = search.memory_bytes or search_budget(None, embedder.device)
-    fitting = budget // (COPIES * 4 * embedder.dim(samples[:1]))
-    n = min(len(samples), len(held_out) // 2, most, max(fitting, LEAST))
+    of_vectors = budget // 2 // (NUMBERS * 4 * embedder.dim(samples[:1]))
+    of_pairs = int((budget / 2 / (PAIRS * 8)) ** 0.5)
+    n = min(len(samples), len(held_out) // 2, most, max(LEAST, min(of_vectors, of_pairs)))
     if n < LEAST:
         return {}
     vectors = []

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from utils.cli.options.choices import CLASSES
+from utils.cli.options.choices import CLASSES, is_normalised
 from utils.figures.style import distance_label
 from utils.stages.classify.files import Judged
 from utils.stages.classify.verdicts import euclidean
@@ -127,6 +127,8 @@ def scale_of(judged: Judged) -> Scale:
         return Scale((1 / 3, 1 / 3), labels, ("d₁ / d₂", "s₁ / d₁"), strict=True)
     if is_absolute(judged):
         unit = distance_label(row["metric"])
+        if is_normalised(row["metric"]):
+            unit += " (d = 1: cosine similarity 0.5; d = 0.5: 0.875)"
         labels = tuple(f"{name}, {unit}" for name in NEAREST)
         return Scale((row["delta_m"], row["delta_s"]), labels, ("δₘ", "δₛ"))
     labels = tuple(
