@@ -142,6 +142,16 @@ def test_audit():
     assert audit(pixels[:60], pixels[:200], pixels[200:400], quality_size=0).quality == {}
 
 
+def test_a_sweep_shows_it(sweep):
+    root, _, printed = sweep
+    assert "quality by l2" in printed
+    assert (root / "identified" / "figures" / "quality.png").exists()
+    page = (root / "report.html").read_text()
+    row = load_judged(root / "identified" / "summary" / "8.json").row
+    assert "Quality against the memorized share" in page
+    assert measure_text(row, "recall") in page
+
+
 def test_the_distance_is_independent_of_the_order_of_the_sets():
     a, b = DIGITS[:80].flatten(1).numpy(), DIGITS[80:200].flatten(1).numpy()
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))

@@ -168,11 +168,11 @@ def measure_quality(
     m = min(n, training images) training and reference images; without them where m < 2.
 
     The intervals are for the expected value at this n, over samples of the same model and
-    reference images, for the gaps over training images too. Shares: the standard deviation s over
-    half-samples of all sets without replacement (delete-half jackknife), and Wilson's interval of
-    p (1 - p) / s^2 images, at most n / 2, as neighbours come in pairs. sample_gap: ± t s. The
-    others: ± t times the error by influences (`set_measures`; of density, the delete-one
-    jackknife).
+    reference images, for the gaps over training images too. Shares: the standard deviation s and
+    the mean h over half-samples of all sets without replacement (delete-half jackknife), and
+    Wilson's interval of h (1 - h) / s^2 images, at most n / 2, as neighbours come in pairs.
+    sample_gap: ± t s. The others: ± t times the error by influences (`set_measures`; of density,
+    the delete-one jackknife).
 
     Coverage in simulations (digits, MNIST, normal distributions of 16 and 64 dimensions; n = 100
     and 250; samples real, with noise, blurred, and half of them copies): 92 to 100 %, mostly 97 to
@@ -270,13 +270,24 @@ def _by_halves(
         ]
     )
     errors = np.append(draws, draws[:, :1] - draws[:, 1:], axis=1).std(axis=0)  # [3, measure]
+    means = draws.mean(axis=0)  # [2, measure]
     estimates = {}
     names = (*Neighbourhood._fields, "sample_gap")  # the gap may be missing
-    for name, *pair, error in zip(names, *values, errors.T, strict=False):
+    for name, *pair, error, halves in zip(names, *values, errors.T, means.T, strict=False):
         size = sizes["train"] if name == "sample_gap" else sizes["samples"]
+        if name in SHARES:
+            error[:2] *= _binomial_ratio(np.array(pair), halves)
         estimates[name] = _estimate(name, pair, error, size)
     del estimates["density"]  # far from 1 it depends on n, and half-samples do not show its errors
     return estimates
+
+
+def _binomial_ratio(shares: np.ndarray, halves: np.ndarray) -> np.ndarray:
+    """sqrt(p (1 - p) / (h (1 - h))): the error at shares p from that of half-samples, whose mean
+    share h may be another one. Of n copies of a few images each has its copies as neighbours, and
+    recall is 0; of half of them it need not be."""
+    own, half = shares * (1 - shares), halves * (1 - halves)
+    return np.sqrt(np.divide(own, half, out=np.ones_like(half), where=half > 0))
 
 
 def _estimate(name: str, pair: Sequence[float], errors: Sequence[float], size: int) -> Estimate:

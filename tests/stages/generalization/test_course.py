@@ -10,8 +10,8 @@ from tests.helpers.sandbox import GENERALIZATION_TESTS
 from utils.evidence.findings import (
     Finding,
 )
-from utils.stages.generalization.course import relative_losses, tau_gen, tau_mem
-from utils.stages.generalization.files import Stored, load_measured
+from utils.stages.generalization.course import best_frechet, relative_losses, tau_gen, tau_mem
+from utils.stages.generalization.files import Stored, load_arrays, load_measured
 from utils.stages.train import stage as train
 
 
@@ -30,6 +30,13 @@ def test_one_training_over_its_checkpoints(courses, tmp_path):
     flags += ["--checkpoints", courses["first"], "--second-checkpoints", courses["second"]]
     done = ok("run_generalization.py", *flags, run=run_here)
     assert "tau_gen: step" in done.stdout and "tau_mem: " in done.stdout
+    frechet = {
+        step: load_arrays(tmp_path / "course" / f"{step}.json")["frechet"] for step in (2, 4)
+    }
+    best = min(frechet, key=lambda step: frechet[step][0])
+    assert f"tau_gen by Frechet distance: step {best}" in done.stdout
+    value, low, high, _ = frechet[best]
+    assert 0 <= low <= value <= high
     for step in (2, 4):
         stored = load_measured(tmp_path / "course" / f"{step}.json")
         assert stored.step == step and set(stored.findings) == set(GENERALIZATION_TESTS)
@@ -87,3 +94,18 @@ def test_tau_mem_is_from_where_on_it_stays_memory():
 
     assert tau_mem({10: at(-0.1), 20: at(0.1), 30: at(-0.1), 40: at(0.2), 50: at(0.3)}) == 40
     assert tau_mem({10: at(0.1), 20: at(-0.1)}) is None
+
+
+def test_the_best_frechet_distance_and_the_steps_that_are_not_worse():
+    distances = {10: [9, 8, 10, 1], 20: [5, 4.2, 5.8, 1], 40: [4, 3, 4.5, 1], 80: [6, 5, 7, 1]}
+    assert best_frechet({k: np.array(v) for k, v in distances.items()}) == (40, [20, 40])
+
+
+def test_a_class_conditional_training_is_refused(tmp_path):
+    flags = ["--class-conditional", "--dim", 64, "--iterations", 2]
+    train.run(train_options(tmp_path, *flags))
+    done = run_here(
+        *("run_generalization.py", "--checkpoints", tmp_path / "run" / "checkpoints"),
+        *("--result-path", tmp_path / "course", "--device", "cpu"),
+    )
+    assert_one_line(done, "class-conditional", "2.pt")
