@@ -277,6 +277,9 @@ def test_features_of_inception(inception):
     assert expected.shape == (3, 2048)
     torch.testing.assert_close(embedder(x), expected, **NEAR)
     torch.testing.assert_close(embedder(x.float() / 127.5 - 1), expected, **NEAR)
+    levels = torch.arange(256).byte().view(1, 1, 16, 16)
+    back = networks.as_bytes(levels.float() / 127.5 - 1)
+    assert torch.equal(back, levels.expand(-1, 3, -1, -1))  # of random weights, features hide this
     grey = images(2, 32, channels=1)
     torch.testing.assert_close(embedder(grey), network(grey.expand(-1, 3, -1, -1))[0], **NEAR)
 
