@@ -136,7 +136,8 @@ def test_audit():
     result = audit(pixels[500:560], pixels[:200], pixels[200:400])
     sets = pixels[500:560], pixels[:60], pixels[200:320]
     expected = measure_quality(*((x / 127.5 - 1).reshape(len(x), -1) for x in sets))
-    assert result.quality["frechet"] == pytest.approx(expected["frechet"].value, rel=1e-4)
+    for name in ("frechet", "frechet_gap", "sample_gap"):
+        assert result.quality[name] == pytest.approx(expected[name].value, rel=1e-4)
     assert result.quality["quality_n"] == 60
     assert audit(pixels[500:560], pixels[:200]).quality == {}
     assert audit(pixels[:60], pixels[:200], pixels[200:400], quality_size=0).quality == {}
