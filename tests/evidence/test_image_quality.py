@@ -57,6 +57,14 @@ def test_copies_lie_outside_of_what_real_images_give(l2):
     assert real["sample_gap"].low < 0 < real["sample_gap"].high
 
 
+def test_the_interval_of_recall_of_copies(l2):
+    """256 samples of 16 images: recall is 0 and more over half of them, which says little."""
+    noise = torch.randn(256, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    samples = DIGITS[:16].repeat(16, 1, 1, 1) + 0.05 * noise
+    found = measured(l2, samples, train=DIGITS[:16], new=DIGITS[80:])["recall"]
+    assert found.n == 256 and found.value < 0.02 and found.high < 0.25
+
+
 @pytest.mark.parametrize("samples, new", [(LEAST - 1, 300), (100, 2 * LEAST - 1)])
 def test_with_too_few_images_there_is_nothing(l2, samples, new):
     found = measured(l2, DIGITS[500 : 500 + samples], new=DIGITS[:new])
