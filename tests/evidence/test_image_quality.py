@@ -30,7 +30,7 @@ from utils.stages.classify.files import load_judged, read_summary, save_judged
 from utils.stages.classify.summary import table
 
 K = 64
-DIGITS = real_digits(600)
+DIGITS = real_digits(700)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +58,12 @@ def test_copies_lie_outside_of_what_real_images_give(l2):
 
 
 def test_the_interval_of_recall_of_copies(l2):
-    """256 samples of 16 images: recall is 0 and more over half of them, which says little."""
+    """Recall of 256 samples of 20 images is about 0. It is more over half of them, which must not
+    make the interval wide."""
     noise = torch.randn(256, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    samples = DIGITS[:16].repeat(16, 1, 1, 1) + 0.05 * noise
-    found = measured(l2, samples, train=DIGITS[:16], new=DIGITS[80:])["recall"]
-    assert found.n == 256 and found.value < 0.02 and found.high < 0.25
+    samples = DIGITS[:20].repeat(13, 1, 1, 1)[:256] + 0.2 * noise
+    found = measured(l2, samples, train=DIGITS[:20], new=DIGITS[80:])["recall"]
+    assert found.n == 256 and found.value < 0.02 and found.high < 0.4  # 0.6 to 0.9 by p alone
 
 
 @pytest.mark.parametrize("samples, new", [(LEAST - 1, 300), (100, 2 * LEAST - 1)])
