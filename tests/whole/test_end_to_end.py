@@ -108,7 +108,7 @@ def test_the_pipeline_measures_every_class_that_is_not_empty(sweep):
             assert args["generate"]["sampler"] == "ddim" and args["classify"]
     times = {"critical-times", "recovery", "volumes"}
     times |= {f"recovered-{path.parent}-{path.stem}" for path in result}
-    judged = {"transition", "samples", "losses", "distances-2", "distances-8"}
+    judged = {"transition", "samples", "losses", "quality", "distances-2", "distances-8"}
     judged |= {f"{path.parent}-{path.stem}" for path in result}
     assert figures_in(root / "times") == times
     assert figures_in(root / "energies") == {"energies"}
@@ -285,7 +285,7 @@ def test_ratio_and_delta_criteria_through_the_script(sweep, tmp_path):
     assert [row["memorized"] for row in rows] == ["120", "120"]
     assert "half the samples are memorized up to a K above 8" in done.stdout
     assert not (tmp_path / "all" / "spurious").exists()
-    ever = {"transition", "distances-2", "distances-8"}
+    ever = {"transition", "quality", "distances-2", "distances-8"}
     assert figures_in(tmp_path / "all") == ever | {"memorized-2", "memorized-8"}
     flags = ["--result-path", tmp_path / "all", "--delta-m", 0, "--delta-s", 1000]
     classify(*flags, "--overwrite", "True")
