@@ -175,10 +175,10 @@ def measure_quality(
     the delete-one jackknife).
 
     Coverage in simulations (digits, MNIST, normal distributions of 16 and 64 dimensions; n = 100
-    and 250; samples real, with noise, blurred, and half of them copies): 92 to 100 %, mostly 97 to
+    and 250; samples real, with noise, blurred, and half of them copies): 93 to 100 %, mostly 97 to
     99, since errors are up to 1.5 times too large where samples resemble real images. Exceptions:
     blurred MNIST at n = 250, 90 % (sample_gap) and 88 % (difference of coverage); nothing but
-    copies of 8 images, 85 % (precision); sample_gap of many copies, 2 to 7 times too wide.
+    copies of 2 images, 91 % (kernel); sample_gap of many copies, 2 to 7 times too wide.
 
     Raises ValueError as `frechet_distance`, and for n < 12. Takes time as n^3 + n^2 D: give a
     smaller `largest` for features as wide as images. Source: Shao and Wu 1989, Ann. Stat. 17,
