@@ -12,6 +12,7 @@ import yaml
 
 from models.schedule import Schedule
 from tests.helpers.runs import assert_one_line, complaint, run_here, run_script
+from utils.cli.options.metric import MetricOptions
 from utils.evidence.findings import ratio
 from utils.inputs.training_args import schedule_of
 from utils.stages.anchors.compare import compare
@@ -31,14 +32,14 @@ GU_LABELS = {1000: 0.965, 2000: 0.795, 3000: 0.56, 4000: 0.38, 5000: 0.23}
 N = 2000  # samples at each step
 
 
-def args_of(k, **changes):
+def args_of(k, metric="l2", **changes):
     """Args of a training on K images of CIFAR-10 by the U-Net of width 128, as Gu et al. have it;
     changes: of any option, by its name."""
     sections = {
         "data": {"data_name": "cifar10", "data_path": "data"},
         "train": {"train_size": k, "random_flip": False, "duplicates": 1, "iterations": 500_000},
         "model": {"dim": 128, "image_size": 32, "in_channels": 3, "num_classes": 0},
-        "generalization": {"metric": "l2", "exact": False},
+        "generalization": {**MetricOptions(metric=metric).stored_metric(), "exact": False},
     }
     for name, value in changes.items():
         next(section for section in sections.values() if name in section)[name] = value

@@ -85,9 +85,7 @@ def file_of(metric: str) -> Path | None:
 def stored_name(settings: dict[str, Any]) -> str:
     """The name of a metric in a section of args, in either form. The inverse of `metric_args` and
     `stored_metric`."""
-    metric = settings.get("metric")
+    metric, network = settings.get("metric"), settings.get("network") or "l2"
     if metric is None:
-        return settings["network"] if settings["use_lpips"] else "l2"
-    if metric in METRIC_NAMES.values():
-        return settings["network"] or "l2"
-    return metric
+        return network if settings.get("use_lpips") else "l2"
+    return network if metric in METRIC_NAMES.values() else metric

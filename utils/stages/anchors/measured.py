@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.errors import UserError
+from utils.cli.options.metric import stored_name
 from utils.evidence.findings import Finding
 from utils.files.atomic import reason
 from utils.files.provenance import resolve_named
@@ -159,7 +160,7 @@ def maximum(found: Mapping[int, Finding], args: Args) -> Ours:
     value = max(shares.values())
     rising = value > max((shares[s] for s in steps[:-1]), default=-1)
     selection = MAXIMUM if len(steps) > 1 else FINAL
-    metric, n = args["generalization"].get("metric"), min(one.n for one in found.values())
+    metric, n = stored_name(args["generalization"]), min(one.n for one in found.values())
     return Ours(value, low, high, RATIO, [args], selection, metric, samples=n, rising=rising)
 
 
@@ -222,6 +223,6 @@ def memorization_steps(sweep: Sweep, exponent: bool) -> Ours | str:
         value = math.log(tau_b / tau_a) / scale
         low = math.log(low_b / tau_a) / scale if low_b else None
         high = math.log(tau_b / low_a) / scale if low_a else None
-    metric = args[0]["generalization"].get("metric")
+    metric = stored_name(args[0]["generalization"])
     criterion = "first step from which on the ratio test says memory"
     return Ours(value, low, high, criterion, args, "first rise over training", metric, CHECKPOINTS)
