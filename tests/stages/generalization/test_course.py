@@ -1,6 +1,7 @@
 """Generalization over the checkpoints of one training."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tests.helpers.sandbox import GENERALIZATION_TESTS
 from utils.evidence.findings import (
     Finding,
 )
+from utils.stages.anchors.measured import read_sweep, share
 from utils.stages.generalization.course import best_frechet, relative_losses, tau_gen, tau_mem
 from utils.stages.generalization.files import Stored, load_arrays, load_measured
 from utils.stages.train import stage as train
@@ -41,6 +43,8 @@ def test_one_training_over_its_checkpoints(courses, tmp_path):
         stored = load_measured(tmp_path / "course" / f"{step}.json")
         assert stored.step == step and set(stored.findings) == set(GENERALIZATION_TESTS)
     assert (tmp_path / "course" / "figures" / "training.png").exists()
+    shutil.copytree(tmp_path / "course", tmp_path / "root" / "generalization" / "8")
+    assert share(read_sweep(tmp_path / "root"), 8).metric == "l2"  # as utils.anchors reads it
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "course").glob("*.json")}
     ok("run_generalization.py", *flags, run=run_here)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "course").glob("*.json")} == files
