@@ -83,6 +83,44 @@ def test_nothing_holds_it_up(what, tally):
         assert time.monotonic() - asked < 10  # 5 on a machine that does nothing else
 
 
+IMPORTING = """
+import sys
+sys.path.insert(0, FOLDER)
+import slow_to_import
+while True:
+    pass
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_import_is_not_cut_short(tmp_path, sign, tally):
+    """Code in C++ that imports a module, as PyTorch's does, aborts on an exception there."""
+    made = tmp_path / "made"
+    (tmp_path / "slow_to_import.py").write_text(
+        f"import time\nprint('working', flush=True)\ntime.sleep(1)\nopen({str(made)!r}, 'w')\n"
+    )
+    with tally.attempt("all", sign.name, "an import"):
+        process = working(IMPORTING.replace("FOLDER", repr(str(tmp_path))))
+        process.send_signal(sign)
+        asked = time.monotonic()
+        assert_resumable(process)
+        assert made.exists() and time.monotonic() - asked < 3.5
+
+
+def test_a_second_ctrl_c_does_not_wait_for_an_import(tmp_path, tally):
+    (tmp_path / "slow_to_import.py").write_text(
+        "import time\nprint('working', flush=True)\ntime.sleep(60)\n"
+    )
+    with tally.attempt("all", "Ctrl-C twice", "an import"):
+        process = working(IMPORTING.replace("FOLDER", repr(str(tmp_path))))
+        asked = time.monotonic()
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        assert_resumable(process)
+        assert time.monotonic() - asked < 3.5
+
+
 SLOW = """
 import time
 try:

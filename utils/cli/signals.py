@@ -21,6 +21,7 @@ GO_ON = "run the same command again to go on"
 KEYBOARD_SECONDS = 4.0  # from Ctrl-C to the end of the process, whatever it does
 LEAVING_SECONDS = 30.0  # from a scheduler's signal to the end; SLURM kills after as many
 WATCH_SECONDS = 0.5
+IMPORT_SECONDS = 0.02  # between two looks at whether an import has ended
 
 
 class _State:
@@ -98,7 +99,7 @@ def ignore_more() -> None:
 
 def ignore_for_good() -> None:
     """Just before the exit: while Python shuts down, its handlers no longer work."""
-    for number in SIGNALS:
+    for number in (*SIGNALS, *([signal.SIGALRM] if hasattr(signal, "SIGALRM") else [])):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -109,9 +110,24 @@ def _handle(numbers: list[int], handler: object) -> None:
             signal.signal(number, handler)
 
 
-def _stop(*_: object) -> None:
+def _stop(_: int = 0, frame: FrameType | None = None) -> None:
+    """Raise Interrupted; during an import as soon as that has ended, since C++ code that imports
+    Python modules, as PyTorch's does, ends the process with -6 on an exception."""
     ignore_more()
+    if _importing(frame) and hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _stop)  # comes again; a limit is set by `_watch`
+        signal.setitimer(signal.ITIMER_REAL, IMPORT_SECONDS)
+        return
     raise Interrupted(GO_ON)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported in this frame, or in one that has called it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _watch(reader: int) -> None:
