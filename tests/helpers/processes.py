@@ -263,10 +263,10 @@ class Undisturbed:
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest file that it has written."""
+        """Bytes of the largest file that it has written; it may write beside what it reads."""
         read = tuple(f"{name}/" for name in self.stage.reads)
-        written = [data for n, data in self.files.items() if not n.startswith(read)]
-        return max(map(len, written))
+        there = {n for n in self.files if n.startswith(read) and (self.chain / n).exists()}
+        return max(len(data) for n, data in self.files.items() if n not in there)
 
     def place(self, folder: Path) -> Path:
         """A new working folder, with what the stage reads."""
