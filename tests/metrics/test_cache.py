@@ -243,10 +243,10 @@ def test_its_size_is_said_before_it_is_written(tmp_path, capsys, alex):
     x = random_images(20)
     cache = open_cache(alex, CacheOptions(), tmp_path / "dists", x, 1000)
     said = capsys.readouterr().out
-    assert f"embeddings in {cache.folder}: up to 22M more, " in said
+    assert f"embeddings of 5,760 numbers in {cache.folder}: up to 22M more, " in said
     Embedded(x, alex, 5760, CPU, 8, cache).fill(range(20))
     open_cache(alex, CacheOptions(), tmp_path / "dists", x, 20)
-    assert capsys.readouterr().out == f"embeddings in {cache.folder}\n"
+    assert capsys.readouterr().out == f"embeddings of 5,760 numbers in {cache.folder}\n"
 
 
 def test_without_the_space_there_is_no_cache(tmp_path, capsys, monkeypatch, alex):

@@ -51,7 +51,7 @@ def open_cache(
     folder = Path(root) / f"{name}-{shape}-{embedder.fingerprint}-{CODE}"
     cache = EmbeddingCache(folder, dim, embedder)
     needed, free = max(0, count * dim * 4 - cache.size()), free_space(folder)
-    line = f"embeddings in {folder}"
+    line = f"embeddings of {dim:,} numbers in {folder}"
     if needed:
         line += f": up to {as_size(needed)} more, {as_size(free)} free"
     if needed > free:
