@@ -48,15 +48,15 @@ EXAMPLE = 544  # tile above the columns of the figure
 def windows(train: bool) -> Tensor:
     """Windows uint8 [N, 3, 72, 72]: tiles with contrast of one part of the photographs, as those of
     the data set photos, each with MARGIN pixels around it."""
-    found, side, step = [], SIDE + 2 * MARGIN, STEP if train else HELD_OUT_STEP
+    tiles, side, step = [], SIDE + 2 * MARGIN, STEP if train else HELD_OUT_STEP
     for path in photographs():
         photograph = pixels(path)
         border = int(TRAIN_PART * photograph.shape[1])
         part = photograph[:, :border] if train else photograph[:, border:]
         if min(part.shape[:2]) >= side:
             views = np.lib.stride_tricks.sliding_window_view(part, (side, side), axis=(0, 1))
-            found.append(views[::step, ::step].reshape(-1, 3, side, side))
-    all_windows = np.concatenate(found)
+            tiles.append(views[::step, ::step].reshape(-1, 3, side, side))
+    all_windows = np.concatenate(tiles)
     contrast = all_windows[..., MARGIN:-MARGIN, MARGIN:-MARGIN].std((2, 3)).mean(1)
     return torch.from_numpy(all_windows[contrast >= CONTRAST])
 
@@ -112,7 +112,7 @@ def measure(metric: MetricOptions, count: int) -> dict:
     copies = [change(train[sources], others) for change in COPIES.values()]
     embedder = load_metric(metric.metric_name, metric.weights_path, "cpu")
     queries = torch.cat([held_out, *copies])
-    distances, indices = (found[:, 0] for found in nearest(embedder, queries, at(train), 1))
+    distances, indices = (columns[:, 0] for columns in nearest(embedder, queries, at(train), 1))
     n = len(held_out)
     rank = int(RATE * (n + 1))
     threshold = float(np.sort(distances[:n])[rank - 1])

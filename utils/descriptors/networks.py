@@ -81,15 +81,16 @@ class Network:
     def vectors(self, rows: Tensor) -> Tensor:
         remedy = "check its size, interpolation, mean and std (docs/descriptors.md)"
         try:
-            found = self.forward(self.prepare(rows))
+            output = self.forward(self.prepare(rows))
         except Exception as error:  # each kind of file has errors of its own
             reason = " ".join(str(error).split())[-200:]
             raise UserError(self.source, f"a network that fails ({reason})", remedy) from error
-        if not isinstance(found, Tensor) or found.ndim < 2 or found[0].numel() != found.shape[1]:
-            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        is_tensor = isinstance(output, Tensor) and output.ndim > 1
+        if not is_tensor or output[0].numel() != output.shape[1]:
+            shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             remedy = "give a network that makes one vector [D] of an image"
             raise UserError(self.source, f"an output of {shape} for {len(rows)} images", remedy)
-        return found.float().flatten(1)
+        return output.float().flatten(1)
 
 
 def normalised(network: Network) -> Callable[[Tensor], Tensor]:

@@ -223,7 +223,7 @@ def _by_influences(
     for name in ("samples", "control"):
         x = sets[name]
         own, across = apart["reference", "reference"], apart[name, "reference"].T
-        found = {
+        measures = {
             "frechet": set_measures.frechet(x, reference),
             "frechet_limit": set_measures.frechet_limit(x, reference, rng),
             "kernel": set_measures.kernel(x, reference, dim),
@@ -232,8 +232,8 @@ def _by_influences(
         if "train" in sets:
             far, near = (set_measures.frechet(x, sets[y]) for y in ("held out", "train"))
             others = *far.others, *(-psi for psi in near.others)
-            found["frechet_gap"] = Statistic(far.value - near.value, far.own - near.own, others)
-        of_both.append(found)
+            measures["frechet_gap"] = Statistic(far.value - near.value, far.own - near.own, others)
+        of_both.append(measures)
     estimates = {}
     for name, value in of_both[0].items():
         control = of_both[1][name]

@@ -167,10 +167,10 @@ def as_json(compared: Iterable[Compared], root: Path) -> dict[str, Any]:
 
 
 def _plain(one: Compared) -> dict[str, Any]:
-    anchor, ours, found = one.anchor, one.ours, None
+    anchor, ours, measured = one.anchor, one.ours, None
     if ours is not None:
         names = ("value", "low", "high", "bounds", "criterion", "selection", "metric", "samples")
-        found = {name: getattr(ours, name) for name in names}
+        measured = {name: getattr(ours, name) for name in names}
     numbers = {"K": anchor.k, "published": anchor.value, "tolerance": anchor.tolerance}
-    result = {"name": anchor.name, **numbers, "ours": found, "verdict": one.verdict}
+    result = {"name": anchor.name, **numbers, "ours": measured, "verdict": one.verdict}
     return {**result, "reasons": list(one.reasons), "conditions": dict(anchor.conditions)}

@@ -103,14 +103,14 @@ def read_crossings(path: Path) -> dict[str, tuple[float, float, float]]:
         cells = {
             n: [lines[0][f"{n}{e}"] for e in ("", "_low", "_high")] for n in CROSSINGS.values()
         }
-        found = {name: tuple(map(float, texts)) for name, texts in cells.items() if any(texts)}
+        points = {name: tuple(map(float, texts)) for name, texts in cells.items() if any(texts)}
     except OSError as error:
         raise UserError(path, reason(error), REMEDY) from error
     except (ValueError, KeyError, IndexError, TypeError, csv.Error) as error:
         raise UserError(path, "no summary of run_classify.py", REMEDY) from error
-    if not all(0 <= low <= value <= high for value, low, high in found.values()):
+    if not all(0 <= low <= value <= high for value, low, high in points.values()):
         raise UserError(path, "half points outside their intervals", REMEDY)
-    return found
+    return points
 
 
 def ours_of(anchor: Anchor, sweep: Sweep) -> Ours | str:
@@ -131,8 +131,8 @@ def share(sweep: Sweep, k: int) -> Ours | str:
     if k in sweep.courses:
         course = {s: one for s, one in sweep.courses[k].items() if "ratio" in one.findings}
         if course:
-            found = {s: one.findings["ratio"] for s, one in course.items()}
-            return maximum(found, course[max(course)].args)
+            ratios = {s: one.findings["ratio"] for s, one in course.items()}
+            return maximum(ratios, course[max(course)].args)
     if k in sweep.rows:
         row, args = sweep.rows[k]
         value = row["ratio_memorized"]
@@ -143,24 +143,24 @@ def share(sweep: Sweep, k: int) -> Ours | str:
     return f"no such K: found {', '.join(map(str, sweep.sizes))}"
 
 
-def maximum(found: Mapping[int, Finding], args: Args) -> Ours:
+def maximum(ratios: Mapping[int, Finding], args: Args) -> Ours:
     """The largest share of all steps S. Of each step Wilson's interval at 1 - 5 % / S (Bonferroni):
     all of them hold together in 95 % of cases, and then
 
         max_s low_s <= max_s p_s <= max_s high_s,
 
     although the maximum was chosen after looking. Source: Dunn 1961, J. Am. Stat. Assoc. 56, 52."""
-    confidence = 1 - 2 * TAIL / len(found)
-    shares = {s: one.details["samples"] for s, one in found.items()}
+    confidence = 1 - 2 * TAIL / len(ratios)
+    shares = {s: one.details["samples"] for s, one in ratios.items()}
     bounds = [
-        wilson_interval(round(shares[s] * one.n), one.n, confidence) for s, one in found.items()
+        wilson_interval(round(shares[s] * one.n), one.n, confidence) for s, one in ratios.items()
     ]
     low, high = (max(ends) for ends in zip(*bounds, strict=True))
-    steps = sorted(found)
+    steps = sorted(ratios)
     value = max(shares.values())
     rising = value > max((shares[s] for s in steps[:-1]), default=-1)
     selection = MAXIMUM if len(steps) > 1 else FINAL
-    metric, n = stored_name(args["generalization"]), min(one.n for one in found.values())
+    metric, n = stored_name(args["generalization"]), min(one.n for one in ratios.values())
     return Ours(value, low, high, RATIO, [args], selection, metric, samples=n, rising=rising)
 
 

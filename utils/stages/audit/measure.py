@@ -152,10 +152,10 @@ class Examination:
         sets, most = self.sets, self.options.quality_size
         if sets.held_out is None:
             return {}
-        found = image_quality(
+        estimates = image_quality(
             self.embedder, sets.samples, sets.train, sets.held_out, most, settings
         )
-        return quality_columns(found) if found else {}
+        return quality_columns(estimates) if estimates else {}
 
     def cutoffs(self, judged: Judged, control: Judged | None) -> dict[str, Any]:
         """Shares within published cut-offs; empty for metrics that have none."""
