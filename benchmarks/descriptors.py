@@ -1,6 +1,6 @@
 """Which descriptor finds a changed copy: the share found of each transformation, on photographs.
 
-    python -m benchmarks.descriptors                              # l2, alex, vgg: 3 minutes
+    python -m benchmarks.descriptors                              # l2, alex, vgg: 11 minutes
     python -m benchmarks.descriptors --metric l2 sscd --metric-weights sscd.onnx
 
 Training images are tiles of the left part of each photograph, held-out images of the right part. A
@@ -35,10 +35,8 @@ from utils.metrics.intervals import wilson_interval
 from utils.metrics.nearest import nearest
 
 SIDE = 64  # of a tile
-STEP, HELD_OUT_STEP = (
-    32,
-    16,
-)  # pixels between tiles; held-out ones are few, and their rank is coarse
+# Pixels between tiles; held-out images are few, so that the rank of the threshold would be coarse.
+STEP, HELD_OUT_STEP = 32, 16
 MARGIN = 4  # pixels of the photograph on each side, from which shifted and rotated copies are cut
 RATE = 0.01  # of held-out images called copies
 QUALITY, ANGLE, BRIGHTER, CROPPED = 50, 5, 1.2, 51  # JPEG; degrees; factor; pixels of 64: 80 %
