@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from models.denoiser import Denoiser
+from models.closed_form import ClosedForm
 from models.schedule import Schedule
 
-# Kernels choose the order of summation by the shape of a batch. Rows are therefore computed in
-# tiles of this many, the last one padded: a row's bits depend on that row alone.
-TILE_ROWS = 64
-# D is padded with zeros to a multiple of this. With odd D every second row of a tile has another
-# alignment, and MKL sums such rows in another order.
-ALIGNED = 8
 # Patterns are converted to float64 in chunks of this size; fewer are kept in float64.
 CHUNK_BYTES = 2**24
 LARGEST_HESSIAN = 4096  # D; one image then takes 128 MiB
 
 
-class ExactDenoiser(Denoiser):
+class ExactDenoiser(ClosedForm):
     """p_t(x) = mean_m N(x; sqrt(alpha_bar_t) y_m, (1 - alpha_bar_t) I) over K patterns y_m.
 
         D(x, t) = sum_m w_m y_m,
             w = softmax_m(-|x - sqrt(alpha_bar_t) y_m|^2 / (2 (1 - alpha_bar_t)))
 
-    patterns: [K, C, H, W], K >= 1, float32 or float64 in [-1, 1]. Everywhere x_t is
-    [B, C, H, W], and t an int or int64 [B] on the CPU, one for each row, in 0 .. T - 1. Everything
-    is computed in float64, differentiably; images are returned like x_t. No bit of a row depends
-    on the other rows of its batch. Raises ValueError for other patterns, shapes and times.
+    Patterns, x_t, t and what is raised: as for every `ClosedForm`. The score is grad log p_t.
     A Dense Associative Memory with beta = 1 / (2 (1 - alpha_bar_t)): Ambrogioni 2023, arXiv
     2309.17290."""
 
     def __init__(self, patterns: Tensor, schedule: Schedule) -> None:
-        if patterns.dim() != 4 or not patterns.numel() or not patterns.is_floating_point():
-            found = f"{patterns.dtype} {list(patterns.shape)}"
-            raise ValueError(f"patterns: found {found}; give [K, C, H, W] of floats, K >= 1")
-        self.schedule, self.shape = schedule, tuple(patterns.shape[1:])
-        self.device = patterns.device
-        # MPS has no float64: the CPU computes instead, and float64 results stay there.
-        self._compute_device = torch.device("cpu") if self.device.type == "mps" else self.device
-        self._dim = math.prod(self.shape)
+        super().__init__(patterns, schedule)
         flat = self._vectors(patterns.detach())  # [K, D]
         self._chunk_rows = max(1, CHUNK_BYTES // (8 * flat.shape[1]))
         chunks = flat.split(self._chunk_rows)  # [k, D] each
@@ -55,11 +37,11 @@ class ExactDenoiser(Denoiser):
 
     def logits(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """-|x - sqrt(alpha_bar_t) y_m|^2 / (2 (1 - alpha_bar_t)): [B, K] float64, at most 0."""
-        return self._by_tiles(self._logits, x_t, t)
+        return self._by_tiles(self._logits, *self._inputs(x_t, t))
 
     def weights(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """w = softmax_m(logits), the posterior of the patterns: [B, K] float64, rows sum to 1."""
-        return self._by_tiles(self._weights, x_t, t)
+        return self._by_tiles(self._weights, *self._inputs(x_t, t))
 
     def log_density(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """log p_t(x) in nats, [B] float64.
@@ -71,7 +53,7 @@ class ExactDenoiser(Denoiser):
             total = self._log_sum(x, alpha_bar)
             return (total - math.log(len(self._squares)) - normaliser).squeeze(1)
 
-        return self._by_tiles(log_density, x_t, t)
+        return self._by_tiles(log_density, *self._inputs(x_t, t))
 
     def energy(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """E(x) = -(1/beta) log sum_m exp(-beta |x - sqrt(alpha_bar_t) y_m|^2), [B] float64.
@@ -82,27 +64,10 @@ class ExactDenoiser(Denoiser):
         def energy(x: Tensor, alpha_bar: Tensor) -> Tensor:
             return (-2 * (1 - alpha_bar) * self._log_sum(x, alpha_bar)).squeeze(1)
 
-        return self._by_tiles(energy, x_t, t)
+        return self._by_tiles(energy, *self._inputs(x_t, t))
 
-    def x_0(self, x_t: Tensor, t: int | Tensor) -> Tensor:
-        """D(x_t, t) = sum_m w_m y_m, [B, C, H, W]."""
-        return self._like(x_t, self._by_tiles(self._mean, x_t, t))
-
-    def eps(self, x_t: Tensor, t: int | Tensor) -> Tensor:
-        """(x_t - sqrt(alpha_bar_t) D) / sqrt(1 - alpha_bar_t), rounded once from float64."""
-
-        def eps(x: Tensor, alpha_bar: Tensor) -> Tensor:
-            return (x - alpha_bar.sqrt() * self._mean(x, alpha_bar)) / (1 - alpha_bar).sqrt()
-
-        return self._like(x_t, self._by_tiles(eps, x_t, t))
-
-    def score(self, x_t: Tensor, t: int | Tensor) -> Tensor:
-        """grad log p_t(x_t) = (sqrt(alpha_bar_t) D - x_t) / (1 - alpha_bar_t), rounded once."""
-
-        def score(x: Tensor, alpha_bar: Tensor) -> Tensor:
-            return (alpha_bar.sqrt() * self._mean(x, alpha_bar) - x) / (1 - alpha_bar)
-
-        return self._like(x_t, self._by_tiles(score, x_t, t))
+    def mean(self, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+        return self._images(self._by_tiles(self._mean, x_t, alpha_bar))
 
     def hessian_vector(self, x_t: Tensor, t: int | Tensor, v: Tensor) -> Tensor:
         """The Hessian H of -log p_t at x_t times v [B, C, H, W], like v.
@@ -121,7 +86,9 @@ class ExactDenoiser(Denoiser):
 
         if v.shape != x_t.shape:
             raise ValueError(f"v: found {list(v.shape)}; give {list(x_t.shape)}, as x_t")
-        return self._like(v, self._by_tiles(product, x_t, t, v))
+        direction = v.to(self._compute_device).double()
+        result = self._by_tiles(product, *self._inputs(x_t, t), direction)
+        return self._images(result).to(v.dtype).to(v.device)
 
     def hessian(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """The whole matrix H of `hessian_vector`, [B, D, D] float64, for D = C H W up to 4096."""
@@ -129,48 +96,14 @@ class ExactDenoiser(Denoiser):
         if dim > LARGEST_HESSIAN:
             remedy = f"use hessian_vector, or images of {LARGEST_HESSIAN} values at most"
             raise ValueError(f"D = C H W: found {dim}; {remedy}")
-        rows = zip(self.weights(x_t, t), self._by_tiles(self._mean, x_t, t), strict=True)
+        means = self._by_tiles(self._mean, *self._inputs(x_t, t))
+        rows = zip(self.weights(x_t, t), means, strict=True)
         covariance = [self._covariance(w, mean) for w, mean in rows]
         identity = torch.eye(dim, dtype=torch.float64, device=self._compute_device)
         alpha_bar = self._alpha_bar(t, len(x_t)).to(self._compute_device)[:, None, None]
         noise = 1 - alpha_bar
         stacked = torch.stack(covariance) if covariance else identity.new_zeros(0, dim, dim)
         return identity / noise - alpha_bar / noise.square() * stacked
-
-    def _by_tiles(
-        self, work: Callable[..., Tensor], x_t: Tensor, t: int | Tensor, *more: Tensor
-    ) -> Tensor:
-        """work(x [R, D], alpha_bar [R, 1], ...) on tiles of R rows in float64: [B, ...]."""
-        if x_t.shape[1:] != self.shape:
-            expected = ", ".join(map(str, self.shape))
-            raise ValueError(f"x_t: found {list(x_t.shape)}; give [B, {expected}]")
-        alpha_bar = self._alpha_bar(t, len(x_t)).to(self._compute_device)[:, None]
-        tables = self._vectors(x_t).double(), alpha_bar, *(self._vectors(v).double() for v in more)
-        tiles = zip(*map(_tiles, tables), strict=True)
-        return torch.cat([work(*tile) for tile in tiles])[: len(x_t)]
-
-    def _vectors(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] as rows [B, D], D padded, on the device that computes."""
-        flat, padding = images.to(self._compute_device).flatten(1), -self._dim % ALIGNED
-        return functional.pad(flat, (0, padding)) if padding else flat
-
-    def _alpha_bar(self, t: int | Tensor, rows: int) -> Tensor:
-        """alpha_bar of each row, [B] float64 on the CPU."""
-        t = torch.as_tensor(t, device="cpu")
-        if t.dtype != torch.int64 or t.shape not in ((), (rows,)):
-            raise ValueError(f"t: found {t.dtype} {list(t.shape)}; give an int or int64 [{rows}]")
-        outside = t[(t < 0) | (t >= self.schedule.timesteps)]
-        if len(outside):
-            remedy = f"choose 0 to {self.schedule.timesteps - 1}"
-            raise ValueError(f"t: found {outside[0].item()}; {remedy}")
-        alpha_bar = self.schedule.alpha_bar_at(t)
-        if (alpha_bar == 1).any():
-            raise ValueError("t: found 0, at which this schedule has no noise; choose 1 or more")
-        return alpha_bar.expand(rows)
-
-    def _like(self, image: Tensor, flat: Tensor) -> Tensor:
-        """Rows [B, D] as images with the dtype and device of image."""
-        return flat[:, : self._dim].to(image.dtype).reshape(image.shape).to(image.device)
 
     # The methods below work on one tile: x [R, D], alpha_bar [R, 1], D padded.
 
@@ -209,11 +142,3 @@ class ExactDenoiser(Denoiser):
         parts = zip(w.sqrt().split(self._chunk_rows), self._chunks, strict=True)
         centred = (part[:, None] * (chunk.double() - mean) for part, chunk in parts)  # [k, D]
         return sum(part.T @ part for part in centred)[: self._dim, : self._dim]
-
-
-def _tiles(table: Tensor) -> tuple[Tensor, ...]:
-    """table [B, n], padded with rows of zeros, as whole tiles [R, n].
-
-    Always a copy: the order of summation may depend on the alignment in memory."""
-    padding = table.new_zeros(-len(table) % TILE_ROWS, table.shape[1])
-    return torch.cat([table, padding]).split(TILE_ROWS)

@@ -15,7 +15,7 @@ from tests.helpers.runs import ROOT
 
 # From the ground up. A file may import from lower floors and from its own folder.
 FLOORS = (
-    ("models", "models/circle", "utils/cli", "utils/cli/options"),
+    ("models", "models/circle", "models/machines", "utils/cli", "utils/cli/options"),
     ("utils/files",),
     ("utils/jobs", "utils/figures"),
     ("utils/data", "utils/data/sources"),
@@ -28,7 +28,7 @@ FLOORS = (
 )
 # Arrows between folders of one floor, and of stages, that are wanted.
 WITHIN = {("utils/cli", "utils/cli/options"), ("utils/cli/options", "utils/cli")}
-WITHIN |= {("models/circle", "models")}
+WITHIN |= {("models/circle", "models"), ("models/machines", "models")}
 # Images from anywhere may be a data set; a data set by name may be audited as images from anywhere.
 WITHIN |= {("utils/data", "utils/data/sources"), ("utils/data/sources", "utils/data")}
 FLOOR = {folder: number for number, folders in enumerate(FLOORS) for folder in folders}

@@ -1,0 +1,208 @@
+"""Each pixel from its neighbourhood alone: a square, or pixels that a linear filter looks at."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from models.closed_form import ClosedForm
+from models.machines.wiener import WienerDenoiser
+from models.schedule import Schedule
+
+CPU_CHUNK_BYTES = 2**21  # float64 of one image's squared differences: they fit into a cache
+GPU_CHUNK_BYTES = 2**27
+FILTER_BYTES = 2**26  # of the rows of a Wiener filter that are looked at together
+BORDERS = ("image", "circular")
+
+
+class PosteriorMean:
+    """sum_m w_m y_m with w = softmax_m(logits), patterns given in parts.
+
+    The largest logit so far is kept, and sums are relative to it."""
+
+    def __init__(self) -> None:
+        self._largest: Tensor | None = None
+
+    def add(self, logits: Tensor, combine: Callable[[Tensor], Tensor]) -> None:
+        """logits [..., k] of the next k patterns; combine(w [..., k]): sum_m w_m y_m over them,
+        with the axes of `logits` but the last one at its end."""
+        largest = logits.amax(-1)
+        if self._largest is not None:
+            largest = torch.maximum(largest, self._largest)
+        w = (logits - largest[..., None]).exp()
+        total, weighted = w.sum(-1), combine(w)
+        if self._largest is not None:
+            shrink = (self._largest - largest).exp()
+            total, weighted = total + shrink * self._total, weighted + shrink * self._weighted
+        self._largest, self._total, self._weighted = largest, total, weighted
+
+    def value(self) -> Tensor:
+        return self._weighted / self._total
+
+
+class NeighbourhoodDenoiser(ClosedForm):
+    """Each pixel is the posterior mean of that pixel given its neighbourhood N(i) in x_t.
+
+        D(x, t)[c, i] = sum_m w_m(i) y_m[c, i],
+            w(i) = softmax_m(-sum_{j in N(i)} |x[:, j] - sqrt(a) y_m[:, j]|^2 / (2 (1 - a)))
+
+    over the K patterns y_m, a = alpha_bar_t; i and j are positions with all their channels.
+    sides: the odd patch side p, or {t: p}; a time between takes the p of the t that is nearest in
+    log(a / (1 - a)). Patterns, x_t, t and what is raised: as for every `ClosedForm`, and ValueError
+    for other sides. Not a gradient field unless N(i) is the image: there is no density to it.
+
+    The squared differences of an image and a pattern are taken once, and summed over all
+    neighbourhoods by matrix products, so that the cost hardly depends on p. Needs a few MiB beside
+    the patterns, whatever K."""
+
+    def __init__(
+        self, patterns: Tensor, schedule: Schedule, sides: int | Mapping[int, int]
+    ) -> None:
+        super().__init__(patterns, schedule)
+        self._sides = self._by_noise(sides)
+        images = patterns.detach().to(self._compute_device)
+        self._patterns = images.permute(1, 2, 3, 0).contiguous()  # [C, H, W, K]
+        height, width = self.shape[1:]
+        size = CPU_CHUNK_BYTES if self._compute_device.type == "cpu" else GPU_CHUNK_BYTES
+        self._chunk = max(1, size // (8 * height * width))
+
+    def side(self, alpha_bar: float) -> int:
+        """The patch side p at this alpha_bar."""
+        logit = torch.logit(torch.tensor(alpha_bar, dtype=torch.float64)).item()
+        return min(self._sides, key=lambda entry: abs(entry[0] - logit))[1]
+
+    def mean(self, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+        if not len(x_t):
+            return x_t
+        values = alpha_bar[:, 0]
+        means, places = [], []
+        for value in values.unique():
+            rows = (values == value).nonzero()[:, 0]
+            means.append(self.mean_at(x_t[rows], value.item()))
+            places.append(rows)
+        return torch.cat(means)[torch.cat(places).argsort()]
+
+    @abstractmethod
+    def summed(self, alpha_bar: float) -> Callable[[Tensor], Tensor]:
+        """The sum over the neighbourhood of each position, of squares [H, W, k]: like squares."""
+
+    def mean_at(self, x: Tensor, alpha_bar: float) -> Tensor:
+        """D of images x [B, C, H, W], all at this alpha_bar."""
+        summed, scale = self.summed(alpha_bar), alpha_bar**0.5
+        means = [PosteriorMean() for _ in x]
+        for part in self._patterns.split(self._chunk, -1):
+            y = part.double()  # [C, H, W, k]
+            scaled = scale * y
+            for image, mean in zip(x, means, strict=True):
+                squares = (image[..., None] - scaled).square().sum(0)
+                logits = summed(squares) / (-2 * (1 - alpha_bar))
+                mean.add(logits, lambda w, y=y: (w * y).sum(-1))
+        return torch.stack([mean.value() for mean in means])
+
+    def _by_noise(self, sides: int | Mapping[int, int]) -> list[tuple[float, int]]:
+        """log(a / (1 - a)) and p for each entry. Raises ValueError where there is none, or p is
+        even or below 1, or t outside 0 .. T - 1."""
+        table = {0: sides} if isinstance(sides, int) else dict(sides)
+        if not table:
+            raise ValueError("sides: found none; give a patch side, or one for each of some t")
+        for t, side in table.items():
+            if side < 1 or side % 2 == 0:
+                raise ValueError(f"sides: found {side}; give odd numbers, 1 or more")
+            if not 0 <= t < self.schedule.timesteps:
+                raise ValueError(f"sides: found t = {t}; choose 0 to {self.schedule.timesteps - 1}")
+        alpha_bar = self.schedule.alpha_bar_at(list(table))
+        logits = torch.logit(alpha_bar, eps=1e-300).tolist()
+        return list(zip(logits, table.values(), strict=True))
+
+
+class LocalDenoiser(NeighbourhoodDenoiser):
+    """The neighbourhood of a pixel is the p x p square around it, cut off at the borders.
+
+    borders: image, or circular (the square goes on at the opposite side). p = 2 max(H, W) - 1
+    covers the image from every pixel: the exact model. p = 1 is the posterior mean of each pixel by
+    itself. Formula: `NeighbourhoodDenoiser`. Source: the local score machine of Kamb and Ganguli
+    2024, arXiv 2412.20292."""
+
+    def __init__(
+        self,
+        patterns: Tensor,
+        schedule: Schedule,
+        sides: int | Mapping[int, int],
+        borders: str = "image",
+    ) -> None:
+        if borders not in BORDERS:
+            raise ValueError(f"borders: found {borders!r}; choose {' or '.join(BORDERS)}")
+        super().__init__(patterns, schedule, sides)
+        self.borders = borders
+
+    def summed(self, alpha_bar: float) -> Callable[[Tensor], Tensor]:
+        side = self.side(alpha_bar)
+        if side == 1:
+            return lambda squares: squares
+        down, across = (self._band(size, side) for size in self.shape[1:])
+
+        def summed(squares: Tensor) -> Tensor:
+            rows = down @ squares.flatten(1)  # [H, W k]
+            return across @ rows.view(squares.shape)
+
+        return summed
+
+    def _band(self, size: int, side: int) -> Tensor:
+        """[size, size], 1 where two places of an axis are within (side - 1) / 2, else 0."""
+        place = torch.arange(size, device=self._compute_device)
+        apart = (place[:, None] - place).abs()
+        if self.borders == "circular":
+            apart = torch.minimum(apart, size - apart)
+        return (apart <= side // 2).double()
+
+
+class PcaLocalDenoiser(NeighbourhoodDenoiser):
+    """The neighbourhood of a pixel is the p^2 pixels that the Wiener filter weighs most for it.
+
+    The weight of pixel j for pixel i at time t is the sum over channels of the squares of the
+    filter sqrt(a) C (a C + (1 - a) I)^-1 of the patterns, from j to i; the first of equal ones
+    count. p^2 >= H W is the exact model. Formula: `NeighbourhoodDenoiser`. [H W, H W] float64 are
+    kept while a time lasts, and what `WienerDenoiser` keeps. Source: after Lukoianov et al. 2025,
+    arXiv 2509.09672, who weigh pixels by this filter; here they count or do not, as in a patch."""
+
+    def __init__(
+        self, patterns: Tensor, schedule: Schedule, sides: int | Mapping[int, int]
+    ) -> None:
+        super().__init__(patterns, schedule, sides)
+        self._wiener = WienerDenoiser(patterns, schedule)
+        self._last: tuple[float, Tensor] | None = None
+
+    def summed(self, alpha_bar: float) -> Callable[[Tensor], Tensor]:
+        if self._last is None or self._last[0] != alpha_bar:
+            self._last = alpha_bar, self.neighbours(alpha_bar, self.side(alpha_bar) ** 2)
+        matrix = self._last[1]
+        return lambda squares: (matrix @ squares.flatten(0, 1)).view(squares.shape)
+
+    def neighbours(self, alpha_bar: float, count: int) -> Tensor:
+        """[H W, H W] float64: 1 where the pixel of a column is one of the row's, else 0."""
+        positions = self.shape[1] * self.shape[2]
+        if count >= positions:
+            return torch.ones(positions, positions, device=self._compute_device).double()
+        parts = []
+        for part in self._weights_of_pixels(alpha_bar):
+            # With names alone: the method, or a position, fails below a forward derivative.
+            order = torch.sort(part, stable=True, dim=1, descending=True).indices
+            parts.append(torch.zeros_like(part).scatter_(1, order[:, :count], 1.0))
+        return torch.cat(parts)
+
+    def _weights_of_pixels(self, alpha_bar: float) -> Iterator[Tensor]:
+        """Parts [n, H W] of the weights of pixels for pixels."""
+        channels, height, width = self.shape
+        positions = height * width
+        a = torch.full((1, 1), alpha_bar, dtype=torch.float64, device=self._compute_device)
+        step = max(1, FILTER_BYTES // (8 * self._dim * channels))
+        for first in range(0, positions, step):
+            end = min(first + step, positions)
+            blocks = (
+                self._wiener.rows(a, c * positions + first, c * positions + end)
+                for c in range(channels)
+            )
+            yield sum(b.view(-1, channels, positions).square().sum(1) for b in blocks)
