@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 
@@ -73,6 +74,12 @@ class NeighbourhoodDenoiser(ClosedForm):
         """The patch side p at this alpha_bar."""
         logit = torch.logit(torch.tensor(alpha_bar, dtype=torch.float64)).item()
         return min(self._sides, key=lambda entry: abs(entry[0] - logit))[1]
+
+    def with_sides(self, sides: int | Mapping[int, int]) -> NeighbourhoodDenoiser:
+        """The same machine with other patch sides; it shares the patterns."""
+        other = copy.copy(self)
+        other._sides = self._by_noise(sides)
+        return other
 
     def mean(self, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
         if not len(x_t):
@@ -173,11 +180,12 @@ class PcaLocalDenoiser(NeighbourhoodDenoiser):
     ) -> None:
         super().__init__(patterns, schedule, sides)
         self._wiener = WienerDenoiser(patterns, schedule)
-        self._last: tuple[float, Tensor] | None = None
+        self._last: tuple[tuple[float, int], Tensor] | None = None
 
     def summed(self, alpha_bar: float) -> Callable[[Tensor], Tensor]:
-        if self._last is None or self._last[0] != alpha_bar:
-            self._last = alpha_bar, self.neighbours(alpha_bar, self.side(alpha_bar) ** 2)
+        asked = alpha_bar, self.side(alpha_bar) ** 2
+        if self._last is None or self._last[0] != asked:
+            self._last = asked, self.neighbours(*asked)
         matrix = self._last[1]
         return lambda squares: (matrix @ squares.flatten(0, 1)).view(squares.shape)
 

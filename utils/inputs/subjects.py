@@ -193,3 +193,12 @@ def check_shape(path: Path, sample_set: SampleSet, model: Model) -> None:
     if shape != model.shape:
         problem = f"images {list(shape)}, a model of {list(model.shape)}"
         raise UserError(path, problem, "give the samples of this model")
+
+
+def check_drawn(path: Path, sample_set: SampleSet, model: Model) -> None:
+    """Raises UserError where a set was drawn from other weights, or is of another shape."""
+    weights = sample_set.args.get("generate", {}).get("checkpoint")
+    if weights is not None and weights != model.fingerprint:
+        problem = f"samples of weights {weights}, not of {model.fingerprint}"
+        raise UserError(path, problem, "draw them from this model by run_generate.py")
+    check_shape(path, sample_set, model)

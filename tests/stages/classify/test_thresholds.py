@@ -15,7 +15,6 @@ from utils.data.datasets import load_image_set, open_images, to_float
 from utils.data.subsets import permutation
 from utils.descriptors.embedders import load_metric
 from utils.stages.classify.held_out import FEWEST_SETS, HeldOut, measure_held_out, number_of_sets
-from utils.stages.classify.judge import labels_of
 from utils.stages.classify.thresholds import (
     calibrate,
     check_held_out,
@@ -23,6 +22,7 @@ from utils.stages.classify.thresholds import (
     pooled,
     smallest_rate,
 )
+from utils.stages.classify.verdicts import labels_of
 
 SIZES = (2, 16, 64, 256, 1000)  # the last one is the largest of a sweep, P
 N = 128  # samples

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from utils.cli.errors import UserError
 from utils.cli.options.checks import MOST, all_within, ints, one_of, with_help, within
-from utils.cli.options.choices import SAMPLER_NAMES, either
+from utils.cli.options.choices import MACHINE_NAMES, SAMPLER_NAMES, either
 from utils.cli.options.metric import MetricOptions
 from utils.cli.options.training import ModelSourceOptions
 
 
-def check_times(options: CurvatureOptions | GeneralizationOptions) -> None:
+def check_times(options: CurvatureOptions | GeneralizationOptions | MachinesOptions) -> None:
     """Refuse a list --t that is empty, negative or names a time twice."""
     all_within(options, "t", 0)
     if not options.t or len(set(options.t)) != len(options.t):
@@ -166,3 +166,62 @@ class GeneralizationOptions(MetricOptions, ModelSourceOptions, GeneralizationInp
         for name in ("probe_size", "held_out_size"):
             within(self, name, 2)
         within(self, "seed", 0, 2**62)
+
+
+@dataclass
+class MachinesInputs:
+    """Files that the comparison with machines reads, and the folder that it writes."""
+
+    result_path: Path | None = None  # folder for the comparison, K.json and K.npz
+    synth_path: Path | None = None  # sets drawn from the models, K.npz; default: some are drawn
+    samples_range: str | None = None  # values of black and white in the samples, as 0,1 or =-1,1
+    samples_layout: str | None = None  # axes of an array of samples, as nhwc
+    identified_path: Path | None = None  # folder of run_classify.py: each class of samples apart
+
+
+@dataclass
+class MachinesOptions(ModelSourceOptions, MachinesInputs):
+    """Which denoiser in closed form each network resembles, by r^2 of x_0."""
+
+    machines: str = with_help(",".join(MACHINE_NAMES), "machines to compare with, as exact,local")
+    t: tuple[int, ...] = ints(20, 50, 100, 200, 400)  # times, each 0 to T - 1
+    images: int = 128  # most training images, held-out images and samples
+    sides: tuple[int, ...] = ints(1, 3, 5, 7, 11, 15, 23)  # odd patch sides to choose from
+    side_images: int = 32  # noised training images that choose the patch sides
+    most_patches: int = 100_000  # of equivariant: training patches to compare with, at random
+    seeds: int = 16  # samples to draw from each machine and from the network; 0: none
+    sampler: str | None = with_help(
+        None, "of these samples; default: as --synth-path was drawn, in 100 calls at most, or ddim"
+    )
+    steps: int | None = None  # network calls a sample; default as --sampler, or 20
+    batch_size: int = 256  # rows of a network call; changes results by rounding only
+    seed: int = 3407  # of noise, and of samples that are not those of --synth-path
+
+    def __post_init__(self) -> None:
+        self.check_model_source()
+        check_times(self)
+        names = self.names
+        if unknown := [name for name in names if name not in MACHINE_NAMES]:
+            raise UserError("--machines", unknown[0], f"choose {', '.join(MACHINE_NAMES)}")
+        if not names or len(set(names)) != len(names):
+            raise UserError("--machines", self.machines, "name one or more, each once")
+        if even := [side for side in self.sides if side % 2 == 0 or side < 0]:
+            raise UserError("--sides", even[0], "choose odd numbers, as 1,3,7")
+        if not self.sides:
+            raise UserError("--sides", "nothing", "choose one odd number or more")
+        if self.sampler is not None:
+            one_of(self, "sampler", SAMPLER_NAMES)
+        if (self.sampler is None) != (self.steps is None):
+            given, missing = ("--steps", "--sampler") if self.steps else ("--sampler", "--steps")
+            raise UserError(given, f"without {missing}", "give both, or neither")
+        for name in ("side_images", "most_patches", "batch_size", "steps"):
+            within(self, name, 1)
+        within(self, "images", 2)
+        within(self, "seeds", 0)
+        within(self, "seed", 0, 2**62)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The machines, in the order of MACHINE_NAMES where all are known."""
+        asked = [name.strip() for name in self.machines.split(",") if name.strip()]
+        return tuple(sorted(asked, key=[*MACHINE_NAMES, *asked].index))

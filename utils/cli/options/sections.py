@@ -14,6 +14,7 @@ from utils.cli.options.measures import (
     CurvatureOptions,
     EnergyOptions,
     GeneralizationOptions,
+    MachinesOptions,
 )
 from utils.cli.options.pipeline import (
     AnchorsOptions,
@@ -123,6 +124,16 @@ class GeneralizationStage:
 
 
 @dataclass
+class MachinesStage:
+    machines: MachinesOptions
+    slice: SliceOptions
+    run: RunOptions
+    data: DataOptions = from_yaml_only()
+    train: TrainOptions = from_yaml_only()
+    model: ModelOptions = from_yaml_only()
+
+
+@dataclass
 class AuditStage:
     audit: AuditOptions
     cache: CacheOptions
@@ -144,6 +155,7 @@ class PipelineStage:
     energy: EnergyOptions = from_yaml_only()
     curvature: CurvatureOptions = from_yaml_only()
     generalization: GeneralizationOptions = from_yaml_only()
+    machines: MachinesOptions = from_yaml_only()
 
 
 @dataclass
@@ -217,6 +229,7 @@ SECTIONS = {
     "energy": EnergyOptions,
     "curvature": CurvatureOptions,
     "generalization": GeneralizationOptions,
+    "machines": MachinesOptions,
     "audit": AuditOptions,
     "pipeline": PipelineOptions,
     "report": ReportOptions,

@@ -21,6 +21,7 @@ from utils.files.provenance import parse_args
 from utils.files.schema import Array, check_arrays
 from utils.inputs.samples import SIDE_LIMIT, check_images, check_sizes
 from utils.stages.classify.held_out import HeldOut
+from utils.stages.classify.verdicts import labels_of
 
 NEIGHBOURS = ("train-nns", "synth-nns")
 BOTH = ("calibrated", "ratio")  # criteria of which every row has the shares and their control
@@ -114,6 +115,13 @@ class Judged:
     row: dict[str, Any]
     args: dict[str, Any]
     distances: JudgedDistances
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of each sample: int8 [N], positions in CLASSES."""
+        row, found = self.row, self.distances
+        limits = row["delta_m"], row["delta_s"]
+        return labels_of(row["criterion"], limits, row["metric"], found.near, found.neighbours)
 
 
 def save_judged(path: Path, judged: Judged) -> None:

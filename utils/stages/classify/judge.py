@@ -22,17 +22,14 @@ from utils.stages.classify.held_out import HeldOut, measure_held_out
 from utils.stages.classify.summary import Judgement, judge_row
 from utils.stages.classify.thresholds import Calibration, calibrate, pooled
 from utils.stages.classify.verdicts import (
+    Limits,
     States,
-    classify_by_distance,
-    classify_by_ratio,
-    euclidean,
+    labels_of,
     nearest_column,
     reach,
     spurious_states,
 )
 from utils.stages.distances.files import Distances
-
-Limits = tuple[float | None, float | None]  # delta_m and delta_s
 
 
 @dataclass(frozen=True)
@@ -123,13 +120,3 @@ class Judge:
             pool = options["pool_size"]
             found["pooled"] = pooled(args, self.embedder, rate, pool, n, self.search)
         return found
-
-
-def labels_of(
-    criterion: str, limits: Limits, metric: str, near: np.ndarray, neighbours: np.ndarray
-) -> np.ndarray:
-    """The labels [N] by a criterion, of images with these distances: near [N, 2] to the nearest
-    training images, neighbours [N] to the nearest other image. limits: where it has some."""
-    if criterion == "ratio":
-        return classify_by_ratio(*euclidean(metric, near[:, 0], near[:, 1], neighbours))
-    return classify_by_distance(near[:, 0], neighbours, *limits)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from utils.cli.options.choices import CLASSES, GENERALIZED, MEMORIZED, SPURIOUS, metric_family
 
+Limits = tuple[float | None, float | None]  # delta_m and delta_s
 REPEATED = 3  # samples of a state that came "again and again"; two may be a chance pair
 
 
@@ -58,6 +59,16 @@ def classify_by_ratio(d_1: ArrayLike, d_2: ArrayLike, s_1: ArrayLike) -> np.ndar
     if s_1.shape != d_1.shape:
         raise ValueError(f"s_1: found shape {s_1.shape}; give {d_1.shape}")
     return _labels((3 * d_1 < d_2) | (d_1 == 0), 3 * s_1 < d_1)
+
+
+def labels_of(
+    criterion: str, limits: Limits, metric: str, near: np.ndarray, neighbours: np.ndarray
+) -> np.ndarray:
+    """The labels [N] by a criterion, of images with these distances: near [N, 2] to the nearest
+    training images, neighbours [N] to the nearest other image. limits: where it has some."""
+    if criterion == "ratio":
+        return classify_by_ratio(*euclidean(metric, near[:, 0], near[:, 1], neighbours))
+    return classify_by_distance(near[:, 0], neighbours, *limits)
 
 
 def _labels(memorized: np.ndarray, near: np.ndarray) -> np.ndarray:

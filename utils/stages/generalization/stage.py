@@ -29,7 +29,7 @@ from utils.inputs.denoisers import (
 )
 from utils.inputs.model_files import model_files
 from utils.inputs.samples import SampleSet, known_of, load_synthetics, sample_files
-from utils.inputs.subjects import check_shape
+from utils.inputs.subjects import check_drawn
 from utils.inputs.training_args import Sections, check_contradiction, stated_size
 from utils.inputs.unchanged import Input, first_read
 from utils.jobs.devices import float32_for_auto, prepare
@@ -151,15 +151,6 @@ def models_with_sets(
         problem = f"no set of a K in {settings.model or settings.ckpt_path}"
         raise UserError(f"--synth-path {settings.synth_path}", problem, remedy)
     return models
-
-
-def check_drawn(path: Path, sample_set: SampleSet, model: Model) -> None:
-    """Raises UserError where a set was drawn from other weights, or is of another shape."""
-    weights = sample_set.args.get("generate", {}).get("checkpoint")
-    if weights is not None and weights != model.fingerprint:
-        problem = f"samples of weights {weights}, not of {model.fingerprint}"
-        raise UserError(path, problem, "draw them from this model by run_generate.py")
-    check_shape(path, sample_set, model)
 
 
 def second_set(path: Path, first_path: Path, first: SampleSet) -> Input[SampleSet]:

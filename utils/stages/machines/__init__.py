@@ -1,0 +1,1 @@
+"""Which denoiser in closed form a network resembles, over K and t."""

@@ -1,0 +1,195 @@
+"""A network beside the machines of its training images: the same noised images, the same seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.closed_form import ClosedForm
+from models.denoiser import Denoiser
+from models.machines.build import PATCHED, build_machine
+from models.noise import SeededNoise, image_key, mix
+from models.samplers import draw_images
+from models.schedule import Schedule, add_noise
+from utils.stages.machines.explained import products, r2_of
+
+OnRows = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is compared: names of machines, times t, candidates of patch sides.
+
+    most_patches: of the equivariant machine. side_images: noised training images that choose the
+    sides. batch: rows of a network call."""
+
+    names: tuple[str, ...]
+    times: tuple[int, ...]
+    sides: tuple[int, ...]
+    side_images: int
+    most_patches: int
+    batch: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The residual products of one set of images: gram [T, n, M, M], total [T, n]."""
+
+    gram: np.ndarray
+    total: np.ndarray
+
+
+class Machines:
+    """The machines of K training images, each with its patch side at each time.
+
+    patterns: [K, C, H, W] in [-1, 1], on the device of the network."""
+
+    def __init__(self, patterns: Tensor, schedule: Schedule, settings: Settings) -> None:
+        self.settings, self.largest = settings, 2 * max(patterns.shape[2:]) - 1
+        self.mean = patterns.double().mean(0).flatten().cpu().numpy()  # [D]
+        self.patterns = patterns
+        self.built = {
+            name: build_machine(name, patterns, schedule, 1, settings.most_patches)
+            if name in PATCHED
+            else build_machine(name, patterns, schedule)
+            for name in settings.names
+        }
+        self.sides: dict[str, dict[int, int]] = {}
+
+    @property
+    def candidates(self) -> list[int]:
+        """Patch sides to try, ascending: none beyond that which covers the image."""
+        return sorted({min(side, self.largest) for side in self.settings.sides})
+
+    @property
+    def patched(self) -> list[str]:
+        """The machines that have a patch side."""
+        return [name for name in self.built if name in PATCHED]
+
+    def choose_sides(self, denoiser: Denoiser, on_rows: OnRows) -> None:
+        """Give each patch machine, at each time, the side of largest r^2 with the network.
+
+        On the last training images, with noise that serves for nothing else."""
+        if not self.patched:
+            return
+        images = copies(self.patterns.flip(0), self.settings.side_images).cpu()
+        chosen: dict[str, dict[int, int]] = {name: {} for name in self.patched}
+        for t in self.settings.times:
+            x_t = noised(images, t, denoiser, self.settings.seed, "sides")
+            network = flat(network_x_0(denoiser, x_t, t, self.settings.batch))
+            for name in self.patched:
+                found = []
+                for side in self.candidates:
+                    machine = self.built[name].with_sides(side)
+                    gram, total = products(network, flat(machine.x_0(x_t, t))[None], self.mean)
+                    found.append(r2_of(gram.sum(0), total.sum())[0])
+                    on_rows(len(x_t))
+                # Of equal ones the largest: it is nearest to the exact model.
+                best = len(found) - 1 - int(np.argmax(np.nan_to_num(found[::-1], nan=-np.inf)))
+                chosen[name][t] = self.candidates[best]
+        self.sides = chosen
+        for name in self.patched:
+            self.built[name] = self.built[name].with_sides(chosen[name])
+
+    def compare(self, denoiser: Denoiser, images: Tensor, name: str, on_rows: OnRows) -> Compared:
+        """The network and every machine on images [n, C, H, W] noised at each time."""
+        grams, totals = [], []
+        for t in self.settings.times:
+            x_t = noised(images, t, denoiser, self.settings.seed, name)
+            network = flat(network_x_0(denoiser, x_t, t, self.settings.batch))
+            outputs = []
+            for machine in self.built.values():
+                outputs.append(flat(machine.x_0(x_t, t)))
+                on_rows(len(x_t))
+            gram, total = products(network, np.stack(outputs), self.mean)
+            grams.append(gram)
+            totals.append(total)
+        return Compared(np.stack(grams), np.stack(totals))
+
+    def draw(self, seeds: range, sampler: str, steps: int, on_rows: OnRows) -> np.ndarray:
+        """The samples of each machine from these seeds: float32 [M, n, C, H, W]."""
+        drawn = []
+        for machine in self.built.values():
+            counted = Counted(machine, on_rows)
+            drawn.append(draw(counted, seeds, sampler, steps, self.settings.batch))
+        return np.stack(drawn)
+
+
+class Counted(Denoiser):
+    """A machine that says how many rows it has done."""
+
+    def __init__(self, machine: ClosedForm, on_rows: OnRows) -> None:
+        self.machine, self.on_rows = machine, on_rows
+        self.shape, self.schedule, self.device = machine.shape, machine.schedule, machine.device
+
+    def eps(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        self.on_rows(len(x_t))
+        return self.machine.eps(x_t, t)
+
+    def x_0(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        self.on_rows(len(x_t))
+        return self.machine.x_0(x_t, t)
+
+
+def draw(denoiser: Denoiser, seeds: range, sampler: str, steps: int, batch: int) -> np.ndarray:
+    """Samples from seeds: float32 [n, C, H, W]."""
+    return torch.cat(list(draw_images(denoiser, seeds, sampler, steps, batch))).numpy()
+
+
+def noised(images: Tensor, t: int, denoiser: Denoiser, seed: int, name: str) -> Tensor:
+    """x_t of images [n, C, H, W], on the device of the denoiser.
+
+    The noise of a row comes from the seed, the name of the set, t, the image, and how many rows of
+    the same image precede it."""
+    seen: dict[str, int] = {}
+    seeds = []
+    for image in images:
+        key = image_key(image)
+        seen[key] = seen.get(key, 0) + 1
+        seeds.append(mix(seed, "machines", name, t, key, seen[key]))
+    eps = SeededNoise(seeds, images.shape[1:]).draw().to(denoiser.device)
+    return add_noise(images.to(denoiser.device), eps, denoiser.schedule.alpha_bar_at(t))
+
+
+@torch.no_grad()
+def network_x_0(denoiser: Denoiser, x_t: Tensor, t: int, batch: int) -> Tensor:
+    """The network's x_0, not clipped. Raises ValueError where it gives NaN or infinite values."""
+    x_0 = torch.cat([denoiser.x_0(part, t) for part in x_t.split(batch)])
+    if not x_0.isfinite().all():
+        raise ValueError("denoiser: found NaN or infinite values")
+    return x_0
+
+
+def flat(images: Tensor) -> np.ndarray:
+    """[n, D] float64."""
+    return images.flatten(1).double().cpu().numpy()
+
+
+def sample_r2(network: np.ndarray, machines: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """r^2 of each sample of the network [n, C, H, W] and that of each machine [M, n, C, H, W] from
+    the same seed: [n, M]; 1 - |s_i - s|^2 / |s - mu|^2. NaN where the sample is the mean image."""
+    n = len(network)
+    return r2_of(*products(network.reshape(n, -1), machines.reshape(len(machines), n, -1), mean))
+
+
+def rows_of(machines: Machines, sets: Iterable[Tensor], drawn: int) -> int:
+    """Rows that machines will be asked for; drawn: rows of the drawing of samples, of each one."""
+    settings = machines.settings
+    choice = len(machines.patched) * len(machines.candidates) * settings.side_images
+    compared = len(machines.built) * sum(map(len, sets))
+    return (choice + compared) * len(settings.times) + drawn * len(machines.built)
+
+
+def copies(images: Tensor, count: int) -> Tensor:
+    """count images: the first ones, again from the beginning where there are fewer."""
+    return images[torch.arange(count) % len(images)]
+
+
+def sides_in_words(sides: Mapping[int, int]) -> str:
+    """Patch sides by time, as --patch-sides takes them: `20:3,100:7`."""
+    return ",".join(f"{t}:{side}" for t, side in sorted(sides.items()))
