@@ -30,6 +30,7 @@ class PipelineOptions:
     basins: bool = True  # also critical times and energies of each class
     curvature: bool = False  # also the curvature of the energy around each class
     generalization: bool = False  # also tests of generalization; trains second models for them
+    machines: bool = False  # also which denoisers in closed form the models resemble
     models: Path | None = None  # folder of trained models, K.pt, instead of training
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ Arrays have one row for each of n noised images: gram [n, M, M], total [n], floa
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -60,25 +61,31 @@ def draws(n: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
 
 
-def explained(gram: np.ndarray, total: np.ndarray, counts: np.ndarray) -> Estimate:
-    """r^2 of each machine [M], with percentile intervals of the bootstrap over images."""
-    value = r2_of(gram.sum(0), total.sum())
-    return Estimate(value, *_interval(r2_of(resampled(gram, counts), resampled(total, counts))))
+def explained(gram: np.ndarray, total: np.ndarray) -> Estimate:
+    """r^2 of each machine [M], with 95 % intervals; n >= 2.
+
+    Student's t for log(1 - r^2), whose variance over images follows from that of the ratio of two
+    means by the delta method. Percentile intervals of a bootstrap cover less with few images
+    (docs/log.md)."""
+    value, influence = _ratio(gram, total)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reach = np.exp(_t(len(total)) * _error(influence) / value)
+    reach = np.where(value == 0, 1.0, reach)
+    return Estimate(1 - value, 1 - value * reach, 1 - value / reach)
 
 
-def lead(gram: np.ndarray, total: np.ndarray, counts: np.ndarray) -> tuple[int, list[int]]:
+def lead(gram: np.ndarray, total: np.ndarray) -> tuple[int, list[int]]:
     """The machine of largest r^2, and those whose r^2 is not shown to be smaller.
 
-    One of these has the 95 % interval of the difference of r^2 (paired: the same resamples)
-    include 0. Of equal machines the first one leads. -1 and none where there is nothing to
-    explain."""
-    value = r2_of(gram.sum(0), total.sum())
+    Of one of these the 95 % interval of the difference of r^2 includes 0: Student's t, paired by
+    images. Of equal machines the first one leads. -1 and none where there is nothing to explain."""
+    value, influence = _ratio(gram, total)
     if not np.isfinite(value).all():
         return -1, []
-    best = int(value.argmax())
-    values = r2_of(resampled(gram, counts), resampled(total, counts))
-    low = np.quantile(values[:, [best]] - values, TAILS[0], axis=0)
-    return best, [i for i in range(len(value)) if i != best and low[i] <= 0]
+    best = int(value.argmin())
+    error = _error(influence - influence[:, [best]])
+    tied = value - value[best] <= _t(len(total)) * error
+    return best, [i for i in range(len(value)) if i != best and tied[i]]
 
 
 def mixture_weights(gram: np.ndarray) -> np.ndarray:
@@ -101,7 +108,8 @@ def mixture_weights(gram: np.ndarray) -> np.ndarray:
 
 
 def mixture(gram: np.ndarray, total: np.ndarray, counts: np.ndarray) -> Mixture:
-    """The best convex mixture of the machines, and its r^2, with percentile intervals."""
+    """The best convex mixture of the machines, and its r^2, with percentile intervals of the
+    bootstrap over images."""
     sums, totals = resampled(gram, counts), resampled(total, counts)
     weights = np.array([mixture_weights(one) for one in sums])
     value = mixture_weights(gram.sum(0))
@@ -110,13 +118,28 @@ def mixture(gram: np.ndarray, total: np.ndarray, counts: np.ndarray) -> Mixture:
     return Mixture(Estimate(value, *_interval(weights)), r2)
 
 
-def per_image(gram: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """r^2 of each image by itself: [n, M]; NaN where it is the mean image."""
-    return r2_of(gram, total)
-
-
 def _mixed_r2(w: np.ndarray, gram: np.ndarray, total: float) -> np.ndarray:
     return np.float64(1 - w @ gram @ w / total if total > 0 else np.nan)
+
+
+def _ratio(gram: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """1 - r^2 [M], and how far each image moves it [n, M]: the influence function."""
+    errors = np.diagonal(gram, axis1=-2, axis2=-1)  # [n, M]
+    value = 1 - r2_of(gram.sum(0), total.sum())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return value, (errors - value * total[:, None]) / total.mean()
+
+
+def _error(influence: np.ndarray) -> np.ndarray:
+    """The standard error [M] of a value that images move so."""
+    return influence.std(0, ddof=1) / math.sqrt(len(influence))
+
+
+def _t(n: int) -> float:
+    """The 97.5 % quantile of Student's t of n images."""
+    from scipy.stats import t
+
+    return float(t.ppf(TAILS[1], n - 1))
 
 
 def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -191,7 +191,7 @@ def seeds_figure(
     count = min(COLUMNS, len(network))
     # Samples of one class stand together.
     order = np.argsort(np.where(classes < 0, len(CLASSES), classes), kind="stable")[:count]
-    left, right, top = 1.0, 0.75, 0.62
+    left, right, top = 1.0, 0.75, 0.85
     width = left + count * (TILE + GAP) + right
     fig, ax = blank_figure(width, top + (1 + len(names)) * (TILE + GAP) + GAP)
     ax.text(left, 0.2, f"K = {k}: samples from the same seeds", size=10, weight="bold")
@@ -204,9 +204,9 @@ def seeds_figure(
             ax.plot(x, top - 0.14, look.marker, **mark)
     if (classes >= 0).any():
         for place, name in enumerate(CLASSES):
-            look, x = LOOKS[name], left + 2.9 + 1.1 * place
-            ax.plot(x, 0.17, look.marker, color=look.colour, markeredgecolor=INK, markersize=6)
-            ax.text(x + 0.1, 0.2, name, size=8)
+            look, x = LOOKS[name], left + 0.1 + 1.1 * place
+            ax.plot(x, 0.43, look.marker, color=look.colour, markeredgecolor=INK, markersize=6)
+            ax.text(x + 0.1, 0.46, name, size=8)
     rows = [("network", network), *zip(names, machines, strict=True)]
     for number, (name, images) in enumerate(rows):
         y = top + number * (TILE + GAP)

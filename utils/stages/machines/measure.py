@@ -17,6 +17,7 @@ from models.samplers import draw_images
 from models.schedule import Schedule, add_noise
 from utils.stages.machines.explained import products, r2_of
 
+EQUAL = 1e-3  # of r^2: patch sides that differ by less are about equal
 OnRows = Callable[[int], object]
 
 
@@ -72,7 +73,8 @@ class Machines:
         return [name for name in self.built if name in PATCHED]
 
     def choose_sides(self, denoiser: Denoiser, on_rows: OnRows) -> None:
-        """Give each patch machine, at each time, the side of largest r^2 with the network.
+        """Give each patch machine, at each time, the side of largest r^2 with the network, and of
+        about equal ones the largest side.
 
         On the last training images, with noise that serves for nothing else."""
         if not self.patched:
@@ -89,9 +91,10 @@ class Machines:
                     gram, total = products(network, flat(machine.x_0(x_t, t))[None], self.mean)
                     found.append(r2_of(gram.sum(0), total.sum())[0])
                     on_rows(len(x_t))
-                # Of equal ones the largest: it is nearest to the exact model.
-                best = len(found) - 1 - int(np.argmax(np.nan_to_num(found[::-1], nan=-np.inf)))
-                chosen[name][t] = self.candidates[best]
+                # Of about equal ones the largest: it is nearest to the exact model.
+                enough = np.nan_to_num(np.max(found) - EQUAL, nan=-np.inf)
+                good = [s for s, r2 in zip(self.candidates, found, strict=True) if r2 >= enough]
+                chosen[name][t] = max(good, default=self.candidates[-1])
         self.sides = chosen
         for name in self.patched:
             self.built[name] = self.built[name].with_sides(chosen[name])
@@ -137,8 +140,12 @@ class Counted(Denoiser):
 
 
 def draw(denoiser: Denoiser, seeds: range, sampler: str, steps: int, batch: int) -> np.ndarray:
-    """Samples from seeds: float32 [n, C, H, W]."""
-    return torch.cat(list(draw_images(denoiser, seeds, sampler, steps, batch))).numpy()
+    """Samples from seeds: float32 [n, C, H, W]. Raises ValueError where they are not finite."""
+    none = torch.empty(0, *denoiser.shape)
+    samples = torch.cat([none, *draw_images(denoiser, seeds, sampler, steps, batch)])
+    if not samples.isfinite().all():
+        raise ValueError("denoiser: found NaN in its samples")
+    return samples.numpy()
 
 
 def noised(images: Tensor, t: int, denoiser: Denoiser, seed: int, name: str) -> Tensor:
@@ -173,8 +180,9 @@ def flat(images: Tensor) -> np.ndarray:
 def sample_r2(network: np.ndarray, machines: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """r^2 of each sample of the network [n, C, H, W] and that of each machine [M, n, C, H, W] from
     the same seed: [n, M]; 1 - |s_i - s|^2 / |s - mu|^2. NaN where the sample is the mean image."""
-    n = len(network)
-    return r2_of(*products(network.reshape(n, -1), machines.reshape(len(machines), n, -1), mean))
+    values = len(mean)
+    pairs = network.reshape(-1, values), machines.reshape(*machines.shape[:2], values)
+    return r2_of(*products(*pairs, mean))
 
 
 def rows_of(machines: Machines, sets: Iterable[Tensor], drawn: int) -> int:

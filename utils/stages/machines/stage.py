@@ -193,7 +193,6 @@ def compare(
     with usable_numbers(f"model of {job.name}"):
         machines = Machines(patterns.to(device), denoiser.schedule, comparison_of(settings))
         seeds = range(job.first_seed, job.first_seed + settings.seeds)
-        how = (job.sampler, job.steps, settings.batch_size)
         sets, network = images_of(job, settings, denoiser, patterns, seeds)
         total = rows_of(machines, sets.values(), len(seeds) * job.steps)
         with progress(total=total, unit="row", desc=job.name) as bar:
@@ -202,9 +201,7 @@ def compare(
                 name: machines.compare(denoiser, images, name, bar.update)
                 for name, images in sets.items()
             }
-            drawn = machines.draw(seeds, *how, bar.update) if len(seeds) else None
-    if drawn is None:
-        drawn = np.empty((len(machines.built), 0, *job.model.shape), np.float32)
+            drawn = machines.draw(seeds, job.sampler, job.steps, bar.update)
     classes = np.full(len(seeds), -1, np.int64)
     if job.classes is not None and job.followed:
         known = job.classes[: len(seeds)]
@@ -255,24 +252,14 @@ def images_of(
         sets[HELD_OUT] = held_out
     if job.drawn is not None:
         sets[SAMPLES] = torch.from_numpy(job.drawn.read().samples[:count])
-        return sets, draw_some(denoiser, seeds, *how)
-    more = draw_some(denoiser, range(seeds.start, seeds.start + max(count, len(seeds))), *how)
+        return sets, draw(denoiser, seeds, *how)
+    more = draw(denoiser, range(seeds.start, seeds.start + max(count, len(seeds))), *how)
     sets[SAMPLES] = torch.from_numpy(more[:count])
     return sets, more[: len(seeds)]
 
 
-def draw_some(denoiser: Denoiser, seeds: range, sampler: str, steps: int, batch: int) -> np.ndarray:
-    """Samples [n, C, H, W] float32, n = 0 too."""
-    if not len(seeds):
-        return np.empty((0, *denoiser.shape), np.float32)
-    samples = draw(denoiser, seeds, sampler, steps, batch)
-    if not np.isfinite(samples).all():
-        raise ValueError("denoiser: found NaN in its samples")
-    return samples
-
-
 def arrays_of(compared: Mapping[str, Compared], times: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """The products behind every r^2; of each set NAME: gram-NAME [T, n, M, M], total-NAME [T, n]."""
+    """The products behind every r^2: gram-NAME [T, n, M, M], total-NAME [T, n] of each set."""
     arrays = {"t": np.array(times, np.int64)}
     for name, one in compared.items():
         arrays |= {f"gram-{name}": one.gram, f"total-{name}": one.total}
@@ -290,14 +277,13 @@ def entries_of(
     for i, t in enumerate(settings.t):
         gram, total = one.gram[i][rows], one.total[i][rows]
         counts = draws(len(total), mix(settings.seed, "bootstrap", group, t))
-        r2 = explained(gram, total, counts)
-        best, tied = lead(gram, total, counts)
+        best, tied = lead(gram, total)
         mixed = mixture(gram, total, counts)
         yield Entry(
             group,
             t,
             len(total),
-            by_name(names, r2),
+            by_name(names, explained(gram, total)),
             names[best] if best >= 0 else None,
             [names[j] for j in tied],
             by_name(names, mixed.weights),

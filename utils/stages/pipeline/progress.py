@@ -107,6 +107,7 @@ def announcement(options: PipelineStage, plans: Sequence[Plan], sizes: Sequence[
     measured += ["critical times", "energies"] if wanted.basins else []
     measured += ["curvature"] if wanted.curvature else []
     measured += ["tests of generalization"] if wanted.generalization else []
+    measured += ["denoisers in closed form"] if wanted.machines else []
     together = f", {wanted.jobs} at a time" if wanted.jobs > 1 else ""
     return (
         f"\nK = {', '.join(map(str, sizes))}: {models}{together}, and draw {wanted.samples} images "

@@ -20,6 +20,7 @@ from utils.cli.options.sections import (
     EnergyStage,
     GeneralizationStage,
     GenerateStage,
+    MachinesStage,
     PipelineStage,
     TrainStage,
     flag_sections,
@@ -232,5 +233,18 @@ def generalization_stage(options: PipelineStage, two_models: bool) -> Generaliza
         identified_path=root / "identified",
         result_path=root / "generalization",
         **metric_values(options, "generalization"),
+        **input_values(options),
+    )
+
+
+def machines_stage(options: PipelineStage) -> MachinesStage:
+    root = Path(options.pipeline.root)
+    return stage_options(
+        MachinesStage,
+        options,
+        **model_values(options),
+        synth_path=root / "synthetics",
+        identified_path=root / "identified",
+        result_path=root / "machines",
         **input_values(options),
     )

@@ -51,6 +51,7 @@ from utils.stages.energy import stage as energy
 from utils.stages.energy.overview import show_energies
 from utils.stages.generalization import stage as generalization
 from utils.stages.generate import stage as generate
+from utils.stages.machines import stage as machines
 from utils.stages.pipeline.plans import Plan, plan_all, plan_second_models
 from utils.stages.pipeline.progress import SweepProgress, announcement, work_of_sweep
 from utils.stages.pipeline.settings import (
@@ -62,6 +63,7 @@ from utils.stages.pipeline.settings import (
     energy_stage,
     generalization_stage,
     known_of_models,
+    machines_stage,
     model_file,
     repeat,
     with_data_of_models,
@@ -121,11 +123,12 @@ def examine(
     two_models: bool,
     progress: SweepProgress,
 ) -> None:
-    """What is measured of the classes and models: --basins, --curvature, --generalization."""
+    """What is measured of the classes and models: --basins, --curvature, --generalization,
+    --machines."""
     rows, wanted = [one.row for one in judged], options.pipeline
     names = [name for name in CLASSES if any(row[name] for row in rows)]
     remove_empty_classes(Path(wanted.root), rows)
-    if wanted.basins or wanted.curvature or wanted.generalization:
+    if wanted.basins or wanted.curvature or wanted.generalization or wanted.machines:
         check_models(options, [plan.k for plan in plans])
     if wanted.basins:
         progress.set_phase("critical times and energies")
@@ -136,6 +139,9 @@ def examine(
     if wanted.generalization:
         progress.set_phase("tests of generalization")
         generalization.run(generalization_stage(options, two_models), redo_changed=True)
+    if wanted.machines:
+        progress.set_phase("denoisers in closed form")
+        machines.run(machines_stage(options), redo_changed=True)
 
 
 def judge(options: PipelineStage) -> list[Judged]:

@@ -223,6 +223,24 @@ class Commands:
             self.data(args),
         )
 
+    def machines(self, args: Args) -> str:
+        """args: of one file."""
+        settings = args["machines"]
+        sets = {"synth_path": "synthetics", "identified_path": "identified"}
+        inputs = [
+            f"{flag(name)} {self.path(folder, stored=settings[name])}"
+            for name, folder in sets.items()
+            if settings[name]
+        ]
+        return command(
+            "run_machines.py",
+            self.model(args, settings),
+            *inputs,
+            f"--result-path {self.path('machines')}",
+            flag_text("machines", settings),
+            self.data(args),
+        )
+
 
 def metric_flags(settings: Mapping[str, Any]) -> list[str]:
     """--metric, and where the weights lay that were named. settings: a section of args."""

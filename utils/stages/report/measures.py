@@ -25,6 +25,14 @@ from utils.stages.generalization.overview import (
     sweep_figures,
     verdicts_in_words,
 )
+from utils.stages.machines.overview import (
+    HEAD,
+    in_words,
+    machine_rows,
+    seeds_of,
+)
+from utils.stages.machines.overview import stored_sweep as stored_machines
+from utils.stages.machines.overview import sweep_figures as machine_figures
 from utils.stages.report.images import Picture, Section, Table
 
 
@@ -159,3 +167,34 @@ def generalization_section(root: Path) -> TestsSection | None:
         for name, figure in sweep_figures(stored, arrays, rows, times).items()
     ]
     return TestsSection(pictures, table, stored[max(stored)].args, tests, verdicts_in_words(stored))
+
+
+@dataclass(frozen=True)
+class MachinesSection(Section):
+    """The part of the denoisers in closed form; words: which is best over K."""
+
+    words: str = ""
+
+
+def machines_section(root: Path) -> MachinesSection | None:
+    """What explains the networks over t and K: figures, the samples of one K, a table; args of
+    the largest K."""
+    sweep = stored_machines(root / "machines")
+    if not sweep:
+        return None
+    titles = {
+        "machines-map": "The best denoiser over t and K",
+        "machines-mixture": "Each denoiser, and the best mixture of them, over K",
+        "machines-classes": "On memorized, spurious and generalized samples",
+    }
+    words = in_words(sweep)
+    pictures = [
+        Picture(figure_uri(figure), titles[name], f"{titles[name]}. {words}")
+        for name, figure in machine_figures(sweep).items()
+    ]
+    k = sorted(sweep)[len(sweep) // 2]
+    if figure := seeds_of(root / "machines" / f"{k}.json", k, sweep[k]):
+        title = f"Samples of each from the same seeds, K = {k}"
+        pictures.append(Picture(figure_uri(figure), title, title))
+    table = Table(HEAD, list(machine_rows(sweep)))
+    return MachinesSection(pictures, table, sweep[max(sweep)].args, words)

@@ -4,7 +4,8 @@
     python -m utils.report --root results/digits --result-path digits.html
 
 Reads the results below --root that run_pipeline.py, or single stages, wrote: synthetics/, dists/,
-identified/, times/, energies/, curvature/, generalization/, training/, models/, those that exist.
+identified/, times/, energies/, curvature/, generalization/, machines/, training/, models/, those that
+exist.
 Writes --root/report.html. run_pipeline.py ends with it."""
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ from utils.stages.classify.summary import thresholds_text
 from utils.stages.distances.files import load_dists
 from utils.stages.report import images as parts
 from utils.stages.report.commands import MEASURED_IN, Commands
-from utils.stages.report.measures import MEASURES, generalization_section, measured_section
+from utils.stages.report.measures import (
+    MEASURES,
+    generalization_section,
+    machines_section,
+    measured_section,
+)
 from utils.stages.report.what_if import what_if
 
 TEMPLATE = Path(__file__).with_name("template") / "report.html"
@@ -63,6 +69,7 @@ def contents(root: Path) -> dict[str, Any]:
     panels = parts.panels(root, rows, sets, dists)
     sections = {name: measured_section(root, name) for name in MEASURES}
     sections["generalization"] = generalization_section(root)
+    sections["machines"] = machines_section(root)
     sections["losses"] = parts.losses_section(root)
     if not panels and not any(sections.values()):
         remedy = "give the --root of run_pipeline.py, with folders such as synthetics/ in it"
@@ -148,6 +155,8 @@ def commands(
                 makers["second train"] = partial(second.training, second_args)
             makers["second generate"] = partial(second.sampling, second_args)
         makers["generalization"] = partial(first.generalization, section.args)
+    if section := sections["machines"]:
+        makers["machines"] = partial(first.machines, section.args)
     return {name: command_or_unknown(maker) for name, maker in makers.items()}
 
 
@@ -193,7 +202,15 @@ def machine(root: Path) -> list[tuple[str, str]]:
 
 def newest(root: Path) -> str:
     """The date of the newest result, as 2026-11-24; empty if there is none."""
-    folders = ("models", "synthetics", "dists", "identified", *MEASURES, "generalization")
+    folders = (
+        "models",
+        "synthetics",
+        "dists",
+        "identified",
+        *MEASURES,
+        "generalization",
+        "machines",
+    )
     endings = (".pt", ".npz", ".json")
     paths = [path for folder in folders for path in (root / folder).rglob("*")]
     times = [path.stat().st_mtime for path in paths if path.suffix in endings]
