@@ -67,7 +67,7 @@ from utils.stages.machines.overview import show_machines
 
 MOST_CALLS = 100  # of a set's own sampler, for machines to follow it
 USUAL = ("ddim", 20)  # sampler and calls otherwise
-FEWEST = 8  # images of a class, for an entry of its own
+FEWEST = 16  # images of a class, for an entry of its own
 
 
 @dataclass(frozen=True, kw_only=True)

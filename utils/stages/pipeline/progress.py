@@ -70,6 +70,10 @@ def work_of_sweep(
         one = options.generalization
         amount = 4 * one.probe_size * one.noises * len(one.t)
         items.append(files("generalization", amount, count=len(sizes)))
+    if wanted.machines:
+        one = options.machines
+        # Of each image about as much for all machines as for twenty evaluations of a network.
+        items.append(files("machines", 60 * one.images * len(one.t), count=len(sizes)))
     return items
 
 

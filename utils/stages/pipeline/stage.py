@@ -164,10 +164,10 @@ def check(options: PipelineStage, plans: list[Plan]) -> None:
         if plan.training:
             train.check_training(plan.training)
         wanted = options.pipeline
-        measured = wanted.basins, wanted.curvature, wanted.generalization
+        measured = wanted.basins, wanted.curvature, wanted.generalization, wanted.machines
         if plan.args["model"]["num_classes"] and any(measured):
             remedy = "add --nobasins: measure one class at a time, by run_critical_times.py --label"
-            raise UserError("--class-conditional", "basins, curvature or generalization", remedy)
+            raise UserError("--class-conditional", "measures of basins or models", remedy)
         sampling_steps(options.generate, plan.args["train"]["timesteps"])
     metric = distances_stage(options).distances
     load_metric(metric.metric_name, metric.weights_path, torch.device("cpu"))

@@ -4,9 +4,8 @@
     python -m utils.report --root results/digits --result-path digits.html
 
 Reads the results below --root that run_pipeline.py, or single stages, wrote: synthetics/, dists/,
-identified/, times/, energies/, curvature/, generalization/, machines/, training/, models/, those that
-exist.
-Writes --root/report.html. run_pipeline.py ends with it."""
+identified/, times/, energies/, curvature/, generalization/, machines/, training/, models/, as far
+as they exist. Writes --root/report.html. run_pipeline.py ends with it."""
 
 from __future__ import annotations
 
