@@ -201,15 +201,8 @@ def machine(root: Path) -> list[tuple[str, str]]:
 
 def newest(root: Path) -> str:
     """The date of the newest result, as 2026-11-24; empty if there is none."""
-    folders = (
-        "models",
-        "synthetics",
-        "dists",
-        "identified",
-        *MEASURES,
-        "generalization",
-        "machines",
-    )
+    folders = ("models", "synthetics", "dists", "identified", *MEASURES)
+    folders = (*folders, "generalization", "machines")
     endings = (".pt", ".npz", ".json")
     paths = [path for folder in folders for path in (root / folder).rglob("*")]
     times = [path.stat().st_mtime for path in paths if path.suffix in endings]
