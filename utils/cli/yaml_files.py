@@ -74,6 +74,11 @@ def read_yaml(path: Path, option: str) -> Any:
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
 
+        def construct_whole_number(self, node: Any) -> int | str:
+            # YAML 1.1 reads 20:3 as 20 * 60 + 3.
+            return node.value if ":" in node.value else self.construct_yaml_int(node)
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_whole_number)
     try:
         content = yaml.load(path.read_bytes(), Loader)
         _check_size(content, path, [MOST_VALUES])

@@ -16,6 +16,7 @@ import numpy as np
 from utils.cli.errors import UserError
 from utils.cli.options.choices import SHIPPED
 from utils.cli.options.sections import SECTIONS, known_only
+from utils.cli.options.training import MachineOptions
 from utils.cli.progress import print_once
 from utils.files.arrays import read_npz
 from utils.files.k_files import k_of
@@ -47,7 +48,10 @@ def stage_section(options: Any, without: Iterable[str] = ()) -> dict[str, Any]:
     """The options of a stage as `args` store them: without those that say what samples and models
     made elsewhere are of, which the sections data, train and model hold."""
     left_out = {*without, *ELSEWHERE}
-    return {name: value for name, value in to_plain(options).items() if name not in left_out}
+    values = to_plain(options)
+    if isinstance(options, MachineOptions):
+        values |= options.stored_machine()
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def resolve_args(args: Any, path: Path) -> dict[str, Any]:

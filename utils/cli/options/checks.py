@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentTypeError
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import field
 from typing import Any
 
@@ -71,6 +71,40 @@ def required(section: Any, name: str) -> Any:
     if value in (None, ()):
         raise UserError(flag(name), "nothing", "give it on the command line or in the YAML file")
     return value
+
+
+def parse_sides(text: str) -> int | dict[int, int]:
+    """Patch sides: `parse_sides("5") == 5`, `parse_sides("20:3,100:7") == {20: 3, 100: 7}`.
+
+    Raises UserError where a side is even or below 1, a time is named twice, and for other texts."""
+    entries = [entry.strip() for entry in str(text).split(",")]
+    if re.fullmatch(r"\d{1,6}", entries[0]) and len(entries) == 1:
+        return _odd_side(entries[0], text)
+    sides: dict[int, int] = {}
+    for entry in entries:
+        match = re.fullmatch(r"(\d{1,6})\s*:\s*(\d{1,6})", entry)
+        if not match:
+            remedy = "give a patch side, as 5, or one for each of some times, as 20:3,100:7"
+            raise UserError("--patch-sides", text, remedy)
+        t = int(match[1])
+        if t in sides:
+            raise UserError("--patch-sides", text, f"name the time {t} once")
+        sides[t] = _odd_side(match[2], text)
+    return sides
+
+
+def _odd_side(digits: str, text: str) -> int:
+    side = int(digits)
+    if side % 2 == 0:
+        raise UserError("--patch-sides", text, "choose odd sides, 1 or more")
+    return side
+
+
+def sides_text(sides: int | Mapping[int, int]) -> str:
+    """The text of patch sides, times ascending: `sides_text({100: 7, 20: 3}) == "20:3,100:7"`."""
+    if isinstance(sides, int):
+        return str(sides)
+    return ",".join(f"{t}:{side}" for t, side in sorted(sides.items()))
 
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

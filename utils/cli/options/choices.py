@@ -31,6 +31,15 @@ DATA_NAMES = {  # channels of the images; None: 1 or 3, as --in-channels says
 PICTURE_CHANNELS = (1, 3)  # images with others are latents: not pictures, and of any range
 ANY_IMAGES = "images"  # the data set whose --data-path is a file or a folder, as of run_audit.py
 SHIPPED = ("digits", "photos")  # with a package that is installed: they need no --data-path
+MACHINE_NAMES = {  # denoisers in closed form of the K training images (docs/machines.md)
+    "exact": "the posterior mean of the training images",
+    "wiener": "the best linear one",
+    "local": "each pixel from the patch around it",
+    "equivariant": "each pixel from the patches at all positions",
+    "pca-local": "each pixel from those that a linear filter weighs most",
+}
+EXACT = "exact"
+PATCH_MACHINES = ("local", "equivariant", "pca-local")  # they take --patch-sides
 PREDICTION_NAMES = {
     "epsilon": "the noise",
     "sample": "x_0",

@@ -36,7 +36,6 @@ class SubjectOptions(ModelSourceOptions, SubjectFolders):
     sample_size: int = 64  # samples of each K, the most typical first; negative: all
     use_least: bool = False  # take the least typical samples of a class, not the most typical
     batch_size: int = 256  # rows of a network call; changes results by rounding only
-    exact: bool = False  # the exact model of the K training images instead of a checkpoint
     label: int | None = None  # class to measure, of a class-conditional model
     samples_range: str | None = None  # values of black and white in the samples, as 0,1 or =-1,1
     samples_layout: str | None = None  # axes of an array of samples, as nhwc
@@ -152,7 +151,6 @@ class GeneralizationOptions(MetricOptions, ModelSourceOptions, GeneralizationInp
     steps: int | None = None  # with --checkpoints: network calls an image
     batch_size: int = 256  # rows of a network call; changes results by rounding only
     seed: int = 3407  # of noise, and with --checkpoints of samples
-    exact: bool = False  # the exact model of the K training images instead of checkpoints
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,7 +38,6 @@ class GenerateOptions(ModelSourceOptions, GenerateFolders):
         "network calls an image; default "
         + ", ".join(f"{s.calls or 'all timesteps'} for {n}" for n, s in SAMPLER_NAMES.items()),
     )
-    exact: bool = False  # the exact model of the K training images instead of a checkpoint
     label: int | None = None  # class to draw, of a class-conditional model; default: all in turn
     compile: str = "auto"  # torch.compile: auto (on CUDA), on, off
 

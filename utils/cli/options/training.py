@@ -11,11 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.errors import UserError
-from utils.cli.options.checks import all_within, ints, one_of, with_help, within
+from utils.cli.options.checks import (
+    all_within,
+    ints,
+    one_of,
+    parse_sides,
+    sides_text,
+    with_help,
+    within,
+)
 from utils.cli.options.choices import (
     ANY_IMAGES,
     DATA_NAMES,
+    EXACT,
+    MACHINE_NAMES,
     OTHER_SCHEDULE,
+    PATCH_MACHINES,
     PREDICTION_NAMES,
     SCHEDULE_NAMES,
     either,
@@ -94,16 +105,82 @@ class ModelFiles:
 
 
 @dataclass
-class ModelSourceOptions(TrainingSetOptions, ModelFiles):
+class MachineOptions:
+    """A denoiser in closed form in place of a trained model."""
+
+    exact: bool = False  # the exact model of the K training images instead of a checkpoint
+    machine: str | None = with_help(
+        None,
+        "a denoiser in closed form of the K training images instead of a checkpoint: "
+        f"{', '.join(MACHINE_NAMES)} (docs/machines.md)",
+    )
+    patch_sides: str | None = with_help(
+        None,
+        f"of {', '.join(PATCH_MACHINES)}: the odd patch side, as 5, or one for each of some times, "
+        "as 20:3,100:7",
+    )
+    # of equivariant: compare with so many patches of the training images at most, drawn at random;
+    # default: all
+    most_patches: int | None = None
+
+    @property
+    def closed_form(self) -> str | None:
+        """The name of the closed form; None where a trained model is asked for."""
+        return EXACT if self.exact else self.machine
+
+    @property
+    def closed_form_flag(self) -> str:
+        """The flag that asks for it, for a message."""
+        return "--exact" if self.exact else f"--machine {self.machine}"
+
+    @property
+    def sides(self) -> int | dict[int, int] | None:
+        """The patch sides. Raises UserError for another text."""
+        return None if self.patch_sides is None else parse_sides(self.patch_sides)
+
+    def check_machine(self) -> None:
+        """Raises UserError for impossible values."""
+        if self.machine is not None:
+            one_of(self, "machine", MACHINE_NAMES)
+        name = self.closed_form
+        if self.exact and self.machine not in (None, EXACT):
+            raise UserError("--exact", f"--machine {self.machine} too", "choose one of them")
+        if name in PATCH_MACHINES and self.sides is None:
+            remedy = "say --patch-sides, as 5, or as run_machines.py prints them for a network"
+            raise UserError(self.closed_form_flag, "no --patch-sides", remedy)
+        if name not in PATCH_MACHINES and self.patch_sides is not None:
+            remedy = f"leave it out: only {either(PATCH_MACHINES)} takes it"
+            raise UserError("--patch-sides", self.patch_sides, remedy)
+        if name != "equivariant" and self.most_patches is not None:
+            remedy = "leave it out: only --machine equivariant takes it"
+            raise UserError("--most-patches", self.most_patches, remedy)
+        within(self, "most_patches", 1)
+
+    def stored_machine(self) -> dict[str, Any]:
+        """The options as args store them: one spelling of each model, so that --machine exact is
+        --exact, and 100:7, 20:3 is 20:3,100:7."""
+        exact = self.closed_form == EXACT
+        return {
+            "exact": exact,
+            "machine": None if exact else self.machine,
+            "patch_sides": None if self.sides is None else sides_text(self.sides),
+            "most_patches": self.most_patches,
+        }
+
+
+@dataclass
+class ModelSourceOptions(TrainingSetOptions, MachineOptions, ModelFiles):
     """Where models come from, and what is known of those made elsewhere."""
 
     def check_model_source(self) -> None:
         """Raises UserError for impossible values."""
         self.check_training_set()
+        self.check_machine()
         if self.model is None:
             return
-        if getattr(self, "exact", False):
-            raise UserError("--exact", f"--model {self.model} too", "choose one of them")
+        if self.closed_form:
+            problem = f"--model {self.model} too"
+            raise UserError(self.closed_form_flag, problem, "choose one of them")
         if self.ckpt_path is not None:
             problem = f"{self.model} beside --ckpt-path {self.ckpt_path}"
             raise UserError("--model", problem, "leave one of them out")
