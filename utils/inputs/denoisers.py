@@ -1,4 +1,4 @@
-"""The models that stages sample from or examine: trained ones, or the exact model of K images."""
+"""The models that stages sample from or examine: trained ones, or a closed form of K images."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser, NetworkDenoiser
-from models.exact import ExactDenoiser
+from models.machines.build import build_machine
 from utils.cli.errors import UserError
-from utils.cli.options.choices import ANY_IMAGES, SAMPLER_NAMES
+from utils.cli.options.checks import sides_text
+from utils.cli.options.choices import ANY_IMAGES, EXACT, SAMPLER_NAMES
 from utils.cli.options.samples import GenerateOptions
 from utils.cli.options.sections import GeneralizationOptions
-from utils.cli.options.training import image_shape
+from utils.cli.options.training import MachineOptions, ModelSourceOptions, image_shape
 from utils.data.datasets import open_images, to_float
 from utils.data.subsets import training_subset
 from utils.files.provenance import digest, to_plain, with_data_path
@@ -29,22 +30,25 @@ from utils.inputs.training_args import Sections, schedule_of
 from utils.inputs.unchanged import check_unchanged, content_of, missing_input
 from utils.jobs.devices import compiled
 
-EXACT = "exact"
-
 
 @dataclass(frozen=True)
 class Model:
     """A model that is known to be sound, not yet on a device.
 
-    args: its resolved options (`data`, `train`, `model`). fingerprint: of its weights, or "exact".
-    read: reads its file again; None for the exact model. path: what it is read from, for messages.
-    images: digest of the exact model's images, where a stage has planned with them."""
+    args: its resolved options (`data`, `train`, `model`). fingerprint: of its weights, or the name
+    of a closed form with its options. read: reads its file again; None for a closed form. path:
+    what it is read from, for messages. images: digest of the images of a closed form, where a
+    stage has planned with them. machine, sides, most_patches: of a closed form, as `build_machine`
+    takes them."""
 
     args: dict[str, Any]
     fingerprint: str
     path: Path | None = None
     read: Callable[[], StoredModel] | None = None
     images: str | None = None
+    machine: str = EXACT
+    sides: int | Mapping[int, int] | None = None
+    most_patches: int | None = None
 
     @property
     def k(self) -> int:
@@ -70,7 +74,8 @@ class Model:
         """The model on a device; label: the class of all images, of a class-conditional one.
         Raises UserError where its file has changed or misfits."""
         if self.read is None:
-            return ExactDenoiser(self.training_images().to(device), schedule_of(self.args))
+            images, schedule = self.training_images().to(device), schedule_of(self.args)
+            return build_machine(self.machine, images, schedule, self.sides, self.most_patches)
         if not is_function(self.path) and not self.path.exists():
             raise missing_input(self.path)
         stored = self.read()
@@ -109,9 +114,13 @@ def described_by(stage: Any) -> dict[str, dict[str, Any]]:
     return {name: to_plain(getattr(stage, name)) for name in ("data", "train", "model")}
 
 
-def exact_model(args: Mapping[str, Any], known: Sections | None = None) -> Model:
-    """The exact model of the training images that args describe; what is known replaces K, the
-    data set, and the rest of them."""
+def closed_form_model(
+    settings: MachineOptions, args: Mapping[str, Any], known: Sections | None = None
+) -> Model:
+    """The closed form, --exact or --machine, of the training images that args describe; what is
+    known replaces K, the data set, and the rest of them.
+
+    Raises UserError where --patch-sides names a time that such a model has not."""
     known = known or {}
     data, train = known.get("data", {}), known.get("train", {})
     result = {**args, "data": {**args["data"], **data}, "train": {**args["train"], **train}}
@@ -119,7 +128,30 @@ def exact_model(args: Mapping[str, Any], known: Sections | None = None) -> Model
         result["train"]["train_size"] = len(open_images(result))
     if any(result["train"][name] != args["train"][name] for name in train) or "data_name" in data:
         result.pop("images", None)  # those of other options
-    return Model(result, EXACT)
+    sides, last = settings.sides, result["train"]["timesteps"] - 1
+    if isinstance(sides, dict) and max(sides) > last:
+        remedy = f"choose times 0 to {last}, those of the model"
+        raise UserError("--patch-sides", settings.patch_sides, remedy)
+    name = settings.closed_form or EXACT
+    own = {"machine": name, "sides": sides, "most_patches": settings.most_patches}
+    return Model(result, closed_form_fingerprint(settings), **own)
+
+
+def closed_form_fingerprint(settings: MachineOptions) -> str:
+    """What stands for the weights of a closed form: "exact", "local, patch sides 5"."""
+    parts = [settings.closed_form or EXACT]
+    if settings.sides is not None:
+        parts.append(f"patch sides {sides_text(settings.sides)}")
+    if settings.most_patches is not None:
+        parts.append(f"most patches {settings.most_patches}")
+    return ", ".join(parts)
+
+
+def check_one_source(settings: ModelSourceOptions) -> None:
+    """Raises UserError where a closed form and checkpoints are both asked for."""
+    if settings.closed_form and settings.ckpt_path:
+        problem = f"--ckpt-path {settings.ckpt_path} too"
+        raise UserError(settings.closed_form_flag, problem, "choose one of them")
 
 
 def training_images(args: Mapping[str, Any]) -> Tensor:

@@ -18,8 +18,9 @@ from utils.files.provenance import digest, stage_section, with_data_path
 from utils.inputs.denoisers import (
     Model,
     check_label,
+    check_one_source,
+    closed_form_model,
     described_by,
-    exact_model,
     trained_model,
     training_images,
 )
@@ -92,10 +93,9 @@ class Subject(Job):
 def plan_subjects(settings: SubjectOptions, part: SliceOptions, stage: Any) -> list[Subject]:
     """The K of a slice that have samples. Raises UserError where inputs do not fit together.
 
-    stage: the whole options; its sections data, train and model describe the exact model."""
+    stage: the whole options; its sections data, train and model describe a closed form."""
     target = Path(required(settings, "result_path"))
-    if settings.exact and settings.ckpt_path:
-        raise UserError("--exact", f"--ckpt-path {settings.ckpt_path} too", "choose one of them")
+    check_one_source(settings)
     if settings.use_least and settings.sample_path is None:
         raise UserError("--use-least", "no --sample-path", "give a folder of run_classify.py")
     files = None
@@ -103,8 +103,8 @@ def plan_subjects(settings: SubjectOptions, part: SliceOptions, stage: Any) -> l
         remedy = "give a folder of samples, as identified/memorized (an empty class has no files)"
         k = stated_size(settings)
         files = sample_files(settings.sample_path, "--sample-path", remedy, k)
-    if settings.exact:
-        subjects = exact_subjects(settings, part, stage, files, target)
+    if settings.closed_form:
+        subjects = closed_form_subjects(settings, part, stage, files, target)
     else:
         subjects = trained_subjects(settings, part, stage, files, target)
     planned = []
@@ -123,23 +123,24 @@ def plan_subjects(settings: SubjectOptions, part: SliceOptions, stage: Any) -> l
     return planned
 
 
-def exact_subjects(
+def closed_form_subjects(
     settings: SubjectOptions,
     part: SliceOptions,
     stage: Any,
     files: dict[int, Path] | None,
     target: Path,
 ) -> list[Subject]:
-    """With --exact data set and K come from the samples, or from --config_path and --train-size."""
+    """Data set and K come from the samples, or from --config_path and --train-size."""
     if files is None:
-        model = exact_model(described_by(stage), settings.known())
+        model = closed_form_model(settings, described_by(stage), settings.known())
         return [Subject(model.k, target, target / f"{model.k}.npz", model.args, model=model)]
     subjects = []
     for job in plan_jobs(files, target, part):
         known = known_of(settings, "--sample-path", settings.known())
         file, (sample_set, _) = first_read(job.source, partial(load_samples, known=known))
         check_contradiction(job.source, sample_set.args, known.args)
-        model = exact_model(with_data_path(sample_set.args, settings.data_path))
+        args = with_data_path(sample_set.args, settings.data_path)
+        model = closed_form_model(settings, args)
         subjects.append(subject_of(job, model, file))
     return subjects
 

@@ -37,7 +37,7 @@ class Field:
     """eps around N points x_t [N, C, H, W] at times t (int64 [N], on the CPU), `batch` rows a call.
 
     x_t lies where the denoiser takes it, in the format to compute in: float32 for a network,
-    float64 for the exact model. Products are float64, and lie there too (for MPS, which has no
+    float64 for a closed form. Products are float64, and lie there too (for MPS, which has no
     float64, on the CPU)."""
 
     def __init__(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, batch: int) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.closed_form import ClosedForm
 from models.denoiser import Denoiser
-from models.exact import ExactDenoiser
 from models.noise import SeededNoise, image_key, mix
 from utils.cli.errors import UserError
 from utils.cli.options.sections import CurvatureOptions, CurvatureStage
@@ -180,7 +180,7 @@ def measure(
 
 def for_derivatives(denoiser: Denoiser, samples: Tensor) -> Tensor:
     """The samples on the device and in the format in which the denoiser is differentiated."""
-    if isinstance(denoiser, ExactDenoiser):  # MPS has no float64: it takes it from the CPU
+    if isinstance(denoiser, ClosedForm):  # MPS has no float64: it takes it from the CPU
         device = torch.device("cpu") if denoiser.device.type == "mps" else denoiser.device
         return samples.double().to(device)
     return samples.to(denoiser.device)

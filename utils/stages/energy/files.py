@@ -20,8 +20,8 @@ SCHEMA = {key: Array("f", ("references", "samples")) for key in ("potential", "p
 class Energies:
     """energies/K.npz: relative energies float32 [R, n] of n samples against R references.
 
-    difference [R, n]: the path integral minus that with half as many points; for the exact model,
-    whose potential is the closed form, the path integral minus that."""
+    difference [R, n]: the path integral minus that with half as many points; where the
+    potential is a closed form (--exact, --machine wiener), the path integral minus that."""
 
     potential: np.ndarray
     difference: np.ndarray

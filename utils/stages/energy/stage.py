@@ -11,9 +11,11 @@ from torch import Tensor
 
 from models.denoiser import Denoiser
 from models.exact import ExactDenoiser
+from models.machines.wiener import WienerDenoiser
 from utils.cli.options.checks import required
+from utils.cli.options.choices import PATCH_MACHINES
 from utils.cli.options.sections import EnergyOptions, EnergyStage
-from utils.cli.progress import progress
+from utils.cli.progress import print_once, progress
 from utils.data.sources.arrays import Range
 from utils.files.provenance import digest, is_finished
 from utils.inputs.denoisers import check_times, unusable_model, usable_numbers
@@ -34,6 +36,7 @@ from utils.stages.energy.path_integral import (
 
 STAGES = ("data", "train", "model", "energy")
 KEYS = ("potential", "path-difference")
+WITH_DENSITY = ExactDenoiser, WienerDenoiser  # closed forms with a log p_t
 DOUBTFUL = 0.05  # a median difference to half as many points beyond which more are advised
 
 
@@ -62,6 +65,9 @@ def run(options: EnergyStage, redo_changed: bool = False) -> None:
 
     if not is_to_run(jobs, options.run):
         return
+    if settings.machine in PATCH_MACHINES:
+        problem = "its score is not a gradient: relative energies depend on the path"
+        print_once(f"--machine {settings.machine}: {problem}, here cos(a) x + sin(a) r")
     for job in work_through(jobs, is_done, options.run.overwrite):
         denoiser = job.model.denoiser(
             device, float32_for_auto(options.run.precision), label=settings.label
@@ -98,8 +104,8 @@ def relative_energies(
         path, half = path_integrals(
             gradient, samples, others, rule, settings.batch_size, bar.update
         )
-    if isinstance(denoiser, ExactDenoiser) and not settings.as_published:
-        u_x, u_r = (exact_energies(denoiser, x, settings) for x in (samples, others))
+    if isinstance(denoiser, WITH_DENSITY) and not settings.as_published:
+        u_x, u_r = (energies_of_density(denoiser, x, settings) for x in (samples, others))
         potential = u_r[:, None] - u_x[None]  # [R, n]
         difference = path - potential
     else:
@@ -117,8 +123,10 @@ def relative_energies(
     return result
 
 
-def exact_energies(denoiser: ExactDenoiser, x: Tensor, settings: EnergyOptions) -> np.ndarray:
-    """u(x, t) of the exact model, float64 [n], in closed form."""
+def energies_of_density(
+    denoiser: ExactDenoiser | WienerDenoiser, x: Tensor, settings: EnergyOptions
+) -> np.ndarray:
+    """u(x, t), float64 [n], in closed form."""
     log_density = [denoiser.log_density(part, settings.t) for part in x.split(settings.batch_size)]
     beta = denoiser.schedule.beta[settings.t].item()
     return energy(torch.cat(log_density), x, beta).cpu().numpy()

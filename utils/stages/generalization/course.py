@@ -78,8 +78,9 @@ def plan_steps(options: GeneralizationStage, metric: Mapping[str, Any]) -> list[
     for name in SWEEP_ONLY:
         if getattr(settings, name) is not None:
             raise UserError("--checkpoints", f"{flag(name)} too", "choose one of them")
-    if settings.exact:
-        raise UserError("--checkpoints", "--exact too", "choose one of them")
+    if settings.closed_form:
+        problem = f"{settings.closed_form_flag} too"
+        raise UserError("--checkpoints", problem, "choose one of them")
     files = checkpoints_of(settings, "checkpoints")
     second_files = checkpoints_of(settings, "second_checkpoints")
     steps: list[Step] = []

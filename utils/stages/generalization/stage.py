@@ -13,17 +13,19 @@ import torch
 from utils.cli.errors import UserError
 from utils.cli.options.checks import flag, required
 from utils.cli.options.sections import GeneralizationOptions, GeneralizationStage
+from utils.cli.options.training import MachineOptions
 from utils.data.datasets import to_float
 from utils.data.subsets import held_out_images
 from utils.descriptors.embedders import ChosenMetric, Embedder
 from utils.figures.save import save_figure
 from utils.files.k_files import k_files
-from utils.files.provenance import difference, digest, stage_section, with_data_path
+from utils.files.provenance import difference, digest, stage_section, to_plain, with_data_path
 from utils.inputs.denoisers import (
     Model,
+    check_one_source,
     check_times,
+    closed_form_model,
     described_by,
-    exact_model,
     trained_model,
     training_images,
 )
@@ -93,13 +95,12 @@ def plan_generalization(
     Raises UserError where inputs do not fit."""
     settings = options.generalization
     target = Path(required(settings, "result_path"))
-    if settings.exact and settings.ckpt_path:
-        raise UserError("--exact", f"--ckpt-path {settings.ckpt_path} too", "choose one of them")
+    check_one_source(settings)
     folder = Path(required(settings, "synth_path"))
     k = stated_size(settings)
     sets = sample_files(folder, "--synth-path", "give a folder of sets, K.npz", k)
     described = described_by(options)
-    models = None if settings.exact else models_with_sets(settings, described, sets)
+    models = None if settings.closed_form else models_with_sets(settings, described, sets)
     second_sets = {}
     if settings.second_synth_path is not None:
         remedy = "give sets of models that were trained with --subset second"
@@ -117,7 +118,8 @@ def plan_generalization(
         drawn, sample_set = first_read(sets[job.k], partial(load_synthetics, known=known))
         if model is None:
             check_contradiction(sets[job.k], sample_set.args, asked)
-            model = exact_model(with_data_path(sample_set.args, settings.data_path))
+            args = with_data_path(sample_set.args, settings.data_path)
+            model = closed_form_model(settings, args)
         check_drawn(sets[job.k], sample_set, model)
         check_times(model.args, settings.t)
         second = None
@@ -165,8 +167,9 @@ def second_set(path: Path, first_path: Path, first: SampleSet) -> Input[SampleSe
         expected = {key: v for key, v in first.args[section].items() if key not in IMAGES_OF_MODEL}
         if changed := difference(second.args[section], expected):
             raise UserError(path, f"a model with {section}: {changed}", "train both alike")
-    options, others = (args.get("generate", {}) for args in (first.args, second.args))
-    for name in ("seed", "sampler", "steps", "num_samples"):
+    trained = to_plain(MachineOptions())  # what older sets do not say
+    options, others = ({**trained, **a.get("generate", {})} for a in (first.args, second.args))
+    for name in ("seed", "sampler", "steps", "num_samples", *trained):
         if options.get(name) != others.get(name):
             problem = f"{flag(name)} {others.get(name)}, {first_path} with {options.get(name)}"
             raise UserError(path, problem, "draw both sets with the same options")

@@ -25,9 +25,10 @@ from utils.files.provenance import check_same, is_finished, stage_section
 from utils.inputs.denoisers import (
     Model,
     check_label,
+    check_one_source,
     check_samples,
+    closed_form_model,
     described_by,
-    exact_model,
     sampling_steps,
     trained_model,
 )
@@ -122,8 +123,10 @@ def is_finished_run(options: GenerateStage) -> bool:
 def plan_shards(options: GenerateStage) -> Plan:
     """The model, the seeds and the files of a run. Raises UserError where there is no model."""
     settings = options.generate
-    if settings.exact:
-        model = exact_model(described_by(options), settings.known())
+    if settings.closed_form:
+        if not settings.exact:  # old commands name a --ckpt-path beside --exact
+            check_one_source(settings)
+        model = closed_form_model(settings, described_by(options), settings.known())
         model.args["images"] = training_subset(model.args).origin
     else:
         source = Path(settings.model or required(settings, "ckpt_path"))
