@@ -85,8 +85,12 @@ def _training(anchor: Anchor, args: Mapping[str, Any]) -> Iterable[str]:
 
 def _unlike(args: Mapping[str, Any]) -> Iterable[str]:
     """What no source does."""
-    if any(args.get(name, {}).get("exact") for name in ("generate", "generalization")):
+    drawn = [args.get(name, {}) for name in ("generate", "generalization")]
+    if any(section.get("exact") for section in drawn):
         yield "the exact model, no trained network"
+    for name in dict.fromkeys(section.get("machine") for section in drawn):
+        if name is not None:
+            yield f"the machine {name}, no trained network"
     if args["train"]["random_flip"]:
         yield "mirrored training images"
     if args["train"]["duplicates"] > 1:

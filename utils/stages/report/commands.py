@@ -16,6 +16,7 @@ from utils.cli.options.checks import flag
 from utils.cli.options.choices import METRIC_FORMS
 from utils.cli.options.metric import stored_name
 from utils.cli.options.sections import SECTIONS
+from utils.cli.options.training import MachineOptions
 from utils.files.provenance import differing
 
 Args = Mapping[str, Any]  # of a file: sections of options
@@ -27,9 +28,9 @@ SECOND_INPUTS = {  # of run_generalization.py: option and folder below the root
     "times_path": ("times",),
     "identified_path": ("identified",),
 }
-# Options that the commands below write themselves: folders and files, the exact model.
+# Options that the commands below write themselves: folders and files, a closed form.
 WRITTEN = {"results_path", "model_path", "result_path", "ckpt_path", "synth_path", "sample_path"}
-WRITTEN |= {"ref_path", "exact", "model", *SECOND_INPUTS}
+WRITTEN |= {"ref_path", *MachineOptions.__dataclass_fields__, "model", *SECOND_INPUTS}
 # A metric has one name there, whatever flags it was chosen by.
 WRITTEN |= {"metric", "use_lpips", "network", "lpips_weights", "metric_weights"}
 
@@ -55,13 +56,25 @@ def flag_text(section: str, values: Mapping[str, Any], leave_out: Collection[str
 
 
 def config_flag(args: Args) -> str:
-    """--config_path with a YAML file in place: the exact model has no flags for its data set."""
+    """--config_path with a YAML file in place: a closed form has no flags for its data set."""
     sections = {}
     for name in TRAINING:
         values = differing(name, args[name])
         written = {*WRITTEN, "train_size"}
         sections[name] = {key: value for key, value in values.items() if key not in written}
     return f"--config_path <(echo {shlex.quote(json.dumps(sections))})"
+
+
+def closed_form_flags(settings: Mapping[str, Any]) -> str:
+    """--exact, or --machine with its options; empty for a trained model."""
+    if settings.get("exact"):
+        return "--exact"
+    if not settings.get("machine"):
+        return ""
+    values = {name: settings.get(name) for name in ("machine", "patch_sides", "most_patches")}
+    return shlex.join(
+        word for name, x in values.items() if x is not None for word in (flag(name), str(x))
+    )
 
 
 def command(script: str, *parts: str) -> str:
@@ -102,11 +115,11 @@ class Commands:
         return "/".join([shlex.quote(str(folder)), *variables])
 
     def model(self, args: Args, settings: Mapping[str, Any], file: str = "") -> str:
-        """The flags of the model: a folder of checkpoints, a file in it, or the exact model."""
-        if settings.get("exact"):
+        """The flags of the model: a folder of checkpoints, a file in it, or a closed form."""
+        if chosen := closed_form_flags(settings):
             if settings.get("sample_path"):  # the samples' args name the training images
-                return f"--exact {self.data(args)}".strip()
-            return f"{config_flag(args)} --exact --train-size $K {self.data(args)}".strip()
+                return f"{chosen} {self.data(args)}".strip()
+            return f"{config_flag(args)} {chosen} --train-size $K {self.data(args)}".strip()
         if function := settings.get("model"):
             return f"--model {shlex.quote(function)} --train-size $K {self.training_set(args)}"
         stored = settings["ckpt_path"]
@@ -215,7 +228,7 @@ class Commands:
         ]
         return command(
             "run_generalization.py",
-            "--exact" if settings["exact"] else self.model(args, settings),
+            closed_form_flags(settings) or self.model(args, settings),
             f"--synth-path {self.path('synthetics', stored=settings['synth_path'])}",
             *inputs,
             f"--result-path {self.path('generalization')}",

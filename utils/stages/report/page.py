@@ -136,7 +136,7 @@ def commands(
     first, second = Commands(root), Commands(root / SECOND)
     makers: dict[str, Callable[[], str]] = {}
     if set_args:
-        if not any_exact(set_args):
+        if not any_closed_form(set_args):
             makers["train"] = partial(first.training, set_args)
         makers["generate"] = partial(first.sampling, set_args)
     if dist_args:
@@ -150,7 +150,7 @@ def commands(
     if section := sections["generalization"]:
         second_args = {k: found.args for k, found in parts.load_sets(root / SECOND).items()}
         if second_args:
-            if not any_exact(second_args):
+            if not any_closed_form(second_args):
                 makers["second train"] = partial(second.training, second_args)
             makers["second generate"] = partial(second.sampling, second_args)
         makers["generalization"] = partial(first.generalization, section.args)
@@ -159,9 +159,10 @@ def commands(
     return {name: command_or_unknown(maker) for name, maker in makers.items()}
 
 
-def any_exact(args_by_k: Mapping[int, Mapping]) -> bool:
-    """Whether samples were drawn from the exact model."""
-    return any(args.get("generate", {}).get("exact") for args in args_by_k.values())
+def any_closed_form(args_by_k: Mapping[int, Mapping]) -> bool:
+    """Whether samples were drawn from a closed form, not from trained models."""
+    drawn = [args.get("generate", {}) for args in args_by_k.values()]
+    return any(section.get("exact") or section.get("machine") for section in drawn)
 
 
 def command_or_unknown(maker: Callable[[], str]) -> str:
