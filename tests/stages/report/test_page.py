@@ -16,7 +16,7 @@ from tests.helpers.judged import row_of, shares_at
 from tests.helpers.runs import ROOT, assert_one_line, run_script
 from utils.cli.errors import UserError
 from utils.cli.options.choices import CLASSES
-from utils.cli.options.sections import ReportOptions, ReportStage
+from utils.cli.options.sections import SECTIONS, ReportOptions, ReportStage
 from utils.evidence.findings import TESTS
 from utils.files.arrays import read_npz, save_npz
 from utils.files.atomic import write_json
@@ -313,15 +313,26 @@ def test_commands_name_what_differs_and_nothing_else(sweep):
     assert "--train-size 2 " in one and "--iterations 5 " in two
 
 
-def test_commands_of_the_exact_model_carry_its_data_set(tmp_path):
+CLOSED_FORMS = {
+    "--exact": {"exact": True},
+    "--machine wiener": {"machine": "wiener"},
+    "--machine equivariant --patch-sides 2:3,20:5 --most-patches 40": {
+        **{"machine": "equivariant", "patch_sides": "2:3,20:5", "most_patches": 40}
+    },
+}
+
+
+@pytest.mark.parametrize("flags", CLOSED_FORMS)
+def test_commands_of_a_closed_form_carry_its_data_set(tmp_path, flags):
     """What has no flag goes in as a file on the command line, and resolves to the same options."""
-    from utils.cli.options.sections import SECTIONS, GenerateStage
+    from utils.cli.options.sections import GenerateStage
     from utils.cli.parse import parse
 
     args = {name: to_plain(SECTIONS[name]()) for name in ("data", "train", "model", "generate")}
     args["data"]["data_name"] = "digits"
     args["model"] |= {"image_size": 8, "in_channels": 1}
-    args["generate"] |= {"exact": True, "sampler": "ddim", "steps": 5, "num_samples": 4}
+    chosen = CLOSED_FORMS[flags]
+    args["generate"] |= {**chosen, "sampler": "ddim", "steps": 5, "num_samples": 4}
     told = Commands(Path("r")).sampling({3: args})
     # a `python` that keeps the file, which bash holds no longer than the command
     script = f"python() {{ cp $3 {tmp_path}/c.yaml; printf '%s\\n' \"$@\"; }}; {told}"
@@ -329,9 +340,27 @@ def test_commands_of_the_exact_model_carry_its_data_set(tmp_path):
     words = done.stdout.splitlines()
     words[2] = str(tmp_path / "c.yaml")
     options = parse(GenerateStage, words[1:])
-    assert options.generate.exact and options.generate.train_size == 3
+    assert {name: getattr(options.generate, name) for name in chosen} == chosen
+    assert told.count("--machine") + told.count("--exact") == 1 and options.generate.train_size == 3
     assert options.data.data_name == "digits" and options.model.image_size == 8
     assert options.generate.num_samples == 4
+    trained = {3: {"generate": {"exact": False}}}
+    assert report.any_closed_form({3: args}) and not report.any_closed_form(trained)
+
+
+@pytest.mark.parametrize("flags", CLOSED_FORMS)
+def test_commands_of_stages_that_measure_a_closed_form(flags):
+    names = ("data", "train", "model", "energy", "generalization")
+    args = {name: to_plain(SECTIONS[name]()) for name in names}
+    for section in (args["energy"], args["generalization"]):
+        section |= CLOSED_FORMS[flags]
+    args["energy"] |= {"sample_path": "s", "ref_path": "r.npz"}
+    args["generalization"]["synth_path"] = "s"
+    commands = Commands(Path("r"))
+    told = commands.measure("energy", {"memorized": args})
+    assert told.startswith(f"python run_energy.py {flags} --sample-path s")
+    told = commands.generalization(args)
+    assert told.startswith(f"python run_generalization.py {flags} --synth-path s")
 
 
 @pytest.mark.slow
