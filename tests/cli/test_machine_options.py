@@ -92,6 +92,8 @@ SCRIPTS = ("run_generate.py", "run_critical_times.py", "run_energy.py", "run_cur
 def flags_of(script, tmp_path):
     """A command that lacks nothing but its closed form."""
     flags = [*QUICK, "--train-size", 4, "--result-path", tmp_path / "out"]
+    if script == "run_generate.py":
+        flags += ["--num-samples", 2]
     if script == "run_energy.py":
         flags += ["--ref-path", tmp_path / "none.npz"]
     return flags
