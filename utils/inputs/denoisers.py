@@ -20,7 +20,7 @@ from utils.cli.options.checks import sides_text
 from utils.cli.options.choices import ANY_IMAGES, EXACT, SAMPLER_NAMES
 from utils.cli.options.samples import GenerateOptions
 from utils.cli.options.sections import GeneralizationOptions
-from utils.cli.options.training import MachineOptions, ModelSourceOptions, image_shape
+from utils.cli.options.training import MachineOptions, ModelOrMachineOptions, image_shape
 from utils.data.datasets import open_images, to_float
 from utils.data.subsets import training_subset
 from utils.files.provenance import digest, to_plain, with_data_path
@@ -147,7 +147,7 @@ def closed_form_fingerprint(settings: MachineOptions) -> str:
     return ", ".join(parts)
 
 
-def check_one_source(settings: ModelSourceOptions) -> None:
+def check_one_source(settings: ModelOrMachineOptions) -> None:
     """Raises UserError where a closed form and checkpoints are both asked for."""
     if settings.closed_form and settings.ckpt_path:
         problem = f"--ckpt-path {settings.ckpt_path} too"

@@ -52,13 +52,6 @@ SAMPLER_NAMES = {
     "ddim": Sampler(50, "deterministic"),
     "dpmpp": Sampler(20, "the same in fewer steps"),
 }
-MACHINE_NAMES = {
-    "exact": "the exact model",
-    "wiener": "the best linear one",
-    "local": "each pixel from the patch around it",
-    "equivariant": "from patches of all positions",
-    "pca-local": "from the pixels that the linear one weighs most",
-}
 METRIC_NAMES = {  # `metric` in files; their `network` is the name itself, or empty for l2
     "l2": "l2",
     "alex": "lpips",

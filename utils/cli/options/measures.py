@@ -11,7 +11,7 @@ from utils.cli.errors import UserError
 from utils.cli.options.checks import MOST, all_within, ints, one_of, with_help, within
 from utils.cli.options.choices import MACHINE_NAMES, SAMPLER_NAMES, either
 from utils.cli.options.metric import MetricOptions
-from utils.cli.options.training import ModelSourceOptions
+from utils.cli.options.training import ModelOrMachineOptions, ModelSourceOptions
 
 
 def check_times(options: CurvatureOptions | GeneralizationOptions | MachinesOptions) -> None:
@@ -30,7 +30,7 @@ class SubjectFolders:
 
 
 @dataclass
-class SubjectOptions(ModelSourceOptions, SubjectFolders):
+class SubjectOptions(ModelOrMachineOptions, SubjectFolders):
     """The samples to measure, each K with its own model."""
 
     sample_size: int = 64  # samples of each K, the most typical first; negative: all
@@ -138,7 +138,7 @@ class GeneralizationInputs:
 
 
 @dataclass
-class GeneralizationOptions(MetricOptions, ModelSourceOptions, GeneralizationInputs):
+class GeneralizationOptions(MetricOptions, ModelOrMachineOptions, GeneralizationInputs):
     """Tests that tell generalization from memory, for each K or over one training."""
 
     t: tuple[int, ...] = ints(20, 50, 100, 200, 400, 700)  # times of losses, each 0 to T - 1

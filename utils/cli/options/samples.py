@@ -11,7 +11,7 @@ from utils.cli.errors import UserError
 from utils.cli.options.checks import one_of, parse_memory, parse_share, with_help, within
 from utils.cli.options.choices import CRITERIA, CUTOFFS, SAMPLER_NAMES, either
 from utils.cli.options.metric import MetricOptions
-from utils.cli.options.training import ModelSourceOptions, TrainingSetOptions
+from utils.cli.options.training import ModelOrMachineOptions, TrainingSetOptions
 
 
 @dataclass
@@ -23,7 +23,7 @@ class GenerateFolders:
 
 
 @dataclass
-class GenerateOptions(ModelSourceOptions, GenerateFolders):
+class GenerateOptions(ModelOrMachineOptions, GenerateFolders):
     """Sampling: image i is drawn from seed + i."""
 
     batch_size: int = 512  # images at once and in a file; changes images by rounding only

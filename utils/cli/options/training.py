@@ -169,24 +169,34 @@ class MachineOptions:
 
 
 @dataclass
-class ModelSourceOptions(TrainingSetOptions, MachineOptions, ModelFiles):
+class ModelSourceOptions(TrainingSetOptions, ModelFiles):
     """Where models come from, and what is known of those made elsewhere."""
 
     def check_model_source(self) -> None:
         """Raises UserError for impossible values."""
         self.check_training_set()
-        self.check_machine()
         if self.model is None:
             return
-        if self.closed_form:
-            problem = f"--model {self.model} too"
-            raise UserError(self.closed_form_flag, problem, "choose one of them")
         if self.ckpt_path is not None:
             problem = f"{self.model} beside --ckpt-path {self.ckpt_path}"
             raise UserError("--model", problem, "leave one of them out")
         if not re.fullmatch(FUNCTION, self.model):
             remedy = "give a file and a function in it, as my_model.py:load"
             raise UserError("--model", self.model, remedy)
+
+
+@dataclass
+class ModelOrMachineOptions(MachineOptions, ModelSourceOptions):
+    """Trained models, or a denoiser in closed form in their place."""
+
+    def check_model_source(self) -> None:
+        """Raises UserError for impossible values."""
+        self.check_machine()
+        if self.model is not None and self.closed_form:
+            raise UserError(
+                self.closed_form_flag, f"--model {self.model} too", "choose one of them"
+            )
+        super().check_model_source()
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -196,8 +196,3 @@ def rows_of(machines: Machines, sets: Iterable[Tensor], drawn: int) -> int:
 def copies(images: Tensor, count: int) -> Tensor:
     """count images: the first ones, again from the beginning where there are fewer."""
     return images[torch.arange(count) % len(images)]
-
-
-def sides_in_words(sides: Mapping[int, int]) -> str:
-    """Patch sides by time, as --patch-sides takes them: `20:3,100:7`."""
-    return ",".join(f"{t}:{side}" for t, side in sorted(sides.items()))

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.denoiser import Denoiser
 from models.noise import mix
 from utils.cli.errors import UserError
-from utils.cli.options.checks import required
+from utils.cli.options.checks import required, sides_text
 from utils.cli.options.choices import CLASSES
 from utils.cli.options.measures import MachinesOptions
 from utils.cli.options.sections import MachinesStage
@@ -61,7 +61,6 @@ from utils.stages.machines.measure import (
     draw,
     rows_of,
     sample_r2,
-    sides_in_words,
 )
 from utils.stages.machines.overview import show_machines
 
@@ -218,7 +217,7 @@ def compare(
         arrays["sample-classes"] = job.classes[: len(sets[SAMPLES])].astype(np.int64)
     seed_entries = list(entries_of_seeds(r2, classes, names))
     for name, sides in machines.sides.items():
-        print(f"{job.name}: {name}: --patch-sides {sides_in_words(sides)}", flush=True)
+        print(f"{job.name}: {name}: --patch-sides {sides_text(sides)}", flush=True)
     return Stored(names, machines.sides, entries, seed_entries, job.args), arrays
 
 
