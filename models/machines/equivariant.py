@@ -13,7 +13,9 @@ from torch.nn import functional
 from models.machines.local import LocalDenoiser, PosteriorMean
 from models.schedule import Schedule
 
-TILE_ENTRIES = 2**19  # pairs of a patch of x_t and one of the patterns that are compared together
+# Pairs of a patch of x_t and one of the patterns that are compared together, and values of those
+# of the patterns: 4 MiB each in float64.
+TILE_ENTRIES = 2**19
 
 
 class EquivariantDenoiser(LocalDenoiser):
@@ -28,7 +30,8 @@ class EquivariantDenoiser(LocalDenoiser):
     shifts; then p <= H, W.
 
     most_patches: of each kind of border so many patches of the patterns are compared at most, drawn
-    at random once (by `seed`); None: all. Needs a few MiB beside the patterns, whatever K.
+    at random once (by `seed`); None: all. Needs under 100 MiB beside its copy of the patterns, and
+    up to 160 bytes for each of most_patches, whatever K.
     Source: the equivariant local score machine, with borders, of Kamb and Ganguli 2024, arXiv
     2412.20292."""
 
@@ -72,48 +75,54 @@ class EquivariantDenoiser(LocalDenoiser):
         """D at the positions of one kind: [B, C, rows, columns]."""
         radius, scale, noise = self.side(alpha_bar) // 2, alpha_bar**0.5, 1 - alpha_bar
         centre = self._centre(radius, rows, columns)
-        patches = [self._patches(image[None], radius, rows, columns) for image in x]  # [q, d]
-        own = [patch.square().sum(1, keepdim=True) for patch in patches]
         means = [PosteriorMean() for _ in x]
-        step = max(1, TILE_ENTRIES // len(patches[0]))
-        for keys in self._pattern_patches(radius, rows, columns, step):
+        for keys in self._pattern_patches(radius, rows, columns):
             y, values = scale * keys, keys[:, centre]  # [n, d], [n, C]
             squares = y.square().sum(1)
-            for patch, own_squares, mean in zip(patches, own, means, strict=True):
-                distances = own_squares + squares - 2 * patch @ y.T  # [q, n]
+            for image, mean in zip(x, means, strict=True):
+                patch = self._patches(image[None], radius, rows, columns)  # [q, d]
+                own = patch.square().sum(1, keepdim=True)
+                distances = own + squares - 2 * patch @ y.T  # [q, n]
                 logits = distances.clamp(min=0) / (-2 * noise)
                 mean.add(logits, lambda w, values=values: (w @ values).T)
         shape = self.shape[0], len(rows), len(columns)
         return torch.stack([mean.value().reshape(shape) for mean in means])
 
-    def _pattern_patches(
-        self, radius: int, rows: range, columns: range, step: int
-    ) -> Iterator[Tensor]:
-        """The patches of this kind in the patterns, about step at a time: [n, d] float64."""
+    def _pattern_patches(self, radius: int, rows: range, columns: range) -> Iterator[Tensor]:
+        """The patches of this kind in the patterns, a part at a time: [n, d] float64."""
         count, positions = self._patterns.shape[-1], len(rows) * len(columns)
-        chosen = None
+        values = self.shape[0] * (2 * radius + 1) ** 2
+        step = max(1, TILE_ENTRIES // max(positions, values))
         if self.most_patches is not None and count * positions > self.most_patches:
             generator = np.random.default_rng([self._seed, radius, rows.start, columns.start])
             total = count * positions
             numbers = generator.choice(total, self.most_patches, replace=False, shuffle=False)
-            chosen = torch.from_numpy(np.sort(numbers))
-        images = max(1, step // positions)
-        if chosen is not None:
-            images = max(images, step * count // len(chosen))
-        for first in range(0, count, images):
-            part = self._patterns[..., first : first + images].movedim(-1, 0).double()
-            patches = self._patches(part, radius, rows, columns)
-            if chosen is not None:
-                low, high = torch.searchsorted(
-                    chosen, torch.tensor([first * positions, (first + len(part)) * positions])
-                )
-                own = chosen[low:high] - first * positions
-                patches = patches[own.to(patches.device)]
-            if len(patches):
-                yield from patches.split(step)
+            for part in torch.from_numpy(np.sort(numbers)).split(step):
+                images, own = (part // positions).unique(return_inverse=True)
+                places = (part % positions).to(self._compute_device)
+                windows = self._windows(self._images_of(images), radius, rows, columns)
+                # Only these patches are copied: [n, C, ph, pw].
+                own = own.to(self._compute_device)
+                chosen = windows[own, :, places // len(columns), places % len(columns)]
+                yield chosen.flatten(1).double()
+            return
+        for images in torch.arange(count).split(max(1, step // positions)):
+            patches = self._patches(self._images_of(images), radius, rows, columns)
+            yield from patches.double().split(step)
+
+    def _images_of(self, numbers: Tensor) -> Tensor:
+        """The patterns of these numbers, [n, C, H, W]."""
+        return self._patterns[..., numbers.to(self._compute_device)].movedim(-1, 0)
 
     def _patches(self, images: Tensor, radius: int, rows: range, columns: range) -> Tensor:
         """The patches around these positions, of images [n, C, H, W]: [n q, d], d = C ph pw."""
+        windows = self._windows(images, radius, rows, columns)
+        # A copy also for p = 1: the order of summation may depend on the alignment in memory.
+        copy = windows.permute(0, 2, 3, 1, 4, 5).clone(memory_format=torch.contiguous_format)
+        return copy.flatten(3).flatten(0, 2)
+
+    def _windows(self, images: Tensor, radius: int, rows: range, columns: range) -> Tensor:
+        """A view of the patches around these positions: [n, C, rows, columns, ph, pw]."""
         if self.borders == "circular":
             images = functional.pad(images, (radius,) * 4, mode="circular")
             top, left, height, width = 0, 0, 2 * radius + 1, 2 * radius + 1
@@ -124,8 +133,7 @@ class EquivariantDenoiser(LocalDenoiser):
             right = min(self.shape[2], columns.stop + radius)
             height, width = bottom - top - len(rows) + 1, right - left - len(columns) + 1
         region = images[:, :, top:bottom, left:right]
-        windows = region.unfold(2, height, 1).unfold(3, width, 1)  # [n, C, rows, columns, ph, pw]
-        return windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
+        return region.unfold(2, height, 1).unfold(3, width, 1)
 
     def _centre(self, radius: int, rows: range, columns: range) -> Tensor:
         """Where the centre's channels stand among the d values of a patch: int64 [C]."""

@@ -56,8 +56,8 @@ class NeighbourhoodDenoiser(ClosedForm):
     for other sides. Not a gradient field unless N(i) is the image: there is no density to it.
 
     The squared differences of an image and a pattern are taken once, and summed over all
-    neighbourhoods by matrix products, so that the cost hardly depends on p. Needs a few MiB beside
-    the patterns, whatever K."""
+    neighbourhoods by matrix products, so that the cost hardly depends on p. Needs under 100 MiB
+    beside its copy of the patterns, whatever K."""
 
     def __init__(
         self, patterns: Tensor, schedule: Schedule, sides: int | Mapping[int, int]
