@@ -10,6 +10,8 @@ from torch import Tensor
 from models.closed_form import ClosedForm
 from models.schedule import Schedule
 
+CHUNK_BYTES = 2**24  # patterns that are converted to float64 together
+
 
 class WienerDenoiser(ClosedForm):
     """The denoiser of N(mu, C), mu and C the mean and covariance of the K patterns.
@@ -19,21 +21,26 @@ class WienerDenoiser(ClosedForm):
 
     No affine function of x_t has a smaller mean squared error over these images; of Gaussian data
     it is the exact denoiser. Eigenvectors of C come from an SVD of the K centred patterns where
-    K < D = C H W, else from C itself: D^2 float64 are kept, and three times that while it is built.
+    K < D = C H W, else from C itself: D^2 float64 are kept, and some times that while it is built.
     Patterns, x_t, t and what is raised: as for every `ClosedForm`. Source: Wiener 1949; as a model
     of trained networks: Wang and Vastola 2024, arXiv 2412.09726; Lukoianov et al. 2025, arXiv
     2509.09672."""
 
     def __init__(self, patterns: Tensor, schedule: Schedule) -> None:
         super().__init__(patterns, schedule)
-        flat = self._vectors(patterns.detach()).double()  # [K, D], D padded with zeros
-        self._mu = flat.mean(0)
-        centred = flat - self._mu
+        flat = self._vectors(patterns.detach())  # [K, D], D padded with zeros
+        parts = flat.split(max(1, CHUNK_BYTES // (8 * flat.shape[1])))
+        self._mu = sum(part.double().sum(0) for part in parts) / len(flat)
         if len(flat) < flat.shape[1]:
+            centred = flat.double() - self._mu
             _, singular, vectors = torch.linalg.svd(centred, full_matrices=False)
             variances = singular.square() / len(flat)
         else:
-            variances, vectors = torch.linalg.eigh(centred.T @ centred / len(flat))
+            covariance = self._mu.new_zeros(flat.shape[1], flat.shape[1])
+            for part in parts:
+                centred = part.double() - self._mu
+                covariance.addmm_(centred.T, centred)
+            variances, vectors = torch.linalg.eigh(covariance / len(flat))
             variances, vectors = variances.clamp(min=0), vectors.T
         self._variances, self._vectors_of_c = variances, vectors  # [r], [r, D]
 
