@@ -73,17 +73,17 @@ class EquivariantDenoiser(LocalDenoiser):
 
     def _mean_of_kind(self, x: Tensor, alpha_bar: float, rows: range, columns: range) -> Tensor:
         """D at the positions of one kind: [B, C, rows, columns]."""
-        radius, scale, noise = self.side(alpha_bar) // 2, alpha_bar**0.5, 1 - alpha_bar
+        radius, noise = self.side(alpha_bar) // 2, 1 - alpha_bar
         centre = self._centre(radius, rows, columns)
         means = [PosteriorMean() for _ in x]
         for keys in self._pattern_patches(radius, rows, columns):
-            y, values = scale * keys, keys[:, centre]  # [n, d], [n, C]
-            squares = y.square().sum(1)
+            values = keys[:, centre]  # [n, C]
+            # -|P x - y|^2 / (2 (1 - a)) without |P x|^2, which is the same for all patches y.
+            own = -alpha_bar / (2 * noise) * keys.square().sum(1)  # [n]
+            y = alpha_bar**0.5 / noise * keys.T  # [d, n]
             for image, mean in zip(x, means, strict=True):
                 patch = self._patches(image[None], radius, rows, columns)  # [q, d]
-                own = patch.square().sum(1, keepdim=True)
-                distances = own + squares - 2 * patch @ y.T  # [q, n]
-                logits = distances.clamp(min=0) / (-2 * noise)
+                logits = torch.addmm(own, patch, y)  # [q, n]
                 mean.add(logits, lambda w, values=values: (w @ values).T)
         shape = self.shape[0], len(rows), len(columns)
         return torch.stack([mean.value().reshape(shape) for mean in means])

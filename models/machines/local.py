@@ -22,26 +22,26 @@ BORDERS = ("image", "circular")
 class PosteriorMean:
     """sum_m w_m y_m with w = softmax_m(logits), patterns given in parts.
 
-    The largest logit so far is kept, and sums are relative to it."""
+    log sum_m exp(logits_m) of the parts so far is kept: it weighs them against the next one."""
 
     def __init__(self) -> None:
-        self._largest: Tensor | None = None
+        self._log_sum: Tensor | None = None
 
     def add(self, logits: Tensor, combine: Callable[[Tensor], Tensor]) -> None:
         """logits [..., k] of the next k patterns; combine(w [..., k]): sum_m w_m y_m over them,
         with the axes of `logits` but the last one at its end."""
-        largest = logits.amax(-1)
-        if self._largest is not None:
-            largest = torch.maximum(largest, self._largest)
-        w = (logits - largest[..., None]).exp()
-        total, weighted = w.sum(-1), combine(w)
-        if self._largest is not None:
-            shrink = (self._largest - largest).exp()
-            total, weighted = total + shrink * self._total, weighted + shrink * self._weighted
-        self._largest, self._total, self._weighted = largest, total, weighted
+        # Not exp: far below the largest logit it is five times as slow as near it, softmax is not.
+        w = logits.softmax(-1)
+        # The largest weight is exp(0) over the sum relative to the largest logit.
+        log_sum, mean = logits.amax(-1) - w.amax(-1).log(), combine(w)
+        if self._log_sum is not None:
+            total = torch.logaddexp(log_sum, self._log_sum)
+            mean = (log_sum - total).exp() * mean + (self._log_sum - total).exp() * self._mean
+            log_sum = total
+        self._log_sum, self._mean = log_sum, mean
 
     def value(self) -> Tensor:
-        return self._weighted / self._total
+        return self._mean
 
 
 class NeighbourhoodDenoiser(ClosedForm):
@@ -98,14 +98,15 @@ class NeighbourhoodDenoiser(ClosedForm):
 
     def mean_at(self, x: Tensor, alpha_bar: float) -> Tensor:
         """D of images x [B, C, H, W], all at this alpha_bar."""
-        summed, scale = self.summed(alpha_bar), alpha_bar**0.5
-        means = [PosteriorMean() for _ in x]
+        summed, means = self.summed(alpha_bar), [PosteriorMean() for _ in x]
+        # Squares of these differences are logits: nothing is left to divide.
+        scale = (2 * (1 - alpha_bar)) ** -0.5
+        x = scale * x
         for part in self._patterns.split(self._chunk, -1):
             y = part.double()  # [C, H, W, k]
-            scaled = scale * y
+            scaled = scale * alpha_bar**0.5 * y
             for image, mean in zip(x, means, strict=True):
-                squares = (image[..., None] - scaled).square().sum(0)
-                logits = summed(squares) / (-2 * (1 - alpha_bar))
+                logits = -summed(_squared_differences(image, scaled))
                 mean.add(logits, lambda w, y=y: (w * y).sum(-1))
         return torch.stack([mean.value() for mean in means])
 
@@ -123,6 +124,16 @@ class NeighbourhoodDenoiser(ClosedForm):
         alpha_bar = self.schedule.alpha_bar_at(list(table))
         logits = torch.logit(alpha_bar, eps=1e-300).tolist()
         return list(zip(logits, table.values(), strict=True))
+
+
+def _squared_differences(image: Tensor, patterns: Tensor) -> Tensor:
+    """sum_c (image[c] - patterns[c])^2, [H, W, k], of [C, H, W] and [C, H, W, k]."""
+    squares = None
+    for own, others in zip(image, patterns, strict=True):
+        difference = own[..., None] - others
+        square = difference * difference
+        squares = square if squares is None else squares + square
+    return squares
 
 
 class LocalDenoiser(NeighbourhoodDenoiser):
