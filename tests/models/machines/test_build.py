@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.func import jvp, vjp
+from torch.func import jacfwd, jacrev, jvp, vjp
 
 from models.exact import ExactDenoiser
 from models.machines.build import PATCHED, WHOLE, build_machine
@@ -28,7 +28,8 @@ CIRCULAR = {
     "equivariant, circular": EquivariantDenoiser,
 }
 IMAGES = ("x_0", "eps", "score")
-every_machine = pytest.mark.parametrize("name", [*NAMES, *CIRCULAR, "equivariant, 20 patches"])
+OTHER_KINDS = [*CIRCULAR, "equivariant, 20 patches", "pca-local, sparse"]
+every_machine = pytest.mark.parametrize("name", [*NAMES, *OTHER_KINDS])
 every_name = pytest.mark.parametrize("name", NAMES)
 patched = pytest.mark.parametrize("name", PATCHED)
 
@@ -38,6 +39,8 @@ def machine(name, patterns, schedule=SCHEDULE, sides=3):
         return CIRCULAR[name](patterns, schedule, sides, "circular")
     if name.endswith("patches"):
         return build_machine("equivariant", patterns, schedule, sides, most_patches=20)
+    if name.endswith("sparse"):  # 1 of 12 pixels or more: few enough
+        return build_machine("pca-local", patterns, schedule, 1)
     return build_machine(name, patterns, schedule, sides)
 
 
@@ -196,6 +199,19 @@ def test_derivatives(name, what, t):
     own = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad((u * answer(own)).sum(), own)
     torch.testing.assert_close(gradient, backward, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@every_machine
+def test_whole_jacobians(name):
+    denoiser, x = machine(name, uniform(8, 1, 3, 4)), normal(1, 1, 3, 4)
+
+    def answer(x):
+        return denoiser.x_0(x, 600)
+
+    expected = torch.autograd.functional.jacobian(answer, x)
+    for jacobian in (jacfwd, jacrev):
+        torch.testing.assert_close(jacobian(answer)(x), expected, rtol=1e-10, atol=1e-12)
 
 
 @every_machine
