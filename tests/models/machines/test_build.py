@@ -201,7 +201,7 @@ def test_derivatives(name, what, t):
     torch.testing.assert_close(gradient, backward, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated", "ignore:There is a perf")
 @every_machine
 def test_whole_jacobians(name):
     denoiser, x = machine(name, uniform(8, 1, 3, 4)), normal(1, 1, 3, 4)
