@@ -54,6 +54,7 @@ bench: setup-dev  ## time ratios against a baseline in the same run
 	M2G_QUIET=1 $(RUN) -m benchmarks.peak_memory
 	$(RUN) -m benchmarks.training
 	$(RUN) -m benchmarks.sampling
+	$(RUN) -m benchmarks.machines
 	test -e results/digits/models/16.pt || $(MAKE) demo
 	$(RUN) -m benchmarks.critical_times
 

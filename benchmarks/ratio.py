@@ -24,9 +24,12 @@ def compare(
     baseline: Callable[[], torch.Tensor],
     candidate: Callable[[], torch.Tensor],
     repeats: int = 5,
+    tolerance: float = 1e-5,
+    count: int | None = None,
     **details: Any,
 ) -> None:
-    """Check that both give the same result (to 1e-5), time them alternately, print one JSON line.
+    """Check that both give the same result (to `tolerance`), time them alternately, print one JSON
+    line. count: what the work consists of, to print how much of it the candidate does per second.
 
     `ratio` is the median of seconds(baseline) / seconds(candidate); above 1 the candidate is
     faster. repeats = 1 is for minutes of work: then there is no warm-up, and the timed run is
@@ -41,12 +44,17 @@ def compare(
         for work in works:  # the first run allocates and chooses kernels
             work()
     pairs = [tuple(seconds(work) for work in works) for _ in range(repeats)]
-    torch.testing.assert_close(results["candidate"], results["baseline"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        results["candidate"], results["baseline"], rtol=tolerance, atol=tolerance
+    )
+    candidate_seconds = statistics.median(c for _, c in pairs)
+    if count is not None:
+        details["candidate_per_second"] = float(f"{count / candidate_seconds:.3g}")
     print_result(
         name,
         ratio=round(statistics.median(b / c for b, c in pairs), 2),
         baseline_seconds=round(statistics.median(b for b, _ in pairs), 4),
-        candidate_seconds=round(statistics.median(c for _, c in pairs), 4),
+        candidate_seconds=round(candidate_seconds, 4),
         repeats=repeats,
         **details,
     )
