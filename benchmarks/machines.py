@@ -76,17 +76,35 @@ def noised(patterns: Tensor, batch: int) -> Tensor:
     return add_noise(patterns[:batch], eps, SCHEDULE.alpha_bar_at(T))
 
 
-def measure_pixelwise(patterns: Tensor, batch: int, side: int) -> None:
+def measure_local(patterns: Tensor, batch: int, side: int) -> None:
     a, x = SCHEDULE.alpha_bar[T].item(), noised(patterns, batch)
-    sizes = {"p": side, "patterns": len(patterns), "images": batch}
-    sizes |= {"count": POSITIONS * len(patterns) * batch, "tolerance": TOLERANCE}
-    local = LocalDenoiser(patterns, SCHEDULE, side)
-    baseline = lambda: plain_local(patterns, x, side, a)  # noqa: E731
-    compare("machines-local", baseline, lambda: local.x_0(x, T), **sizes)
-    pca = PcaLocalDenoiser(patterns, SCHEDULE, side)
-    chosen = pca.neighbours(a, side**2).nonzero()[:, 1].view(POSITIONS, side**2)
-    baseline = lambda: plain_pca_local(patterns, x, chosen, a)  # noqa: E731
-    compare("machines-pca-local", baseline, lambda: pca.x_0(x, T), **sizes)
+    denoiser = LocalDenoiser(patterns, SCHEDULE, side)
+    compare(
+        "machines-local",
+        lambda: plain_local(patterns, x, side, a),
+        lambda: denoiser.x_0(x, T),
+        count=POSITIONS * len(patterns) * batch,
+        tolerance=TOLERANCE,
+        p=side,
+        patterns=len(patterns),
+        images=batch,
+    )
+
+
+def measure_pca_local(patterns: Tensor, batch: int, side: int) -> None:
+    a, x = SCHEDULE.alpha_bar[T].item(), noised(patterns, batch)
+    denoiser = PcaLocalDenoiser(patterns, SCHEDULE, side)
+    chosen = denoiser.neighbours(a, side**2).nonzero()[:, 1].view(POSITIONS, side**2)
+    compare(
+        "machines-pca-local",
+        lambda: plain_pca_local(patterns, x, chosen, a),
+        lambda: denoiser.x_0(x, T),
+        count=POSITIONS * len(patterns) * batch,
+        tolerance=TOLERANCE,
+        p=side,
+        patterns=len(patterns),
+        images=batch,
+    )
 
 
 def measure_equivariant(patterns: Tensor, batch: int, side: int) -> None:
@@ -108,11 +126,12 @@ def main() -> None:
     torch.set_num_threads(1)
     patterns = to_float(digit_images(max(PATTERNS), SIDE))
     for side in SIDES:
+        for batch in BATCHES:
+            for count in PATTERNS:
+                measure_local(patterns[:count], batch, side)
+            measure_pca_local(patterns[: PATTERNS[0]], batch, side)
         for batch in EQUIVARIANT_BATCHES:
             measure_equivariant(patterns[:EQUIVARIANT_PATTERNS], batch, side)
-        for count in PATTERNS:
-            for batch in BATCHES:
-                measure_pixelwise(patterns[:count], batch, side)
 
 
 if __name__ == "__main__":

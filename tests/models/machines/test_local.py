@@ -9,6 +9,7 @@ import torch
 from models.exact import ExactDenoiser
 from models.machines import local as module
 from models.machines.local import LocalDenoiser, PcaLocalDenoiser, PosteriorMean
+from models.machines.wiener import WienerDenoiser
 from models.schedule import Schedule
 from tests.helpers import machines as brute
 from tests.helpers.images import real_digits
@@ -130,6 +131,20 @@ def test_chunks_change_nothing(monkeypatch, name, chunk_bytes):
     monkeypatch.setattr(module, "FILTER_BYTES", chunk_bytes)
     parts = make(patterns, SCHEDULE, 3).x_0(x, 300)
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-13)
+
+
+def test_few_rows_of_the_filter_are_looked_at_together(monkeypatch):
+    patterns, sizes = uniform(9, 3, 5, 6), []
+    monkeypatch.setattr(module, "FILTER_BYTES", 8 * 90 * 7 * 3)
+    denoiser, of_filter = PcaLocalDenoiser(patterns, SCHEDULE, 3), WienerDenoiser.rows
+
+    def rows(*args):
+        sizes.append(len(of_filter(*args)))
+        return of_filter(*args)
+
+    monkeypatch.setattr(WienerDenoiser, "rows", rows)
+    denoiser.x_0(normal(1, 3, 5, 6), 300)
+    assert sum(sizes) == 90 and max(sizes) == 7
 
 
 @pytest.mark.parametrize("order", [slice(None), torch.arange(30).flip(0)])
