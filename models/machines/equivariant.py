@@ -58,8 +58,8 @@ class EquivariantDenoiser(LocalDenoiser):
         height, width = self.shape[1:]
         covered = sum(len(rows) * len(columns) for rows, columns in kinds)
         # Where a kind of border has one position, patches of that position alone are compared.
-        result = x if covered == height * width else super().mean_at(x, alpha_bar)
-        result = result.clone()
+        complete = covered == height * width
+        result = torch.zeros_like(x) if complete else super().mean_at(x, alpha_bar)
         for rows, columns in kinds:
             part = self._mean_of_kind(x, alpha_bar, rows, columns)
             result[:, :, rows.start : rows.stop, columns.start : columns.stop] = part
@@ -117,9 +117,7 @@ class EquivariantDenoiser(LocalDenoiser):
     def _patches(self, images: Tensor, radius: int, rows: range, columns: range) -> Tensor:
         """The patches around these positions, of images [n, C, H, W]: [n q, d], d = C ph pw."""
         windows = self._windows(images, radius, rows, columns)
-        # A copy also for p = 1: the order of summation may depend on the alignment in memory.
-        copy = windows.permute(0, 2, 3, 1, 4, 5).clone(memory_format=torch.contiguous_format)
-        return copy.flatten(3).flatten(0, 2)
+        return windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
 
     def _windows(self, images: Tensor, radius: int, rows: range, columns: range) -> Tensor:
         """A view of the patches around these positions: [n, C, rows, columns, ph, pw]."""
