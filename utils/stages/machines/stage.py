@@ -133,7 +133,7 @@ def plan_machines(options: MachinesStage) -> list[MachinesJob]:
             check_drawn(sets[job.k], sample_set, model)
             classes = classes_of(settings, job.k, sample_set)
         how = drawing(settings, model, sample_set)
-        section = stage_section(settings)
+        section = stage_section(settings) | {"machines": ",".join(settings.names)}
         section |= {"checkpoint": model.fingerprint, "drawn": drawn and drawn.content}
         section |= {"classes": None if classes is None else digest(classes)}
         section |= {"sampler": how["sampler"], "steps": how["steps"]}
