@@ -98,7 +98,7 @@ def load_result(path: Path) -> Stored:
     try:
         machines = [_known(name, MACHINE_NAMES) for name in content["machines"]]
         sides = {
-            _known(name, machines): {int(t): int(side) for t, side in of.items()}
+            _known(name, machines): {int(t): _count(side) for t, side in of.items()}
             for name, of in content["sides"].items()
         }
         entries = [_entry(one, machines) for one in content["entries"]]
@@ -106,18 +106,31 @@ def load_result(path: Path) -> Stored:
             SeedEntry(
                 _known(one["group"], (SAMPLES, *CLASSES)),
                 _known(one["machine"], machines),
-                int(one["n"]),
+                _count(one["n"]),
                 _interval(one["median"]),
             )
             for one in content["seeds"]
         ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _check_whole(machines, sides, entries)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(path, f"no result of run_machines.py ({error})", REMEDY) from error
     return Stored(machines, sides, entries, seeds, args)
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """K.npz beside K.json, checked as far as figures need it."""
+def _check_whole(
+    machines: list[str], sides: Mapping[str, Mapping[int, int]], entries: list[Entry]
+) -> None:
+    """Raises ValueError where there is nothing to show, or a patch side is missing."""
+    times = {entry.t for entry in entries}
+    if not machines or len(set(machines)) < len(machines) or not times:
+        raise ValueError("no machines, one twice, or no times")
+    for name, of in sides.items():
+        if missing := times - set(of):
+            raise ValueError(f"no patch side of {name} at t = {min(missing)}")
+
+
+def load_arrays(path: Path, machines: int) -> dict[str, np.ndarray]:
+    """K.npz beside K.json, checked as far as figures need it; machines: how many K.json has."""
     path = path.with_suffix(".npz")
     image = ("channels", "height", "width")
     schema = {
@@ -127,7 +140,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         "seed-classes": Array("i", ("seeds",), -1, len(CLASSES) - 1, empty=True),
     }
     arrays = read_npz(path)
-    check_arrays(arrays, schema, path, REMEDY)
+    check_arrays(arrays, schema, path, REMEDY, machines=machines)
     resolve_args(read_args(arrays, path), path)
     return arrays
 
@@ -138,9 +151,9 @@ def is_compared(path: Path, args: Mapping[str, Any], redo_changed: bool) -> bool
     Raises UserError where they were made with others (redo_changed: False then)."""
     if not (path.exists() and path.with_suffix(".npz").exists()):
         return False
-    stored = load_result(path).args
-    load_arrays(path)
-    return check_same(path, stored, args, STAGES, redo_changed)
+    stored = load_result(path)
+    load_arrays(path, len(stored.machines))
+    return check_same(path, stored.args, args, STAGES, redo_changed)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,12 +175,12 @@ def _entry(one: Any, machines: list[str]) -> Entry:
     best = one["best"]
     return Entry(
         _known(one["group"], (*SETS, *CLASSES)),
-        int(one["t"]),
-        int(one["n"]),
+        _count(one["t"]),
+        _count(one["n"]),
         {name: _interval(one["r2"][name]) for name in machines},
         None if best is None else _known(best, machines),
         [_known(name, machines) for name in one["tied"]],
-        {name: _interval(one["mixture"][name]) for name in machines},
+        {name: _interval(one["mixture"][name], low=-1e-6) for name in machines},
         _interval(one["mixture_r2"]),
     )
 
@@ -178,8 +191,19 @@ def _known(name: Any, names: Any) -> str:
     return name
 
 
-def _interval(values: Any) -> Interval:
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError("found no whole number, 0 or more")
+    return value
+
+
+def _interval(values: Any, low: float = -math.inf, high: float = 1 + 1e-6) -> Interval:
+    """A value and its interval, all in low .. high. Raises ValueError for anything else."""
     if not isinstance(values, list) or len(values) != 3:
-        raise ValueError(f"found {values!r}, no value with its interval")
-    value, low, high = (math.nan if x is None else float(x) for x in values)
-    return value, low, high
+        raise ValueError("found no value with its interval")
+    if any(x is not None and type(x) not in (int, float) for x in values):
+        raise ValueError("found no numbers in an interval")
+    result = [math.nan if x is None else float(x) for x in values]
+    if any(math.isinf(x) or not low <= x <= high for x in result if not math.isnan(x)):
+        raise ValueError(f"found {result}, outside {low:g} to {high:g}")
+    return result[0], result[1], result[2]

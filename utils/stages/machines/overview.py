@@ -84,7 +84,7 @@ def sweep_figures(sweep: Mapping[int, Stored]) -> dict[str, Figure]:
 
 def seeds_of(path: Path, k: int, stored: Stored) -> Figure | None:
     """The samples of a K from the same seeds; None where none were drawn."""
-    arrays = load_arrays(path)
+    arrays = load_arrays(path, len(stored.machines))
     if not len(arrays["seed-network"]):
         return None
     medians = {e.machine: e.median[0] for e in stored.seeds if e.group == SAMPLES}
