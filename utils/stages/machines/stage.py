@@ -67,6 +67,7 @@ from utils.stages.machines.overview import show_machines
 MOST_CALLS = 100  # of a set's own sampler, for machines to follow it
 USUAL = ("ddim", 20)  # sampler and calls otherwise
 FEWEST = 16  # images of a class, for an entry of its own
+FEWEST_IN_SET = 2  # for intervals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +132,9 @@ def plan_machines(options: MachinesStage) -> list[MachinesJob]:
             known = known_of(settings, "--synth-path", model.args)
             drawn, sample_set = first_read(sets[job.k], partial(load_synthetics, known=known))
             check_drawn(sets[job.k], sample_set, model)
+            if len(sample_set.samples) < FEWEST_IN_SET:
+                remedy = f"give sets of {FEWEST_IN_SET} samples or more"
+                raise UserError(sets[job.k], f"{len(sample_set.samples)} sample", remedy)
             classes = classes_of(settings, job.k, sample_set)
         how = drawing(settings, model, sample_set)
         section = stage_section(settings) | {"machines": ",".join(settings.names)}
@@ -248,7 +252,10 @@ def images_of(
     except UserError as error:
         print(f"{job.name}: held-out images are left out: {error}")
     else:
-        sets[HELD_OUT] = held_out
+        if len(held_out) < FEWEST_IN_SET:
+            print(f"{job.name}: held-out images are left out: there are fewer than {FEWEST_IN_SET}")
+        else:
+            sets[HELD_OUT] = held_out
     if job.drawn is not None:
         sets[SAMPLES] = torch.from_numpy(job.drawn.read().samples[:count])
         return sets, draw(denoiser, seeds, *how)
