@@ -26,7 +26,7 @@ from utils.figures.save import figure_files, save_figure
 from utils.files.arrays import read_npz, save_npz
 from utils.files.atomic import check_writable, write_text
 from utils.files.training_log import read_stats
-from utils.inputs.denoisers import described_by, sampling_steps, trained_model
+from utils.inputs.denoisers import check_times, described_by, sampling_steps, trained_model
 from utils.inputs.samples import OURS, load_synthetics
 from utils.inputs.unchanged import check_unchanged
 from utils.jobs.workers import run_side_by_side
@@ -164,11 +164,17 @@ def check(options: PipelineStage, plans: list[Plan]) -> None:
         if plan.training:
             train.check_training(plan.training)
         wanted = options.pipeline
-        measured = wanted.basins, wanted.curvature, wanted.generalization, wanted.machines
-        if plan.args["model"]["num_classes"] and any(measured):
-            remedy = "add --nobasins: measure one class at a time, by run_critical_times.py --label"
-            raise UserError("--class-conditional", "measures of basins or models", remedy)
-        sampling_steps(options.generate, plan.args["train"]["timesteps"])
+        names = ("basins", "curvature", "generalization", "machines")
+        measured = [f"--{name}" for name in names if getattr(wanted, name)]
+        if plan.args["model"]["num_classes"] and measured:
+            remedy = "add --nobasins alone: run_critical_times.py --label measures one class"
+            raise UserError("--class-conditional", f"{', '.join(measured)} too", remedy)
+        timesteps = plan.args["train"]["timesteps"]
+        sampling_steps(options.generate, timesteps)
+        if wanted.machines:
+            check_times(plan.args, options.machines.t)
+            if options.machines.sampler is not None:
+                sampling_steps(options.machines, timesteps)
     metric = distances_stage(options).distances
     load_metric(metric.metric_name, metric.weights_path, torch.device("cpu"))
     if options.pipeline.criterion == "calibrated":
