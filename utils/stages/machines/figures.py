@@ -30,6 +30,8 @@ GROUP_TITLES = {
     SAMPLES: "The network's samples",
 }
 LOWEST = -0.2  # of an axis of r^2: a machine below it explains nothing, however far below
+CELL, TITLE = 0.52, 1.75  # inches of a cell of the map, of the longest title
+FAR_BELOW = -9  # r^2 that no cell has room for
 COLUMNS = 16  # seeds that are shown
 Sweep = Mapping[int, Stored]
 
@@ -41,8 +43,8 @@ def map_figure(sweep: Sweep) -> Figure:
     A number in brackets: another machine is not shown to be worse. Raises ValueError without K."""
     sizes, times = sizes_and_times(sweep)
     groups = [g for g in SETS if any(one.at(g, t) for one in sweep.values() for t in times)]
-    cell = 0.52
-    fig = new_figure(1.2 + len(groups) * (cell * len(sizes) + 0.45), 1.5 + 0.36 * len(times))
+    width = max(TITLE, CELL * len(sizes)) + 0.45
+    fig = new_figure(1.2 + len(groups) * width, 1.5 + 0.36 * len(times))
     axes = fig.subplots(1, len(groups), squeeze=False, sharey=True)[0]
     for ax, group in zip(axes, groups, strict=True):
         for column, k in enumerate(sizes):
@@ -72,7 +74,7 @@ def draw_cell(ax: Axes, stored: Stored, group: str, t: int, column: int, row: in
     look, strength = MACHINE_LOOKS[entry.best], 0.25 + 0.75 * min(1.0, max(0.0, r2))
     box = Rectangle((column - 0.5, row - 0.5), 1, 1, color=look.colour, alpha=strength, lw=0)
     ax.add_patch(box)
-    text = f"{r2:.2f}"
+    text = f"{r2:.2f}" if r2 > FAR_BELOW else f"< {FAR_BELOW}"
     text = f"({text})" if entry.tied else text
     ax.text(column, row, text, ha="center", va="center", size=6.5, color=ink_on(look, strength))
 
@@ -94,7 +96,7 @@ def mixture_figure(sweep: Sweep) -> Figure:
     group = HELD_OUT if any(one.at(HELD_OUT, t) for one in sweep.values() for t in times) else None
     group = group or TRAINING
     names = machines_of(sweep)
-    fig = new_figure(2.6 * len(shown) + 0.8, 5.0)
+    fig = new_figure(max(4.4, 2.6 * len(shown) + 0.8), 5.0)  # room for the label below
     upper, lower = fig.subplots(2, len(shown), squeeze=False, sharey="row")
     for ax, t in zip(upper, shown, strict=True):
         found = {k: one.at(group, t) for k, one in sweep.items()}
@@ -192,10 +194,11 @@ def seeds_figure(
     # Samples of one class stand together.
     order = np.argsort(np.where(classes < 0, len(CLASSES), classes), kind="stable")[:count]
     left, right, top = 1.0, 0.75, 0.85
-    width = left + count * (TILE + GAP) + right
+    end = left + count * (TILE + GAP)
+    width = max(end + right, left + 3.6)  # room for the title
     fig, ax = blank_figure(width, top + (1 + len(names)) * (TILE + GAP) + GAP)
     ax.text(left, 0.2, f"K = {k}: samples from the same seeds", size=10, weight="bold")
-    ax.text(width - right + 0.1, top - 0.12, "median r²", size=7, color=PALE)
+    ax.text(end + 0.1, top - 0.12, "median r²", size=7, color=PALE)
     for column, i in enumerate(order):
         if classes[i] >= 0:
             look = LOOKS[CLASSES[classes[i]]]
@@ -215,7 +218,7 @@ def seeds_figure(
             draw_tile(ax, images[i], left + column * (TILE + GAP), y, TILE)
         if name in medians:
             text = f"{medians[name]:.2f}"
-            ax.text(width - right + 0.1, y + TILE / 2, text, va="center", size=9)
+            ax.text(end + 0.1, y + TILE / 2, text, va="center", size=9)
     return fig
 
 
