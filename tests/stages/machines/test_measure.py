@@ -134,6 +134,15 @@ def test_repeated_images_get_different_noise():
     assert len(torch.unique(noise.flatten(1), dim=0)) == 5
 
 
+def test_images_with_keys_have_their_noise_whatever_rounding_does():
+    keys, denoiser = range(10), machine("exact")
+    pairs = [
+        noised(images, 5, denoiser, 7, "samples", keys) - SCHEDULE.alpha_bar_at(5).sqrt() * images
+        for images in (OTHERS, OTHERS * (1 + 1e-6))
+    ]
+    torch.testing.assert_close(*pairs, rtol=0, atol=1e-5)
+
+
 def test_the_size_of_a_batch_changes_rounding_only():
     network = Sum((0.3, 0.7), [machine("wiener"), machine("local")])
     one, all_ = (machines_of(network, batch=b) for b in (1, 100))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,11 +99,19 @@ class Machines:
         for name in self.patched:
             self.built[name] = self.built[name].with_sides(chosen[name])
 
-    def compare(self, denoiser: Denoiser, images: Tensor, name: str, on_rows: OnRows) -> Compared:
-        """The network and every machine on images [n, C, H, W] noised at each time."""
+    def compare(
+        self,
+        denoiser: Denoiser,
+        images: Tensor,
+        name: str,
+        on_rows: OnRows,
+        keys: Sequence[object] | None = None,
+    ) -> Compared:
+        """The network and every machine on images [n, C, H, W] noised at each time; keys: as for
+        `noised`."""
         grams, totals = [], []
         for t in self.settings.times:
-            x_t = noised(images, t, denoiser, self.settings.seed, name)
+            x_t = noised(images, t, denoiser, self.settings.seed, name, keys)
             network = flat(network_x_0(denoiser, x_t, t, self.settings.batch))
             outputs = []
             for machine in self.built.values():
@@ -148,15 +156,22 @@ def draw(denoiser: Denoiser, seeds: range, sampler: str, steps: int, batch: int)
     return samples.numpy()
 
 
-def noised(images: Tensor, t: int, denoiser: Denoiser, seed: int, name: str) -> Tensor:
+def noised(
+    images: Tensor,
+    t: int,
+    denoiser: Denoiser,
+    seed: int,
+    name: str,
+    keys: Sequence[object] | None = None,
+) -> Tensor:
     """x_t of images [n, C, H, W], on the device of the denoiser.
 
-    The noise of a row comes from the seed, the name of the set, t, the image, and how many rows of
-    the same image precede it."""
-    seen: dict[str, int] = {}
+    The noise of a row comes from the seed, the name of the set, t, the key of the image, and how
+    many rows of the same key precede it. keys: None: digests of the images. Images that another
+    batch size rounds otherwise need keys that are not: the seeds that they were drawn from."""
+    seen: dict[object, int] = {}
     seeds = []
-    for image in images:
-        key = image_key(image)
+    for key in map(image_key, images) if keys is None else keys:
         seen[key] = seen.get(key, 0) + 1
         seeds.append(mix(seed, "machines", name, t, key, seen[key]))
     eps = SeededNoise(seeds, images.shape[1:]).draw().to(denoiser.device)

@@ -200,8 +200,11 @@ def compare(
         total = rows_of(machines, sets.values(), len(seeds) * job.steps)
         with progress(total=total, unit="row", desc=job.name) as bar:
             machines.choose_sides(denoiser, bar.update)
+            # Samples that were drawn just now differ in rounding from one batch size to another.
+            own = range(seeds.start, seeds.start + settings.images)
+            keys = {} if job.drawn else {SAMPLES: own}
             compared = {
-                name: machines.compare(denoiser, images, name, bar.update)
+                name: machines.compare(denoiser, images, name, bar.update, keys.get(name))
                 for name, images in sets.items()
             }
             drawn = machines.draw(seeds, job.sampler, job.steps, bar.update)
