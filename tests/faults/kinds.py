@@ -41,6 +41,9 @@ from utils.stages.energy.files import load_energies
 from utils.stages.energy.overview import show_energies
 from utils.stages.generalization.files import load_arrays, load_measured
 from utils.stages.generalization.overview import show_generalization
+from utils.stages.machines.files import load_arrays as load_compared
+from utils.stages.machines.files import load_result
+from utils.stages.machines.overview import machine_rows, show_machines
 from utils.stages.toy.files import Basins, ExactEnergies, Landscape, load_points
 from utils.stages.toy.files import load_checkpoint as load_toy_checkpoint
 from utils.stages.toy.overview import summary_of
@@ -137,6 +140,19 @@ def sound_measured(result) -> None:
 
 def sound_arrays(result) -> None:
     assert np.isfinite(result["train-loss"]).all() and len(result["train-loss"]) == len(result["t"])
+
+
+def sound_result(result) -> None:
+    list(machine_rows({8: result}))
+    for one in result.entries:
+        assert one.best is None or one.best in result.machines
+        for weight, _, _ in one.mixture.values():
+            assert not weight < -0.001 and not weight > 1.001
+
+
+def sound_compared(result) -> None:
+    assert np.isfinite(result["seed-network"]).all()
+    assert result["seed-machines"].shape[1:] == result["seed-network"].shape
 
 
 def sound_summary(result) -> None:
@@ -301,6 +317,11 @@ def shown_generalization(folder: Path) -> None:
     after("generalization")(folder)
 
 
+def shown_machines(folder: Path) -> None:
+    show_machines(folder / "outs" / "machines")
+    after("machines")(folder)
+
+
 def sampled(folder: Path) -> None:
     work("generate", folder)
     work("energy", folder, "--sample-path", "s")
@@ -409,6 +430,13 @@ KINDS = {
     "errors of denoising": Kind(
         *("generalization", "outs/generalization/8.npz", load_arrays, sound_arrays),
         shown_generalization,
+    ),
+    "comparison": Kind(
+        "machines", "outs/machines/8.json", load_result, sound_result, shown_machines
+    ),
+    "products and samples": Kind(
+        *("machines", "outs/machines/8.npz", lambda path: load_compared(path, 5), sound_compared),
+        shown_machines,
     ),
     "points": Kind(
         *("toy", "toy/data.npz", lambda path: load_points(path.parent), unchecked),

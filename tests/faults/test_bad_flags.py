@@ -32,6 +32,7 @@ GIVEN = {
     "energy": "--ckpt-path models --sample-path s --ref-path ref.npz --result-path out",
     "curvature": "--ckpt-path models --sample-path s --result-path out --t 5",
     "generalization": "--ckpt-path models --synth-path s --result-path out --no-cache --t 5",
+    "machines": "--ckpt-path models --synth-path s --result-path out --t 5",
     "pipeline": f"--data-name digits --sizes 2,8 --samples 8 --root out --criterion delta {MODEL}",
     "describe": "--path s/8.npz",
     "to diffusers": "--ckpt-path models/8.pt --result-path out",
@@ -78,7 +79,7 @@ POSITIVE = {  # 1 or more, or None
     *("num_files", "num_samples", "steps", "k", "eval_batch_size", "ref_batch_size", "pool_size"),
     *("p_trials", "stride", "ddim_steps", "samples", "jobs", "num_res_blocks", "n_iter", "points"),
     *("sampling_freq", "image_size", "checkpoint", "probes", "eigenvalues", "noises", "cells"),
-    *("probe_size", "held_out_size"),
+    *("probe_size", "held_out_size", "images", "side_images", "most_patches"),
 }
 SHARES = {"dropout", "ema_decay", "eta", "p", "false_positive_rate", "tolerance"}
 NOT_NEGATIVE = {
@@ -91,6 +92,7 @@ NOT_NEGATIVE = {
         "keep_checkpoints",
         "num_workers",
         "subset_seed",
+        "seeds",
     ),
 }
 

@@ -36,6 +36,7 @@ OUTPUTS = {
     "energy": ["out/8.npz"],
     "curvature": ["out/8.npz"],
     "generalization": ["out/8.json", "out/8.npz"],
+    "machines": ["out/8.json", "out/8.npz"],
 }
 
 

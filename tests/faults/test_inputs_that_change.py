@@ -39,6 +39,8 @@ INPUTS = [
     ("curvature", "s/8.npz"),
     ("generalization", "models/8.pt"),
     ("generalization", "s/8.npz"),
+    ("machines", "models/8.pt"),
+    ("machines", "s/8.npz"),
 ]
 TWINS = {  # read by the same functions
     *(("critical times", "s/8.npz"), ("energy", "models/8.pt")),

@@ -36,6 +36,7 @@ critical_times: {sample_size: 3, stride: 5, ddim_steps: 2, p_trials: 2, batch_si
 energy: {sample_size: 4, batch_size: 16, path_points: 4}
 curvature: {sample_size: 2, t: [5], normal_points: 70, batch_size: 64}
 generalization: {t: [2, 10], probe_size: 8, noises: 2, cells: 2, held_out_size: 60}
+machines: {t: [2, 10], images: 6, sides: [1, 3], side_images: 3, most_patches: 20, seeds: 2}
 pipeline: {sizes: [2, 8], samples: 24, metric: l2, criterion: delta, jobs: 1, root: sweep}
 """
 TOY = ("--results-path", "toy", "--sample-size", "2,5")
@@ -120,6 +121,15 @@ STAGES = {
             ),
             reads=("models", "synthetics"),
             keeps=("generalization/*.json",),
+        ),
+        Stage(
+            "machines",
+            of(
+                *("run_machines.py", "--ckpt-path", "models"),
+                *("--synth-path", "synthetics", "--result-path", "machines"),
+            ),
+            reads=("models", "synthetics"),
+            keeps=("machines/*.json",),
         ),
         Stage(
             "audit",

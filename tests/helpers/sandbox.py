@@ -21,6 +21,7 @@ from utils.stages.distances import stage as distances
 from utils.stages.energy import stage as energy
 from utils.stages.generalization import stage as generalization
 from utils.stages.generate import stage as generate
+from utils.stages.machines import stage as machines
 from utils.stages.pipeline import stage as pipeline
 from utils.stages.toy import stage as toy
 from utils.stages.train import stage as train
@@ -34,6 +35,7 @@ RUNS = {
     "energy": (energy.run, options.EnergyStage),
     "curvature": (curvature.run, options.CurvatureStage),
     "generalization": (generalization.run, options.GeneralizationStage),
+    "machines": (machines.run, options.MachinesStage),
     "pipeline": (pipeline.run, options.PipelineStage),
     "describe": (describe.run, options.DescribeStage),
     "to diffusers": (to_diffusers.run, options.ToDiffusersStage),
@@ -66,6 +68,8 @@ FLAGS = {
     "--normal-points 70 --batch-size 64 --device cpu",
     "generalization": "--ckpt-path models --synth-path s --result-path out --t 2,10 "
     "--probe-size 8 --noises 2 --cells 2 --held-out-size 60 --device cpu",
+    "machines": "--ckpt-path models --synth-path s --result-path out --t 2,10 --images 6 "
+    "--sides 1,3 --side-images 3 --most-patches 20 --seeds 2 --device cpu",
 }
 
 
@@ -103,6 +107,7 @@ def without_pictures():
         patch.setattr("utils.stages.energy.stage.show_energies", lambda *_: None)
         patch.setattr("utils.stages.curvature.stage.show_curvature", lambda *_: None)
         patch.setattr("utils.stages.generalization.stage.show_generalization", lambda *_: None)
+        patch.setattr("utils.stages.machines.stage.show_machines", lambda *_: None)
         patch.setattr("utils.stages.train.trainer.Trainer.save_grid", lambda *_: None)
         yield
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.helpers.machines import stored_of, seeds_of
+from tests.helpers.machines import NAMES, seeds_of, stored_of
 from tests.helpers.runs import complaint
 from utils.stages.machines.files import load_arrays, load_result, save_result
 from utils.stages.machines.overview import machine_rows, show_machines
@@ -40,7 +40,7 @@ def test_nothing_to_explain_is_null_and_a_dash(tmp_path):
 
 def test_ties_and_mixtures_in_the_table():
     (row, _) = machine_rows({8: stored_of(8, tied=["exact"])})
-    assert row[2:6] == ["local* 0.90", "local* 0.90", "local* 0.90", "0.75 local + 0.25 exact (0.90)"]
+    assert row[2:6] == [*3 * ["local* 0.90"], "0.75 local + 0.25 exact (0.90)"]
 
 
 def first_entry(**changed):
@@ -68,14 +68,12 @@ DAMAGE = {
     "a time that is none": first_entry(t="2"),
     "a time beyond all numbers": first_entry(t=math.inf),
     "no r2 of a machine": first_entry(r2={}),
-    "an r2 of two numbers": first_entry(r2=dict.fromkeys(("exact", "wiener", "local"), [1, 2])),
+    "an r2 of two numbers": first_entry(r2={name: [1, 2] for name in NAMES}),
     "an r2 above 1": first_entry(mixture_r2=[2.0, 0.1, 0.3]),
     "an r2 in words": first_entry(mixture_r2=["0.5", 0.1, 0.3]),
     "an infinite r2": first_entry(mixture_r2=[-math.inf, 0.1, 0.3]),
     "a huge r2": first_entry(mixture_r2=[10**400, 0.1, 0.3]),
-    "a weight below 0": first_entry(
-        mixture=dict.fromkeys(("exact", "wiener", "local"), [-1, 0, 1])
-    ),
+    "a weight below 0": first_entry(mixture={name: [-1, 0, 1] for name in NAMES}),
     "an unknown best": first_entry(best="pca-local"),
     "an unknown tie": first_entry(tied=["magic"]),
     "ties of another type": first_entry(tied=3),

@@ -3,7 +3,6 @@
 import json
 import shutil
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +25,8 @@ from utils.stages.machines.files import HELD_OUT, SAMPLES, SETS, TRAINING, load_
 from utils.stages.machines.overview import machine_rows, show_machines
 from utils.stages.train import stage as train
 
-QUICK = "--t 20,45 --images 24 --sides 1,3 --side-images 6 --most-patches 60 --seeds 3".split()
+QUICK = ["--t", "20,45", "--images", 24, "--sides", "1,3", "--side-images", 6]
+QUICK += ["--most-patches", 60, "--seeds", 3]
 FEW = ("--machines", "exact,wiener", "--t", 20)
 NAMES = list(MACHINE_NAMES)
 CPU = ("--device", "cpu", "--precision", "float32")
@@ -356,10 +356,9 @@ class Spoilt:
 
 @pytest.mark.parametrize("last", [-1, 50])  # of all times; of those of the samples alone
 def test_a_network_with_nan_is_one_line(machines, tmp_path, last):
-    wiener = of_name("wiener")
-    with in_place_of_networks(lambda *given: Spoilt(wiener(*given), last)):
-        with complaint("model of K = 8", "NaN"):
-            machines()
+    spoilt = lambda *given: Spoilt(of_name("wiener")(*given), last)  # noqa: E731
+    with in_place_of_networks(spoilt), complaint("model of K = 8", "NaN"):
+        machines()
     assert not list((tmp_path / "out").glob("8.*"))
 
 
