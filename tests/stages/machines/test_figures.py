@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 
+from tests.helpers.comparisons import interval, seeds_of, stored_of
 from tests.helpers.figures import assert_files_of_a_figure, assert_nothing_is_cut_off, colour, texts
-from tests.helpers.machines import interval, seeds_of, stored_of
 from utils.cli.options.choices import CLASSES, MACHINE_NAMES
 from utils.stages.machines.figures import (
     MACHINE_LOOKS,

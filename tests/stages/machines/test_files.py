@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.helpers.machines import NAMES, seeds_of, stored_of
+from tests.helpers.comparisons import NAMES, seeds_of, stored_of
 from tests.helpers.runs import complaint
 from utils.stages.machines.files import load_arrays, load_result, save_result
 from utils.stages.machines.overview import machine_rows, show_machines
