@@ -20,7 +20,6 @@ from utils.stages.machines.measure import (
     noised,
     rows_of,
     sample_r2,
-    sides_in_words,
 )
 
 SCHEDULE = Schedule(60)
@@ -166,7 +165,3 @@ def test_numbers_that_are_none_are_refused():
         machines_of(machine("exact")).compare(bad, OTHERS, "samples", int)
     with pytest.raises(ValueError, match="NaN"):
         draw(bad, range(2), "ddim", 3, 4)
-
-
-def test_patch_sides_in_words():
-    assert sides_in_words({100: 7, 20: 3}) == "20:3,100:7"
