@@ -45,7 +45,7 @@ def sweep(tmp_path_factory) -> tuple[Path, list, str]:
     base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     root, printed = base / "sweep", base / "sweep.txt"
     flags = [*FAST, "--root", root, "--sizes", "2,8", "--samples", 120, "--jobs", 2]
-    flags += ["--curvature", "--generalization"]
+    flags += ["--curvature", "--generalization", "--machines"]
     for _ in take_turns([printed], lambda path: path, Path.exists):
         printed.write_text(ok("run_pipeline.py", *flags).stdout)
     return root, flags, printed.read_text()

@@ -64,7 +64,8 @@ def test_it_counts_what_the_files_say(tmp_path):
 
 def test_what_is_asked_for_is_counted_and_announced(tmp_path):
     few = sweep(tmp_path, "--sizes", "2,8", "--basins", "False")
-    more = sweep(tmp_path, "--sizes", "2,8", "--curvature", "--generalization")
+    every = ("--curvature", "--generalization", "--machines")
+    more = sweep(tmp_path, "--sizes", "2,8", *every)
     amounts, words = [], []
     for options in (few, more):
         plans = plan_all(options)
@@ -72,7 +73,8 @@ def test_what_is_asked_for_is_counted_and_announced(tmp_path):
         words.append(announcement(options, plans, [2, 8]))
     assert amounts[0] < amounts[1]
     assert all("K = 2, 8: 2 models are trained (40 steps each" in text for text in words)
-    for name in ("critical times", "energies", "curvature", "tests of generalization"):
+    names = ("critical times", "energies", "curvature", "tests of generalization")
+    for name in (*names, "denoisers in closed form"):
         assert name not in words[0] and name in words[1]
 
 

@@ -25,6 +25,11 @@ PIPELINE = ["--config_path", DIGITS, *SMALL, "--iterations", "2", "--timesteps",
         ),
         (["--data-name", "folder", "--data-path", "{}/none"], ("--data-path",)),
         (["--timesteps", "20"], ("--steps", "50", "20 or less")),
+        (
+            ["--class-conditional", "--dim", "64", "--nobasins", "--machines"],
+            ("--class-conditional", "--machines too", "--nobasins alone"),
+        ),
+        (["--machines", "--timesteps", "300"], ("--t", "400", "0 to 299")),
     ],
 )
 def test_the_pipeline_complains_before_it_trains(tmp_path, flags, words):

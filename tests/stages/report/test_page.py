@@ -35,6 +35,8 @@ from utils.stages.classify.held_out import HeldOut
 from utils.stages.critical_times.files import Times, save_times
 from utils.stages.distances.files import Distances, load_dists, save_dists
 from utils.stages.energy.files import Energies, save_energies
+from utils.stages.machines.files import load_result
+from utils.stages.machines.overview import in_words, machine_rows
 from utils.stages.report import images as parts
 from utils.stages.report import page as report
 from utils.stages.report.commands import Commands
@@ -138,7 +140,7 @@ def test_every_command_of_the_page_finds_its_work_done(sweep):
     commands = report.contents(root)["commands"]
     assert list(commands) == [
         *("train", "generate", "distances", "classify", "critical_times", "energy", "curvature"),
-        *("second train", "second generate", "generalization"),
+        *("second train", "second generate", "generalization", "machines"),
     ]
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*.npz")}
     script = "set -e\n" + "\n".join(commands.values())
@@ -150,6 +152,8 @@ def test_every_command_of_the_page_finds_its_work_done(sweep):
     for folder in ("identified", "times", "energies", "curvature"):
         finished += len(list((root / folder).glob("*/*.npz"))) if folder != "identified" else 2
     assert done.stdout.count("is finished") >= finished
+    for k in (2, 8):
+        assert f"{root / 'machines' / str(k)}.json is finished" in done.stdout
 
 
 def test_sliders_show_what_was_judged_by_the_same_thresholds(sweep, tmp_path):
@@ -185,6 +189,7 @@ def copied(sweep, tmp_path, *folders):
         (["energies"], ["Energies"], ["Other thresholds"]),
         (["curvature"], ["Curvature", "FLIPD", "run_curvature.py"], ["Basins", "Other tests"]),
         (["generalization"], ["When it misleads", "run_generalization.py"], ["Basins"]),
+        (["machines"], ["Denoisers in closed form", "run_machines.py"], ["Basins", "Other tests"]),
         (["identified"], ["The transition", "Other thresholds"], ["Basins", "Training"]),
         (["identified", "dists"], ["Other thresholds", "run_distances.py"], ["Training"]),
     ],
@@ -260,6 +265,19 @@ def test_each_test_of_generalization_is_shown_with_its_source_and_warning(page):
 
 
 HOSTILE = "<script>alert(1)</script>\"'&"
+
+
+def test_the_denoisers_in_closed_form_are_shown(sweep, page):
+    """The table of the stage, which is best in words, and figures with words in their place."""
+    section = report.contents(sweep[0])["machines"]
+    stored = {k: load_result(sweep[0] / "machines" / f"{k}.json") for k in (2, 8)}
+    assert section.table.rows == list(machine_rows(stored)) and len(section.table.rows) == 4
+    assert "Best on held-out images at t = 20: " in page.text
+    for row in section.table.rows:
+        assert row[2] in page.text and row[5] in page.text
+    shown = [a["alt"] for a in page.images if a["alt"].startswith(("The best denoiser", "Each "))]
+    assert len(shown) == 2 and all(in_words(stored) in alt for alt in shown)
+    assert any("from the same seeds, K = 8" in a["alt"] for a in page.images)
 
 
 def test_text_of_files_and_options_stays_text(sweep, tmp_path):
