@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # matplotlib is loaded by the first picture
 
 COLOURS = ("#9E2A2B", "#7B7B7B", "#EBA92A", "#2E8B62", "#3A8FC8")
 MARKERS = ("o", "D", "^", "s", "v")
-LINES = ("-", ":", "--", "-.", (0, (5, 1)))
+LINES = ("-", ":", "--", "-.", (0, (3, 1, 1, 1, 1, 1)))
 MACHINE_LOOKS = {
     name: Look(colour, marker, line, "")
     for name, colour, marker, line in zip(MACHINE_NAMES, COLOURS, MARKERS, LINES, strict=True)

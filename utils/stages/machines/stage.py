@@ -159,11 +159,13 @@ def classes_of(settings: MachinesOptions, k: int, drawn: SampleSet) -> np.ndarra
     if k not in files:
         print(f"K = {k}: not in {folder}: classes are not told apart")
         return None
-    labels = load_judged(files[k]).labels
-    if len(labels) != len(drawn.samples):
-        problem = f"{len(labels)} classified samples, {len(drawn.samples)} in --synth-path"
-        raise UserError(files[k], problem, "run run_classify.py on this set")
-    return labels
+    judged = load_judged(files[k])
+    stored = judged.args.get("distances")
+    same = isinstance(stored, Mapping) and stored.get("samples") == digest(drawn.samples)
+    if not same or len(judged.labels) != len(drawn.samples):
+        problem = "other samples than those in --synth-path"
+        raise UserError(files[k], problem, "run run_distances.py and run_classify.py on this set")
+    return judged.labels
 
 
 def drawing(settings: MachinesOptions, model: Model, drawn: SampleSet | None) -> dict[str, Any]:
