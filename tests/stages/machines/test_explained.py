@@ -91,12 +91,16 @@ def test_no_other_weights_leave_less(seed):
     assert left <= np.diagonal(gram).min()
 
 
-def test_equal_machines_share_a_weight_that_is_not_determined():
-    network, machines, mean = made()
-    machines[2] = machines[1]
-    weights = mixture_weights(products(network, machines, mean)[0].sum(0))
+def test_of_equal_machines_the_first_one_takes_the_weight_of_all():
+    network, machines, mean = made(noise=(0.4, 0.5, 1.0))
     alone = mixture_weights(products(network, machines[:2], mean)[0].sum(0))
-    np.testing.assert_allclose([weights[0], weights[1:].sum()], alone, atol=1e-6)
+    assert (alone > 0.2).all()
+    machines[2] = machines[1] * (1 + 1e-12)
+    gram, total = products(network, machines, mean)
+    np.testing.assert_allclose(mixture_weights(gram.sum(0)), [*alone, 0], atol=1e-6)
+    found = mixture(gram, total, draws(N, 0, 50)).weights
+    assert found.high[2] == 0 and found.low[1] > 0
+    np.testing.assert_allclose(mixture_weights(gram.sum(0)[::-1, ::-1]), [alone[1], 0, alone[0]])
 
 
 def test_a_network_that_every_machine_equals_is_the_first_one():

@@ -16,6 +16,7 @@ import numpy as np
 
 RESAMPLES = 1000  # of images, for intervals
 TAILS = (0.025, 0.975)
+SAME = 1e-9  # of the largest |D_i - D|^2: machines that are nearer to each other agree
 
 
 class Estimate(NamedTuple):
@@ -93,10 +94,15 @@ def mixture_weights(gram: np.ndarray) -> np.ndarray:
 
     By non-negative least squares: the w >= 0 that minimizes w^T gram w + (1 - sum w)^2 is the
     wanted one times a number, because for w = s u with sum u = 1 the best s leaves
-    q / (1 + q), q = u^T gram u, which grows with q. Where machines agree, their weights are not
-    determined; the first one takes them all or most of them."""
+    q / (1 + q), q = u^T gram u, which grows with q. Of machines that agree, the first one takes the
+    weight of all, for nothing tells them apart."""
     from scipy.optimize import nnls
 
+    first = distinct(gram)
+    if len(first) < len(gram):
+        weights = np.zeros(len(gram))
+        weights[first] = mixture_weights(gram[np.ix_(first, first)])
+        return weights
     m = len(gram)
     scale = np.trace(gram) / m
     if not scale > 0:
@@ -105,6 +111,14 @@ def mixture_weights(gram: np.ndarray) -> np.ndarray:
     root = np.sqrt(values.clip(min=0))[:, None] * vectors.T
     w, _ = nnls(np.vstack([root, np.ones((1, m))]), np.append(np.zeros(m), 1.0))
     return w / w.sum()
+
+
+def distinct(gram: np.ndarray) -> list[int]:
+    """The machines that agree with none before them: |D_i - D_j|^2 is above rounding."""
+    diagonal = np.diagonal(gram)
+    apart = diagonal[:, None] + diagonal - 2 * gram
+    limit = SAME * diagonal.max()
+    return [i for i in range(len(gram)) if (apart[i, :i] > limit).all()]
 
 
 def mixture(gram: np.ndarray, total: np.ndarray, counts: np.ndarray) -> Mixture:
