@@ -185,7 +185,7 @@ class MachinesOptions(ModelSourceOptions, MachinesInputs):
     t: tuple[int, ...] = ints(20, 50, 100, 200, 400)  # times, each 0 to T - 1
     images: int = 128  # most training images, held-out images and samples
     sides: tuple[int, ...] = ints(1, 3, 5, 7, 11, 15, 23)  # odd patch sides to choose from
-    side_images: int = 32  # noised training images that choose the patch sides
+    side_images: int = 16  # noised training images that choose the patch sides
     most_patches: int = 100_000  # of equivariant: training patches to compare with, at random
     seeds: int = 16  # samples to draw from each machine and from the network; 0: none
     sampler: str | None = with_help(
