@@ -11,10 +11,10 @@ from models.machines.build import build_machine
 from models.schedule import Schedule, add_noise, predict_eps
 from tests.helpers.models import uniform
 from utils.cli.options.choices import MACHINE_NAMES
+from utils.cli.options.measures import MachinesOptions
 from utils.stages.machines.explained import lead, mixture_weights, r2_of
 from utils.stages.machines.measure import (
     Machines,
-    Settings,
     copies,
     draw,
     noised,
@@ -25,7 +25,9 @@ from utils.stages.machines.measure import (
 SCHEDULE = Schedule(60)
 PATTERNS = 0.5 * uniform(6, 1, 6, 6, dtype=torch.float32)
 OTHERS = 0.5 * uniform(10, 1, 6, 6, seed=1, dtype=torch.float32)
-SETTINGS = Settings(tuple(MACHINE_NAMES), (25, 40), (3,), 4, 20, 8, 7)
+SETTINGS = MachinesOptions(
+    t=(25, 40), sides=(3,), side_images=4, most_patches=20, batch_size=8, seed=7
+)
 
 
 class Sum(Denoiser):
@@ -85,7 +87,7 @@ def test_a_network_that_mixes_two_machines_has_their_weights():
 def test_the_patch_side_of_a_local_network_is_found(side):
     many = uniform(24, 1, 9, 9, dtype=torch.float32)
     network = machine("local", side, many)
-    found = machines_of(network, many, names=("local",), sides=(7, 1, 5, 3), times=(30, 45))
+    found = machines_of(network, many, machines="local", sides=(7, 1, 5, 3), t=(30, 45))
     assert found.sides == {"local": {30: side, 45: side}}
     assert found.built["local"].side(SCHEDULE.alpha_bar_at(45).item()) == side
 
@@ -93,7 +95,7 @@ def test_the_patch_side_of_a_local_network_is_found(side):
 def test_of_about_equal_patch_sides_the_largest_is_taken():
     """With hardly any noise every patch of 3 x 3 and more tells which image it is of."""
     network = machine("local", 3)
-    found = machines_of(network, names=("local",), sides=(1, 3, 5, 7), times=(1,))
+    found = machines_of(network, machines="local", sides=(1, 3, 5, 7), t=(1,))
     assert found.sides == {"local": {1: 7}}
 
 
@@ -104,7 +106,7 @@ def test_no_patch_side_beyond_the_image_is_tried():
 
 def test_the_side_does_not_matter_where_a_network_gives_the_mean_image():
     network = Sum((1.0,), [machine("exact", patterns=PATTERNS[:1])])
-    found = machines_of(network, PATTERNS[:1], names=("local",), sides=(1, 5))
+    found = machines_of(network, PATTERNS[:1], machines="local", sides=(1, 5))
     assert set(found.sides["local"].values()) == {5}
 
 
@@ -144,7 +146,7 @@ def test_images_with_keys_have_their_noise_whatever_rounding_does():
 
 def test_the_size_of_a_batch_changes_rounding_only():
     network = Sum((0.3, 0.7), [machine("wiener"), machine("local")])
-    one, all_ = (machines_of(network, batch=b) for b in (1, 100))
+    one, all_ = (machines_of(network, batch_size=b) for b in (1, 100))
     found, expected = (m.compare(network, OTHERS, "samples", int) for m in (one, all_))
     np.testing.assert_allclose(found.gram, expected.gram, rtol=1e-4, atol=1e-6)
     assert one.sides == all_.sides

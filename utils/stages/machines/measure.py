@@ -15,26 +15,11 @@ from models.machines.build import PATCHED, build_machine
 from models.noise import SeededNoise, image_key, mix
 from models.samplers import draw_images
 from models.schedule import Schedule, add_noise
+from utils.cli.options.measures import MachinesOptions
 from utils.stages.machines.explained import products, r2_of
 
 EQUAL = 1e-3  # of r^2: patch sides that differ by less are about equal
 OnRows = Callable[[int], object]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is compared: names of machines, times t, candidates of patch sides.
-
-    most_patches: of the equivariant machine. side_images: noised training images that choose the
-    sides. batch: rows of a network call."""
-
-    names: tuple[str, ...]
-    times: tuple[int, ...]
-    sides: tuple[int, ...]
-    side_images: int
-    most_patches: int
-    batch: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -50,7 +35,7 @@ class Machines:
 
     patterns: [K, C, H, W] in [-1, 1], on the device of the network."""
 
-    def __init__(self, patterns: Tensor, schedule: Schedule, settings: Settings) -> None:
+    def __init__(self, patterns: Tensor, schedule: Schedule, settings: MachinesOptions) -> None:
         self.settings, self.largest = settings, 2 * max(patterns.shape[2:]) - 1
         self.mean = patterns.double().mean(0).flatten().cpu().numpy()  # [D]
         self.patterns = patterns
@@ -81,9 +66,9 @@ class Machines:
             return
         images = copies(self.patterns.flip(0), self.settings.side_images).cpu()
         chosen: dict[str, dict[int, int]] = {name: {} for name in self.patched}
-        for t in self.settings.times:
+        for t in self.settings.t:
             x_t = noised(images, t, denoiser, self.settings.seed, "sides")
-            network = flat(network_x_0(denoiser, x_t, t, self.settings.batch))
+            network = flat(network_x_0(denoiser, x_t, t, self.settings.batch_size))
             for name in self.patched:
                 found = []
                 for side in self.candidates:
@@ -110,9 +95,9 @@ class Machines:
         """The network and every machine on images [n, C, H, W] noised at each time; keys: as for
         `noised`."""
         grams, totals = [], []
-        for t in self.settings.times:
+        for t in self.settings.t:
             x_t = noised(images, t, denoiser, self.settings.seed, name, keys)
-            network = flat(network_x_0(denoiser, x_t, t, self.settings.batch))
+            network = flat(network_x_0(denoiser, x_t, t, self.settings.batch_size))
             outputs = []
             for machine in self.built.values():
                 outputs.append(flat(machine.x_0(x_t, t)))
@@ -127,7 +112,7 @@ class Machines:
         drawn = []
         for machine in self.built.values():
             counted = Counted(machine, on_rows)
-            drawn.append(draw(counted, seeds, sampler, steps, self.settings.batch))
+            drawn.append(draw(counted, seeds, sampler, steps, self.settings.batch_size))
         return np.stack(drawn)
 
 
@@ -205,7 +190,7 @@ def rows_of(machines: Machines, sets: Iterable[Tensor], drawn: int) -> int:
     settings = machines.settings
     choice = len(machines.patched) * len(machines.candidates) * settings.side_images
     compared = len(machines.built) * sum(map(len, sets))
-    return (choice + compared) * len(settings.times) + drawn * len(machines.built)
+    return (choice + compared) * len(settings.t) + drawn * len(machines.built)
 
 
 def copies(images: Tensor, count: int) -> Tensor:

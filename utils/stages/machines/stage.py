@@ -56,7 +56,6 @@ from utils.stages.machines.files import (
 from utils.stages.machines.measure import (
     Compared,
     Machines,
-    Settings,
     copies,
     draw,
     rows_of,
@@ -196,7 +195,7 @@ def compare(
     denoiser = job.model.denoiser(device, float32_for_auto(options.run.precision))
     patterns = job.model.training_images()
     with usable_numbers(f"model of {job.name}"):
-        machines = Machines(patterns.to(device), denoiser.schedule, comparison_of(settings))
+        machines = Machines(patterns.to(device), denoiser.schedule, settings)
         seeds = range(job.first_seed, job.first_seed + settings.seeds)
         sets, network = images_of(job, settings, denoiser, patterns, seeds)
         total = rows_of(machines, sets.values(), len(seeds) * job.steps)
@@ -228,18 +227,6 @@ def compare(
     for name, sides in machines.sides.items():
         print(f"{job.name}: {name}: --patch-sides {sides_text(sides)}", flush=True)
     return Stored(names, machines.sides, entries, seed_entries, job.args), arrays
-
-
-def comparison_of(settings: MachinesOptions) -> Settings:
-    return Settings(
-        names=settings.names,
-        times=tuple(settings.t),
-        sides=tuple(settings.sides),
-        side_images=settings.side_images,
-        most_patches=settings.most_patches,
-        batch=settings.batch_size,
-        seed=settings.seed,
-    )
 
 
 def images_of(
