@@ -39,7 +39,7 @@ from utils.cli.parse import parse
 ROOT = Path(__file__).parents[2]
 # Those with commands to type; a page may need what the pages before it have written.
 COMMAND_PAGES = ("README.md", "docs/audit.md", "docs/sweeps.md", "docs/stages.md")
-COMMAND_PAGES += ("docs/descriptors.md", "docs/toy.md")
+COMMAND_PAGES += ("docs/descriptors.md", "docs/machines.md", "docs/toy.md")
 DIGITS = str(ROOT / "configs" / "digits.yaml")
 SMALL = [
     *("--dim-mults", "1", "--image-size", "8", "--attn-resolutions", "4", "--valid-size", "8"),

@@ -65,6 +65,7 @@ critical_times: {sample_size: 1, p_trials: 2, ddim_steps: 2, stride: 500}
 energy: {sample_size: 2, path_points: 2}
 curvature: {sample_size: 1, t: [20], normal_points: 70}
 generalization: {t: [20], probe_size: 4, noises: 1, held_out_size: 40, cells: 1, samples: 4}
+machines: {t: [20], images: 8, sides: [3], side_images: 4, most_patches: 100, seeds: 2}
 pipeline: {sizes: [2, 8], samples: 24, jobs: 1}
 toy_all: {n_iter: 40}
 toy_plots: {samples: 40}
