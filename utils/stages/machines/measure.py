@@ -18,7 +18,7 @@ from models.schedule import Schedule, add_noise
 from utils.cli.options.measures import MachinesOptions
 from utils.stages.machines.explained import products, r2_of
 
-EQUAL = 1e-3  # of r^2: patch sides that differ by less are about equal
+EQUAL = 1.01  # times 1 - r^2 of the best patch side: others up to it are about equal
 OnRows = Callable[[int], object]
 
 
@@ -77,9 +77,9 @@ class Machines:
                     found.append(r2_of(gram.sum(0), total.sum())[0])
                     on_rows(len(x_t))
                 # Of about equal ones the largest: it is nearest to the exact model.
-                enough = np.nan_to_num(np.max(found) - EQUAL, nan=-np.inf)
-                good = [s for s, r2 in zip(self.candidates, found, strict=True) if r2 >= enough]
-                chosen[name][t] = max(good, default=self.candidates[-1])
+                left = 1 - np.nan_to_num(found, nan=1.0)
+                good = np.flatnonzero(left <= EQUAL * left.min())
+                chosen[name][t] = self.candidates[good[-1]]
         self.sides = chosen
         for name in self.patched:
             self.built[name] = self.built[name].with_sides(chosen[name])
