@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # matplotlib is loaded by the first picture
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#9E2A2B", "#7B7B7B", "#EBA92A", "#2E8B62", "#3A8FC8")
+COLOURS = ("#7A1F5C", "#7B7B7B", "#D17A22", "#2E8B62", "#3566A8")
 MARKERS = ("o", "D", "^", "s", "v")
 LINES = ("-", ":", "--", "-.", (0, (3, 1, 1, 1, 1, 1)))
 MACHINE_LOOKS = {

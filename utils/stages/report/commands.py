@@ -245,12 +245,15 @@ class Commands:
             for name, folder in sets.items()
             if settings[name]
         ]
+        # Elsewhere this option belongs to the flags of a closed form.
+        patches = differing("machines", {"most_patches": settings["most_patches"]})
         return command(
             "run_machines.py",
             self.model(args, settings),
             *inputs,
             f"--result-path {self.path('machines')}",
             flag_text("machines", settings),
+            *(f"{flag(name)} {value}" for name, value in patches.items()),
             self.data(args),
         )
 
