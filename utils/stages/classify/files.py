@@ -119,9 +119,9 @@ class Judged:
     @property
     def labels(self) -> np.ndarray:
         """The class of each sample: int8 [N], positions in CLASSES."""
-        row, found = self.row, self.distances
-        limits = row["delta_m"], row["delta_s"]
-        return labels_of(row["criterion"], limits, row["metric"], found.near, found.neighbours)
+        row, limits = self.row, (self.row["delta_m"], self.row["delta_s"])
+        near, neighbours = self.distances.near, self.distances.neighbours
+        return labels_of(row["criterion"], limits, row["metric"], near, neighbours)
 
 
 def save_judged(path: Path, judged: Judged) -> None:

@@ -99,8 +99,8 @@ def mixture_figure(sweep: Sweep) -> Figure:
     fig = new_figure(max(4.4, 2.6 * len(shown) + 0.8), 5.0)  # room for the label below
     upper, lower = fig.subplots(2, len(shown), squeeze=False, sharey="row")
     for ax, t in zip(upper, shown, strict=True):
-        found = {k: one.at(group, t) for k, one in sweep.items()}
-        values = {k: entry.r2 for k, entry in found.items() if entry}
+        entries = {k: one.at(group, t) for k, one in sweep.items()}
+        values = {k: entry.r2 for k, entry in entries.items() if entry}
         draw_r2(ax, values, sizes, names)
         ax.set_title(f"t = {t}")
     for ax, t in zip(lower, shown, strict=True):
@@ -167,8 +167,8 @@ def classes_figure(sweep: Sweep) -> Figure:
     axes = fig.subplots(len(shown), len(groups), squeeze=False, sharey=True)
     for row, t in zip(axes, shown, strict=True):
         for ax, group in zip(row, groups, strict=True):
-            found = {k: one.at(group, t) for k, one in sweep.items()}
-            draw_r2(ax, {k: e.r2 for k, e in found.items() if e}, sizes, names)
+            entries = {k: one.at(group, t) for k, one in sweep.items()}
+            draw_r2(ax, {k: e.r2 for k, e in entries.items() if e}, sizes, names)
         row[0].set_ylabel(f"t = {t}\nr²")
     for ax, group in zip(axes[0], groups, strict=True):
         ax.set_title(f"{group} samples")

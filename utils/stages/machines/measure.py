@@ -70,14 +70,14 @@ class Machines:
             x_t = noised(images, t, denoiser, self.settings.seed, "sides")
             network = flat(network_x_0(denoiser, x_t, t, self.settings.batch_size))
             for name in self.patched:
-                found = []
+                r2 = []
                 for side in self.candidates:
                     machine = self.built[name].with_sides(side)
                     gram, total = products(network, flat(machine.x_0(x_t, t))[None], self.mean)
-                    found.append(r2_of(gram.sum(0), total.sum())[0])
+                    r2.append(r2_of(gram.sum(0), total.sum())[0])
                     on_rows(len(x_t))
                 # Of about equal ones the largest: it is nearest to the exact model.
-                left = 1 - np.nan_to_num(found, nan=1.0)
+                left = 1 - np.nan_to_num(r2, nan=1.0)
                 good = np.flatnonzero(left <= EQUAL * left.min())
                 chosen[name][t] = self.candidates[good[-1]]
         self.sides = chosen

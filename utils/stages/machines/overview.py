@@ -127,9 +127,9 @@ def class_lines(sweep: Mapping[int, Stored]) -> Iterator[str]:
     times = next(iter(sweep.values())).times
     t = times[len(times) // 2]
     for name in CLASSES:
-        found = [(k, e) for k, one in sorted(sweep.items()) if (e := one.at(name, t))]
-        if found:
-            parts = ", ".join(f"K = {k} {best_text(e)} ({e.n})" for k, e in found)
+        entries = [(k, e) for k, one in sorted(sweep.items()) if (e := one.at(name, t))]
+        if entries:
+            parts = ", ".join(f"K = {k} {best_text(e)} ({e.n})" for k, e in entries)
             yield f"{name} samples at t = {t} (number): {parts}"
 
 
